@@ -1,0 +1,43 @@
+"""The command line's doings from Python."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ebm_lab.cli.compose import compose_config, keys_of, plain
+from ebm_lab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from ebm_lab.run import Result
+
+
+def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None, quiet: bool = False) -> "Result":
+    """Run what `python train.py <overrides>` runs, and return the result: path, summary, energy, dataset.
+
+    config_dir: a directory with further configs, as --config-dir. Raises UserError for a mistake in the settings.
+    """
+    from ebm_lab.run import train as run
+
+    return run(_resumed(compose_config(overrides, config_dir), overrides), quiet=quiet)
+
+
+def prepare(config: "DictConfig", overrides: Sequence[str]) -> dict[str, Any]:
+    """A composed config as the plain dict to run; for `resume`, the old run's with the changes that are allowed."""
+    return _resumed(plain(config), overrides)
+
+
+def _resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    if not config.get("resume"):
+        return config
+    from ebm_lab.run import RESUME_MAY_CHANGE
+    from ebm_lab.training.rundir import RunDir
+
+    old = RunDir.open(str(config["resume"]), "resume").read_config()
+    changes = [k for k in keys_of(overrides) if k != "resume"]
+    refused = [k for k in changes if k not in RESUME_MAY_CHANGE]
+    if refused:
+        allowed = ", ".join(RESUME_MAY_CHANGE)
+        raise UserError(f"{refused[0]}: can't be changed when a run is resumed; allowed beside resume: {allowed}")
+    return {**old, **{k: config[k] for k in changes}, "resume": config["resume"]}

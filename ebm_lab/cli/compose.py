@@ -1,0 +1,113 @@
+"""Find `configs/`, compose it with Hydra, and turn Hydra's complaints into one line."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import ebm_lab
+from ebm_lab.core.errors import UserError, did_you_mean
+
+GROUPS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "debug", "recipe", "experiment")
+
+
+def config_dir() -> Path:
+    """`configs/`: inside the package when it was installed from a wheel, beside it in a clone or an editable install."""
+    package = Path(ebm_lab.__file__).resolve().parent
+    for path in (package / "configs", package.parent / "configs"):
+        if (path / "train.yaml").is_file():
+            return path
+    raise UserError(f"configs/train.yaml is neither in {package} nor beside it: the installation is incomplete")
+
+
+def options(group: str, extra: Iterable[Path] = ()) -> list[str]:
+    """The names of the YAML files of `group`, in `configs/` and in the directories `extra`."""
+    return sorted({f.stem for d in (config_dir(), *extra) for f in (Path(d) / group).glob("*.yaml")})
+
+
+def compose_config(overrides: Sequence[str], directory: str | Path | None = None) -> dict[str, Any]:
+    """What `train.py` composes for these command-line overrides, as a plain dict."""
+    extra = [f"hydra.searchpath=[file://{Path(directory).resolve()}]"] if directory else []
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return plain(compose("train", [*overrides, *extra]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides, [Path(directory)] if directory else []) from None
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain containers, interpolations resolved; a value still missing is an error."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]}: missing; give it a value: {missing[0]}=...")
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items() if k not in ("hydra", "debug", "recipe", "experiment")}
+
+
+def keys_of(overrides: Sequence[str]) -> list[str]:
+    """The root key of each override: 'optim.lr=1' -> 'optim'."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [(o.key_or_group or "").split(".")[0].split("@")[0].split("/")[0] for o in parsed]
+
+
+def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = ()) -> UserError:
+    """What Hydra or OmegaConf found wrong, as a line that names the key, the value and what is allowed."""
+    text = "\n".join(str(e) for e in _chain(error))
+    group = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
+    if group:
+        kind, given = group.groups()
+        allowed = options(kind, extra)
+        return UserError(f"{kind}={given}: no such option; allowed: {', '.join(allowed)}{did_you_mean(given, allowed)}")
+    key = re.search(r"Could not (?:override|find) '?([\w./@]+)|Key '([\w.]+)' is not in struct", text)
+    if key:
+        full = re.search(r"full_key: ([\w.]+)", text)
+        return _unknown_key(full.group(1) if full else key.group(1) or key.group(2), overrides)
+    group = re.search(r"In 'train': Could not override '([\w./@]+)'", text)
+    return UserError(text.strip().splitlines()[0])
+
+
+def _unknown_key(key: str, overrides: Sequence[str]) -> UserError:
+    given = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+~").startswith(f"{key}=")), "")
+    known = _known_keys(overrides)
+    parent = key.rpartition(".")[0]
+    siblings = [k for k in known if k.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
+    names = ", ".join(k.rpartition(".")[2] for k in siblings)
+    return UserError(f"{key}={given}: unknown key; allowed{' in ' + parent if parent else ''}: {names}{did_you_mean(key, known)}")
+
+
+def _known_keys(overrides: Sequence[str]) -> list[str]:
+    """Every key of the config that the group choices among `overrides` compose."""
+    choices = [o for o in overrides if o.split("=")[0] in GROUPS]
+    for attempt in (choices, []):
+        try:
+            with initialize_config_dir(str(config_dir()), version_base="1.3"):
+                config = OmegaConf.to_container(compose("train", attempt), resolve=False)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        return sorted({*_flat(config), *GROUPS})
+    return list(GROUPS)
+
+
+def _flat(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    keys = [f"{prefix}{k}" for k in node]
+    return keys + [k for name, child in node.items() for k in _flat(child, f"{prefix}{name}.")]
+
+
+def _chain(error: BaseException | None) -> Iterable[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())

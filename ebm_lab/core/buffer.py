@@ -1,0 +1,38 @@
+"""A replay buffer: many Markov chains, a few of which advance at each training step.
+
+Chains return to the slots that they came from, so none is lost or doubled. Positions and ages are registered
+buffers: they live on the model's device and travel in the checkpoint.
+
+Yilun Du and Igor Mordatch, Implicit Generation and Modeling with Energy-Based Models, 2019.
+"""
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+class ReplayBuffer(nn.Module):
+    """`x`: (size, *shape) chain positions; `age`: (size,) sampler steps since each chain's last restart."""
+
+    x: Tensor
+    age: Tensor
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("x", x.clone())
+        self.register_buffer("age", torch.zeros(len(x), dtype=torch.int64, device=x.device))
+
+    def draw(self, n: int, generator: Generator) -> Tensor:
+        """n distinct slots, (n,) indices."""
+        return torch.randperm(len(self.x), generator=generator, device=self.x.device)[:n]
+
+    def restart(self, slots: Tensor, fresh: Tensor, probability: float, generator: Generator) -> Tensor:
+        """With the given probability each of `slots` begins anew at its row of `fresh`; returns positions (n, *shape)."""
+        u = torch.empty(len(slots), device=self.x.device).uniform_(generator=generator)
+        anew = u < probability
+        self.age[slots] = torch.where(anew, 0, self.age[slots])
+        return torch.where(anew.view(-1, *[1] * (fresh.ndim - 1)), fresh, self.x[slots])
+
+    def put(self, slots: Tensor, x: Tensor, steps: int) -> None:
+        """Write the chains back where they came from, `steps` older."""
+        self.x[slots] = x
+        self.age[slots] += steps

@@ -1,0 +1,227 @@
+"""The nouns of a run: dataset, energy, objective, sampler, evaluation, logger. A run is one choice from each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ebm_lab.core.distributions import Distribution, IsotropicGaussian, UniformBox
+from ebm_lab.core.functional import EnergyFn
+from ebm_lab.core.transforms import Affine, identity
+
+
+class Batch(NamedTuple):
+    """x: (B, *shape) training points; y: (B,) labels, where the data set has any."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+class Loss(NamedTuple):
+    """value: 0-d, what backward is called on; metrics: 0-d detached tensors, left on the device; grad_evals: how many
+    gradients of the energy of one sample (in x or in its parameters) this step took."""
+
+    value: Tensor
+    metrics: dict[str, Tensor]
+    grad_evals: int
+
+
+class Chain(NamedTuple):
+    """x: (B, *shape) final states; state: what the sampler adapts, to hand to its next call; metrics: 0-d detached
+    tensors; grad_evals: gradients in x of the energy of one sample, summed over chains."""
+
+    x: Tensor
+    state: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+    grad_evals: int
+
+
+class Sampler(Protocol):
+    """A Markov kernel, repeated `steps` times, that leaves exp(-energy) (nearly) invariant."""
+
+    steps: int
+
+    def __call__(
+        self,
+        energy: EnergyFn,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+        *,
+        generator: Generator,
+        differentiable: bool = False,
+    ) -> Chain:
+        """Advance the chains x (B, *shape); `state` is {} at first, then what the last call returned.
+
+        Detached from x and from the energy's parameters unless `differentiable`.
+        """
+        ...
+
+
+class Energy(nn.Module, ABC):
+    """E(x) in nats, (B, *shape) -> (B,); low energy is likely."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def exact_log_z(self) -> Tensor | None:
+        """log Z = log of the integral of exp(-E), in nats, where a formula gives it; else None."""
+        return None
+
+
+class Objective(nn.Module, ABC):
+    """What a training step minimises. All that it keeps (energy, replay buffer, ...) is in its `state_dict`."""
+
+    headline: tuple[str, ...] = ("loss",)
+    """The metrics that the progress bar shows."""
+
+    def __init__(self, energy: nn.Module) -> None:
+        super().__init__()
+        self.energy = energy
+        self.chosen: dict[str, float] = {}
+        """Settings given as `auto`, with the values chosen from the data."""
+        self.sampler_state: dict[str, Tensor] = {}
+        """What the sampler adapts, where there is one."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Loss: ...
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """Who minimises: one optimiser each. `forward(...).value` sums the players' losses, each computed with the
+        other players' parameters frozen."""
+        return {"energy": [p for p in self.parameters() if p.requires_grad]}
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        return self.sampler_state
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        self.sampler_state = state
+
+    def chains(self) -> Tensor | None:
+        """(N, *shape) persistent chains, where the objective keeps any."""
+        return None
+
+
+class Dataset(ABC):
+    """Three splits in model space, resident in memory, and what is known about the law that they come from."""
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    labels: dict[str, Tensor] | None = None
+    """Per split, (n,) integers."""
+    bounds: tuple[float, float] | None = None
+    """The range of pixel values in model space, for images (C, H, W); None for points."""
+    transform: Affine = identity()
+    """From raw data to model space."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.shape[1:])
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(*shape), over the training split."""
+        return self.train.mean(0)
+
+    @cached_property
+    def scale(self) -> float:
+        """One length for the data: root mean over dimensions of the training variance, in data units."""
+        return float(self.train.flatten(1).double().var(0).mean().sqrt())
+
+    @property
+    def start(self) -> Distribution:
+        """Noise that knows nothing of the data but its place and size: where chains begin."""
+        if self.bounds is None:
+            return IsotropicGaussian(self.mean, self.scale)
+        low, high = (torch.full_like(self.mean, b) for b in self.bounds)
+        return UniformBox(low, high)
+
+    def log_prob(self, x: Tensor) -> Tensor | None:
+        """The true log-density in nats, (B, *shape) -> (B,), where it is known; else None."""
+        return None
+
+    def to(self, device: torch.device) -> "Dataset":
+        """Move the splits and labels; returns itself."""
+        self.train, self.val, self.test = (t.to(device) for t in (self.train, self.val, self.test))
+        self.labels = self.labels and {k: v.to(device) for k, v in self.labels.items()}
+        self.__dict__.pop("mean", None)
+        return self
+
+
+@dataclass
+class EvalView:
+    """What an evaluation may look at: the EMA energy, the data, and samples drawn from noise on first use."""
+
+    energy: EnergyFn
+    dataset: Dataset
+    split: Literal["val", "test"]
+    sampler: Sampler | None
+    count: int
+    """How many samples are drawn."""
+    steps: int
+    """Sampler steps from noise to sample."""
+    generator: Generator
+
+    @property
+    def held_out(self) -> Tensor:
+        return self.dataset.val if self.split == "val" else self.dataset.test
+
+    @cached_property
+    def film(self) -> list[tuple[int, Tensor]]:
+        """(step, (count, *shape)) states of the same chains, from noise at step 0 to the samples."""
+        if self.sampler is None:
+            return []
+        x, state = self.dataset.start.sample(self.count, self.generator), {}
+        film, step = [(0, x)], 0
+        while step < self.steps:
+            x, state, self.chain_metrics, _ = self.sampler(self.energy, x, state, generator=self.generator)
+            step += self.sampler.steps
+            film.append((step, x))
+        return film
+
+    chain_metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> Tensor | None:
+        """(count, *shape), or None where the run has no sampler."""
+        return self.film[-1][1] if self.film else None
+
+
+@dataclass
+class Report:
+    """metrics: name to number; images: name to (3, H, W) uint8; notes: lines for the user, each said once per run."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    images: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Evaluator(Protocol):
+    def applies(self, view: EvalView) -> str | None:
+        """None, or the reason why this evaluation says nothing about this run."""
+        ...
+
+    def __call__(self, view: EvalView) -> Report: ...
+
+
+@dataclass
+class RunInfo:
+    """What a logger may know of its run: a unique name, the resolved config, and `say`, which prints a line to the user."""
+
+    name: str
+    config: Mapping[str, Any]
+    say: Callable[[str], None]
+
+
+class Logger(Protocol):
+    """Where numbers and pictures go. `step` never decreases."""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def image(self, name: str, image: Tensor, step: int) -> None: ...
+
+    def close(self, summary: Mapping[str, Any]) -> None: ...

@@ -1,0 +1,39 @@
+"""Quadrature in one and two dimensions."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ebm_lab.core.functional import EnergyFn, evaluate
+
+
+def grid_points(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, float]:
+    """The (cells + 1)^d nodes of a box in d = 1 or 2 dimensions, as (N, d), and log of one cell's volume."""
+    axes = [torch.linspace(a, b, cells + 1, device=low.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    nodes = torch.cartesian_prod(*axes).view(-1, len(axes))
+    return nodes, float(((high - low).double() / cells).log().sum())
+
+
+@torch.no_grad()
+def grid_log_z(energy: EnergyFn, low: Tensor, high: Tensor, cells: int, chunk: int = 65_536) -> float:
+    """log of the integral of exp(-E) over a box, in nats, by the trapezoid rule with `cells` cells a side."""
+    nodes, log_cell = grid_points(low, high, cells)
+    e = torch.cat([evaluate(energy, part).double() for part in nodes.split(chunk)])
+    edge = ((nodes == low) | (nodes == high)).sum(1)
+    return float(torch.logsumexp(-e - edge * math.log(2), 0)) + log_cell
+
+
+def box_log_z(energy: EnergyFn, data: Tensor, cells: int, tolerance: float = 1e-4) -> tuple[float, float]:
+    """(log Z, its last change): the box is the data's range with a margin of half of it, grown by 3/2 until log Z
+    changes by less than `tolerance` nats, at most four times; the cells keep their size up to three times `cells`."""
+    low, high = data.amin(0), data.amax(0)
+    centre, half, log_z = (low + high) / 2, (high - low), -math.inf
+    change = math.inf
+    for growth in range(5):
+        n = round(cells * min(3.0, 1.5**growth))
+        new = grid_log_z(energy, centre - half * 1.5**growth, centre + half * 1.5**growth, n)
+        change, log_z = abs(new - log_z), new
+        if change < tolerance:
+            break
+    return log_z, change

@@ -1,0 +1,85 @@
+"""Names to classes: `register` files a component under its kind, `build` makes one from its YAML.
+
+Each kind is a package (`ebm_lab.datasets`, ...), whose modules are imported on first use; a new component is one
+module that registers it and one YAML that holds its values. Plugins are modules that call `register` too.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.settings import check, wiring_of
+
+PACKAGES = {
+    "dataset": "ebm_lab.datasets",
+    "energy": "ebm_lab.energies",
+    "objective": "ebm_lab.objectives",
+    "sampler": "ebm_lab.samplers",
+    "evaluation": "ebm_lab.evaluation",
+    "logger": "ebm_lab.loggers",
+    "optim": "ebm_lab.training",
+}
+_registered: dict[str, dict[str, Callable]] = {kind: {} for kind in PACKAGES}
+C = TypeVar("C", bound=Callable)
+
+
+def register(kind: str, name: str) -> Callable[[C], C]:
+    """Class decorator: file the class under `kind` and `name`. Positional parameters of its constructor are wiring
+    (`energy`, `dataset`, ...), keyword-only ones are its settings."""
+    if kind not in PACKAGES:
+        raise one_of("kind", kind, PACKAGES)
+
+    def file(component: C) -> C:
+        known = _registered[kind].get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (
+            component.__module__,
+            component.__qualname__,
+        ):
+            raise UserError(f"{kind} '{name}' is registered twice: in {known.__module__} and {component.__module__}")
+        _registered[kind][name] = component
+        return component
+
+    return file
+
+
+def names(kind: str) -> dict[str, Callable]:
+    """All components of `kind`, by name."""
+    package = importlib.import_module(PACKAGES[kind])
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return _registered[kind]
+
+
+def find(kind: str, name: str) -> Callable:
+    """The component `name` of `kind`; imports the module of that name before it walks the whole package."""
+    if name not in _registered[kind]:
+        try:
+            importlib.import_module(f"{PACKAGES[kind]}.{name}")
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith(PACKAGES[kind]):
+                raise
+    if name not in _registered[kind] and name not in names(kind):
+        raise one_of(kind, name, _registered[kind])
+    return _registered[kind][name]
+
+
+def build(kind: str, values: Mapping[str, Any], prefix: str = "", **wiring: Any) -> Any:
+    """Build the component that `values["name"]` names, with its settings checked and the wiring that it asks for."""
+    prefix = prefix or kind
+    settings = dict(values)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise UserError(f"{prefix}.name={name}: must be the name of a registered {kind}: {', '.join(names(kind))}")
+    component = find(kind, name)
+    checked = check(component, settings, prefix)
+    return component(**{n: _wire(n, wiring, f"{kind} '{name}'") for n in wiring_of(component)}, **checked)
+
+
+def _wire(name: str, wiring: Mapping[str, Any], who: str) -> Any:
+    if name not in wiring:
+        raise UserError(f"{who} asks for '{name}', which is not among what a run can pass: {', '.join(sorted(wiring))}")
+    if wiring[name] is None:
+        raise UserError(f"{who} needs a {name}, and the config has none: choose one with {name}=<option>")
+    return wiring[name]

@@ -1,0 +1,81 @@
+"""Check settings against a signature: keyword-only parameters are settings, positional ones are wiring.
+
+A component's constructor is the one place that names its settings and their types; its YAML is the one place that
+holds their values. Between the two stands `check`, which turns whatever pydantic finds into lines that name the key,
+the value and what is allowed.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pydantic
+
+from ebm_lab.core.errors import UserError, did_you_mean
+
+_STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+def settings_of(target: Callable) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of `target`, by name."""
+    kinds = inspect.signature(target).parameters.values()
+    return {p.name: p for p in kinds if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def wiring_of(target: Callable) -> list[str]:
+    """The names of the positional parameters of `target`: what `build` passes in."""
+    kinds = inspect.signature(target).parameters.values()
+    return [p.name for p in kinds if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+
+
+def check(target: Callable, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return `values` checked against the settings of `target`.
+
+    Raises UserError, one line per fault, each naming `prefix` and the key, the value given and what is allowed.
+    """
+    parameters = settings_of(target)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in parameters.items()
+    }
+    model = pydantic.create_model("Settings", __config__=_STRICT, **fields)
+    try:
+        checked = model(**values)
+    except pydantic.ValidationError as error:
+        raise UserError("\n".join(_lines(error, parameters, prefix))) from None
+    return {name: getattr(checked, name) for name in parameters}
+
+
+def _lines(error: pydantic.ValidationError, known: Mapping[str, Any], prefix: str) -> list[str]:
+    lines: dict[str, list[str]] = {}
+    for fault in error.errors():
+        name = str(fault["loc"][0])
+        key = f"{prefix}.{name}" if prefix else name
+        if fault["type"] == "extra_forbidden":
+            allowed = ", ".join(sorted(known)) or "nothing"
+            text = f"{key}={fault['input']}: unknown key; allowed: {allowed}{did_you_mean(name, known)}"
+        elif fault["type"] == "missing":
+            text = f"{key}: missing; it must be given a value"
+        else:
+            text = _allowed(fault)
+            text = f"{key}={_show(fault['input'])}: {text}"
+        lines.setdefault(key, []).append(text)
+    return [_join(faults) for faults in lines.values()]
+
+
+def _join(faults: list[str]) -> str:
+    """A union reports one fault per alternative: keep them on one line."""
+    head, *rest = faults
+    return " or ".join([head, *dict.fromkeys(f.split(": ", 1)[1] for f in rest)])
+
+
+def _allowed(fault: Any) -> str:
+    text = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+
+
+def _show(value: object) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,39 @@
+"""Two moons: two interleaved half circles with Gaussian noise, and its density by quadrature along the curves.
+
+    (cos t, sin t) or (1 - cos t, 1/2 - sin t) with equal odds, t ~ U[0, pi];  minus (1/2, 1/4), times 3/2, plus noise
+"""
+
+import math
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.curves import NoisyCurves
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.random import stream
+from ebm_lab.core.registry import register
+
+
+def moon(which: int, t: Tensor) -> Tensor:
+    """Half circle 0 or 1 at t in [0, 1], (n,) -> (n, 2)."""
+    x, y = (math.pi * t).cos(), (math.pi * t).sin()
+    points = torch.stack([x, y], 1) if which == 0 else torch.stack([1 - x, 0.5 - y], 1)
+    return 1.5 * (points - torch.tensor([0.5, 0.25], dtype=t.dtype))
+
+
+@register("dataset", "two_moons")
+class TwoMoons(Dataset):
+    """`noise`: the std, in data units; `train` / `held_out`: sizes of the training and of each held-out split."""
+
+    def __init__(
+        self, *, noise: PositiveFloat, train: PositiveInt, held_out: PositiveInt, seed: NonNegativeInt
+    ) -> None:
+        self.law = NoisyCurves(moon, 2, noise)
+        self.train, self.val, self.test = (
+            self.law.sample(n, stream(seed, f"two_moons/{split}")).float()
+            for n, split in ((train, "train"), (held_out, "val"), (held_out, "test"))
+        )
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.law.log_prob(x)

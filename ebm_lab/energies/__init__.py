@@ -1,0 +1,1 @@
+"""Energies: E(x) in nats, (B, *shape) -> (B,)."""

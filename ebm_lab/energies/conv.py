@@ -1,0 +1,51 @@
+"""A small convolutional energy for images, plus a fixed quadratic that makes Z exist.
+
+    E(x) = f(x) + |x|^2 / (2 confine^2 scale^2)
+
+3x3 convolutions, of which the first keeps the image's size and each further one halves it, then two linear layers. No
+normalisation and no dropout: an energy must be a function of its sample alone.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.core.layers import Activation, make_activation, quadratic
+from ebm_lab.core.registry import register
+
+
+@register("energy", "conv")
+class Conv(Energy):
+    """Images (C, H, W). `channels`: per convolution; `hidden`: width of the linear layer; `confine`: the quadratic's
+    width in units of the data's scale, null for none."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        channels: Annotated[list[PositiveInt], Field(min_length=1)],
+        hidden: PositiveInt,
+        activation: Activation,
+        confine: PositiveFloat | None,
+    ) -> None:
+        super().__init__()
+        shape = dataset.event_shape
+        if len(shape) != 3:
+            raise UserError(f"energy=conv: needs images (C, H, W), and the data set's samples have shape {shape}")
+        self.scale, self.confine = dataset.scale, confine
+        depth, height, width = shape
+        layers: list[nn.Module] = []
+        for i, (c_in, c_out) in enumerate(zip([depth, *channels], channels, strict=False)):
+            stride = 1 if i == 0 else 2
+            layers += [nn.Conv2d(c_in, c_out, 3, stride, padding=1), make_activation(activation)]
+            height, width = -(-height // stride), -(-width // stride)
+        flat = channels[-1] * height * width
+        self.net = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(flat, hidden), make_activation(activation), nn.Linear(hidden, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).squeeze(1) + quadratic(x / self.scale, self.confine)

@@ -1,0 +1,38 @@
+"""A multilayer perceptron on flat inputs, plus a fixed quadratic that makes Z exist.
+
+    E(x) = f(u) + |u|^2 / (2 confine^2),    u = (x - mean) / scale
+
+with the mean and the scale of the training data. f grows at most linearly, so the quadratic wins far away and
+exp(-E) can be integrated; score matching cannot see whether it can.
+"""
+
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.core.layers import Activation, make_activation, quadratic
+from ebm_lab.core.registry import register
+
+
+@register("energy", "mlp")
+class MLP(Energy):
+    """Any event shape, flattened. `hidden`: widths of the hidden layers; `confine`: the quadratic's width in units of
+    the data's scale, null for none."""
+
+    mean: Tensor
+
+    def __init__(
+        self, dataset: Dataset, *, hidden: list[PositiveInt], activation: Activation, confine: PositiveFloat | None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", dataset.mean.clone())
+        self.scale, self.confine = dataset.scale, confine
+        widths = [self.mean.numel(), *hidden]
+        layers: list[nn.Module] = []
+        for i, o in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(i, o), make_activation(activation)]
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = ((x - self.mean) / self.scale).flatten(1)
+        return self.net(u).squeeze(1) + quadratic(u, self.confine)

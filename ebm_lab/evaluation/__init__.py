@@ -1,0 +1,1 @@
+"""Evaluations: what a trained energy is worth, in numbers and pictures."""

@@ -1,0 +1,83 @@
+"""What a classifier, trained on the real training images, makes of the samples.
+
+Reported: the share of samples that it gives a class with probability above `confident`, how many classes those cover,
+and the entropy of their histogram; beside them the same share on held-out real images (a ceiling) and on uniform noise
+(a floor), and its accuracy. And each sample beside its nearest training image, with the mean distance next to that of held-out images:
+samples much nearer than those are copies.
+"""
+
+import warnings
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core import pictures
+from ebm_lab.core.interfaces import Dataset, EvalView, Report
+from ebm_lab.core.registry import register
+
+
+@register("evaluation", "classifier")
+class Classifier:
+    """A perceptron of one hidden layer of width `hidden` from scikit-learn, fitted once per run on at most `points`
+    images with fixed seed; `confident` is the probability that counts as sure."""
+
+    def __init__(
+        self, *, confident: Annotated[float, Field(gt=0, lt=1)], hidden: PositiveInt, points: PositiveInt
+    ) -> None:
+        self.confident, self.hidden, self.points = confident, hidden, points
+        self._fitted = None
+
+    def applies(self, view: EvalView) -> str | None:
+        if view.dataset.labels is None or view.dataset.bounds is None:
+            return "the data are not labelled images"
+        return None if view.sampler is not None else "the run has no sampler to draw samples with"
+
+    def __call__(self, view: EvalView) -> Report:
+        data, low, high = view.dataset, *view.dataset.bounds
+        if self._fitted is None:
+            self._fitted = self._fit(data)
+        samples = view.samples.clamp(low, high)
+        noise = data.start.sample(1000, view.generator)
+        sure = {name: self._sure(x) for name, x in (("samples", samples), ("real", view.held_out), ("noise", noise))}
+        counts = torch.bincount(sure["samples"], minlength=int(data.labels["train"].max()) + 1).float()
+        p = counts / counts.sum().clamp_min(1)
+        nearest, distance = nearest_images(samples, data.train)
+        metrics = {
+            "confident_share": len(sure["samples"]) / len(samples),
+            "classes_found": float((counts > 0).sum()),
+            "class_entropy": float(-(p[p > 0] * p[p > 0].log()).sum()),
+            "confident_share_real": len(sure["real"]) / len(view.held_out),
+            "confident_share_noise": len(sure["noise"]) / len(noise),
+            "classifier_accuracy": self._accuracy(view),
+            "nearest_distance": float(distance.mean()),
+            "nearest_distance_real": float(nearest_images(view.held_out, data.train)[1].mean()),
+        }
+        pairs = torch.stack([samples[:50], nearest[:50]], 1).flatten(0, 1)
+        return Report(metrics, {"nearest": pictures.grid(pairs, data.bounds, columns=10)})
+
+    def _fit(self, data: Dataset):
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPClassifier
+
+        x, y = data.train[: self.points].flatten(1).cpu().numpy(), data.labels["train"][: self.points].cpu().numpy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return MLPClassifier((self.hidden,), max_iter=100, random_state=0).fit(x, y)
+
+    def _sure(self, x: Tensor) -> Tensor:
+        """The classes of those rows of x that get one with more than the wanted probability."""
+        p = torch.from_numpy(self._fitted.predict_proba(x.flatten(1).cpu().numpy()))
+        best, label = p.max(1)
+        return label[best > self.confident]
+
+    def _accuracy(self, view: EvalView) -> float:
+        y = view.dataset.labels[view.split].cpu().numpy()
+        return float((self._fitted.predict(view.held_out.flatten(1).cpu().numpy()) == y).mean())
+
+
+def nearest_images(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, *shape): for each x the training image at the smallest Euclidean distance, and (n,) that distance."""
+    best = [torch.cdist(part.flatten(1), train.flatten(1)).min(1) for part in x.split(256)]
+    return train[torch.cat([b.indices for b in best])], torch.cat([b.values for b in best])

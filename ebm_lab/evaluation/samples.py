@@ -1,0 +1,58 @@
+"""Samples drawn from noise: their energies beside the data's, and their pictures.
+
+`gap` is mean E(data) - mean E(samples): near 0 where the sampler finds what the model holds likely and the model
+holds the data likely; far below 0, the model is sharper than its chains reach.
+"""
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from ebm_lab.core import pictures
+from ebm_lab.core.functional import evaluate
+from ebm_lab.core.interfaces import EvalView, Report
+from ebm_lab.core.registry import register
+
+
+@register("evaluation", "samples")
+class Samples:
+    """`shown`: how many samples the grid shows; `frames`: how many moments of each chain the film strip shows."""
+
+    def __init__(self, *, shown: PositiveInt, frames: PositiveInt) -> None:
+        self.shown, self.frames = shown, frames
+
+    def applies(self, view: EvalView) -> str | None:
+        return None if view.sampler is not None else "the run has no sampler to draw samples with"
+
+    @torch.no_grad()
+    def __call__(self, view: EvalView) -> Report:
+        held_out, samples = view.held_out[:4096], view.samples
+        e_data, e_samples = evaluate(view.energy, held_out), evaluate(view.energy, samples)
+        e_noise = evaluate(view.energy, view.film[0][1])
+        report = Report(
+            {
+                "e_data": float(e_data.mean()),
+                "e_samples": float(e_samples.mean()),
+                "e_noise": float(e_noise.mean()),
+                "energy_gap": float(e_data.mean() - e_samples.mean()),
+            }
+        )
+        if "acceptance" in view.chain_metrics:
+            report.metrics["sample_acceptance"] = float(view.chain_metrics["acceptance"])
+        if view.dataset.bounds is not None:
+            report.images["samples"] = pictures.grid(samples[: self.shown], view.dataset.bounds)
+            report.images["chains"] = self._strip(view)
+        return report
+
+    def _strip(self, view: EvalView) -> Tensor:
+        """Rows are chains, columns moments from noise (left) to sample (right), denser at first."""
+        frames = [x for _, x in spread(view.film, self.frames)]
+        rows = torch.stack([x[:8] for x in frames], 1).flatten(0, 1)
+        return pictures.grid(rows, view.dataset.bounds, columns=len(frames))
+
+
+def spread(film: list, frames: int) -> list:
+    """At most `frames` entries of `film`, first and last among them, spaced geometrically."""
+    last = len(film) - 1
+    picks = {0, last} | {round(last ** (i / (frames - 2))) for i in range(frames - 1)} if last and frames > 2 else {0, last}
+    return [film[i] for i in sorted(picks)]

@@ -1,0 +1,167 @@
+"""From a plain config to a built run: `assemble(config)` checks everything before anything is written or trained."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
+
+from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.functional import evaluate
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.random import seed_of, stream
+from ebm_lab.core.registry import build
+from ebm_lab.core.settings import check
+from ebm_lab.training.batches import Batches
+from ebm_lab.training.ema import EMA
+from ebm_lab.training.trainer import Schedule, Trainer
+
+GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The root keys of `configs/train.yaml`, beside the groups; each is explained there."""
+
+    seed: NonNegativeInt
+    steps: PositiveInt
+    batch_size: PositiveInt
+    device: str
+    threads: PositiveInt | Literal["auto"]
+    max_seconds: PositiveFloat | None
+    max_train: PositiveInt | None
+    ema: NonNegativeFloat
+    log_every: PositiveInt
+    eval_every: PositiveInt
+    checkpoint_every: PositiveInt
+    samples: PositiveInt
+    sample_steps: PositiveInt
+    output_dir: str
+    plugins: list[str]
+    resume: str | None
+    init_from: str | None
+
+
+def run_settings(config: Mapping[str, Any]) -> RunSettings:
+    """The root keys of `config`, checked."""
+    root = {k: v for k, v in config.items() if k not in GROUPS}
+    settings = RunSettings(**check(RunSettings, root, ""))
+    if settings.ema >= 1:
+        raise UserError(f"ema={settings.ema}: must be less than 1")
+    return settings
+
+
+def import_plugins(names: list[str]) -> None:
+    """Import the modules that register a user's own components."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.split(".")[0] and error.name != name:
+                raise
+            raise UserError(f"plugins=[{name}]: no module of that name is importable from here") from None
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: cuda where there is one, else cpu."""
+    allowed = ("auto", "cpu", "cuda")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.split(":")[0] not in allowed:
+        raise one_of("device", name, allowed)
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device={name}: this machine has no such device; allowed here: auto, cpu") from None
+    return device
+
+
+def pick_threads(threads: int | str, dataset: Dataset) -> int:
+    """auto: one for points, which are too small to share out, and up to four cores for images."""
+    if isinstance(threads, int):
+        return threads
+    return min(4, torch.get_num_threads()) if dataset.bounds is not None else 1
+
+
+def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
+    """Build a run from a plain config; returns it with the config in which every `auto` has its value.
+
+    Raises UserError, before any side effect beyond importing plugins, for whatever does not fit.
+    """
+    settings = run_settings(config)
+    import_plugins(settings.plugins)
+    device = pick_device(settings.device)
+    dataset = build_dataset(config, settings, device)
+    threads = pick_threads(settings.threads, dataset)
+    torch.set_num_threads(threads)
+
+    wiring: dict[str, Any] = {
+        "dataset": dataset,
+        "scale": dataset.scale,
+        "batch_size": settings.batch_size,
+        "steps": settings.steps,
+        "generator": stream(settings.seed, "objective", 0, device),
+    }
+    wiring["energy"] = energy = build_energy(config, settings.seed, wiring, device)
+    probe(energy, dataset, config)
+    wiring["sampler"] = sampler = build("sampler", config["sampler"], **wiring) if config.get("sampler") else None
+    objective = build("objective", config.get("objective") or {}, **wiring).to(device)
+
+    players = objective.players()
+    optim = {n: build("optim", config.get("optim") or {}, parameters=p, **wiring) for n, p in players.items()}
+    evaluators = {
+        name: build("evaluation", values, f"evaluation.{name}", **wiring)
+        for name, values in (config.get("evaluation") or {}).items()
+    }
+    plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
+    resolved = {**config, "threads": threads, "objective": {**config["objective"], **objective.chosen}}
+    trainer = Trainer(
+        objective=objective,
+        optimisers=optim,
+        ema=EMA([p for ps in players.values() for p in ps], settings.ema),
+        dataset=dataset,
+        batches=Batches(dataset, settings.batch_size, settings.seed),
+        sampler=sampler,
+        evaluators=evaluators,
+        generator=wiring["generator"],
+        schedule=Schedule(**plan),
+        config=resolved,
+    )
+    return trainer, resolved
+
+
+def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torch.device) -> Dataset:
+    """The data set on `device`, cut to `max_train`; refuses nan and inf."""
+    dataset: Dataset = build("dataset", config.get("dataset") or {})
+    if settings.max_train is not None:
+        dataset.train = dataset.train[: settings.max_train]
+        if dataset.labels:
+            dataset.labels["train"] = dataset.labels["train"][: settings.max_train]
+    for split in ("train", "val", "test"):
+        bad = ~getattr(dataset, split).isfinite()
+        if bool(bad.any()):
+            raise UserError(f"dataset={config['dataset']['name']}: {int(bad.sum())} value(s) of '{split}' are nan or inf")
+    return dataset.to(device)
+
+
+def build_energy(config: Mapping[str, Any], seed: int, wiring: Mapping[str, Any], device: torch.device) -> nn.Module:
+    """The energy on `device`; its initial weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "energy"))
+        return build("energy", config.get("energy") or {}, **wiring).to(device)
+
+
+def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> None:
+    """Send two samples through the energy, so that shapes which don't fit are told now and in one line."""
+    try:
+        with torch.no_grad():
+            evaluate(energy, dataset.train[:2])
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"energy={config['energy']['name']}: can't take samples of shape {dataset.event_shape} from "
+            f"dataset={config['dataset']['name']} ({str(error).splitlines()[0][:120]})"
+        ) from None

@@ -1,0 +1,117 @@
+"""Weights & Biases: online where an API key exists, else offline; never a prompt, and never the end of a run.
+
+All runs of a machine share one directory (`directory`), so that `wandb leet` and `wandb sync` find them together. The
+run opens at the first call, after training has begun, for a slow network must not delay it; whatever goes wrong in
+here is said once and the run goes on without.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.interfaces import RunInfo
+from ebm_lab.core.registry import register
+
+
+@register("logger", "wandb")
+class WandB:
+    """`mode`: auto (online if a key exists), online or offline; `init_timeout`: seconds to wait for the service before
+    going offline; `project`, `group`, `tags`: as W&B has them."""
+
+    def __init__(
+        self,
+        info: RunInfo,
+        *,
+        mode: Literal["auto", "online", "offline"],
+        project: str,
+        group: str | None,
+        tags: list[str],
+        directory: str,
+        init_timeout: PositiveInt,
+    ) -> None:
+        self.info, self.mode, self.timeout = info, mode, init_timeout
+        self.project, self.group, self.tags, self.directory = project, group, tags, Path(directory)
+        self.run: Any = None
+        self.broken = False
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._try(lambda run: run.log(dict(values), step=step))
+
+    def image(self, name: str, image: Tensor, step: int) -> None:
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(image.permute(1, 2, 0).numpy())}, step=step)
+
+        self._try(send)
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        if self.run is None:
+            return
+        status = summary.get("status")
+
+        def finish(run: Any) -> None:
+            run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
+            run.finish(exit_code=0 if status in ("finished", "interrupted") else 1, quiet=True)
+
+        self._try(finish)
+
+    def _try(self, action: Any) -> None:
+        if self.broken:
+            return
+        try:
+            if self.run is None:
+                self.run = self._open()
+            action(self.run)
+        except Exception as error:
+            self.broken = True
+            text = str(error).splitlines()
+            self.info.say(f"W&B: {type(error).__name__}: {text[0] if text else ''}; the run goes on without it")
+
+    def _open(self) -> Any:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        online = self.mode == "online" or (self.mode == "auto" and _has_key(wandb))
+        if online:
+            try:
+                return self._init(wandb, "online")
+            except Exception as error:
+                self.info.say(f"W&B: can't reach the service ({type(error).__name__}); logging offline instead")
+        run = self._init(wandb, "offline")
+        where = Path(run.settings.sync_dir)
+        self.info.say(
+            f"W&B: offline; view: wandb leet {self.directory / 'wandb'}; upload later: wandb sync {_relative(where)}"
+        )
+        return run
+
+    def _init(self, wandb: Any, mode: str) -> Any:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return wandb.init(
+            project=self.project,
+            group=self.group,
+            tags=self.tags,
+            name=self.info.name,
+            id=self.info.name.replace(".", "-"),
+            config=self.info.config,
+            dir=self.directory,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            reinit="create_new",
+            settings=wandb.Settings(init_timeout=self.timeout, silent=True, console="off"),
+        )
+
+
+def _has_key(wandb: Any) -> bool:
+    try:
+        return bool(wandb.api.api_key)
+    except Exception:
+        return False
+
+
+def _relative(path: Path) -> str:
+    return os.path.relpath(path)

@@ -1,0 +1,279 @@
+"""The life of a run: its directory, its loggers, its end; and how to take one up again or load what it trained."""
+
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ebm_lab.core.errors import Diverged, UserError
+from ebm_lab.core.interfaces import Dataset, RunInfo, Sampler
+from ebm_lab.core.registry import build
+from ebm_lab.experiment import assemble, import_plugins, pick_device
+from ebm_lab.loggers.console import Console
+from ebm_lab.loggers.files import Files
+from ebm_lab.training import checkpoint
+from ebm_lab.training.rundir import RunDir
+from ebm_lab.training.trainer import Trainer, machine
+
+RESUME_MAY_CHANGE = ("steps", "max_seconds", "device", "logger", "plugins")
+EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130}
+"""Exit status of the command line by the run's status; 2 is a mistake in the settings."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to: its directory, `summary.json` as a dict, and the trained energy with averaged weights."""
+
+    path: Path
+    summary: dict[str, Any]
+    energy: nn.Module
+    dataset: Dataset
+
+    @property
+    def status(self) -> str:
+        return self.summary["status"]
+
+
+def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float, float] | None = None) -> Result:
+    """Run a plain config to its end; `resume` in it continues a run, `init_from` takes over another run's weights.
+
+    `began`: wall and CPU clock at the start of the process, for the costs in the summary; now, if not given.
+    """
+    began = began or (time.perf_counter(), time.process_time())
+    if config.get("resume"):
+        trainer, run = reopen(config)
+    else:
+        trainer, resolved = assemble(config)
+        if config.get("init_from"):
+            take_weights(trainer, str(config["init_from"]))
+        build_logger(trainer, "check", print)
+        run = RunDir.create(Path(config["output_dir"]), label(resolved))
+        run.write_config(resolved)
+    trainer.run = run
+    console = Console(trainer.schedule.steps, trainer.counters.step, trainer.objective.headline, quiet)
+    trainer.say = console.say
+    trainer.start_clock(time.perf_counter() - began[0], time.process_time() - began[1])
+    files = Files(run.metrics_file, run.images, trainer.counters.step)
+    trainer.loggers = (files, console, build_logger(trainer, run.path.name, console.say))
+    introduce(trainer, run)
+    summary = live(trainer, run)
+    console.table("results", rows(summary))
+    console.say(str(run.path))
+    with trainer.ema.applied():
+        energy = trainer.objective.energy
+        weights = {k: v.clone() for k, v in energy.state_dict().items()}
+    energy.load_state_dict(weights)
+    return Result(run.path, summary, energy, trainer.dataset)
+
+
+def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
+    """Train, evaluate on the test split, and close; whatever happens, the summary says what did."""
+    facts = describe(trainer)
+    run.write_summary({"status": "running", **facts, **vars(trainer.counters)})
+    final: dict[str, Any] = {}
+    status, error = "failed", None
+    try:
+        with signals(trainer):
+            ended = trainer.fit()
+        status = "finished" if ended in ("done", "max_seconds") else "interrupted"
+        final["ended_by"] = ended
+        if status == "finished":
+            final |= trainer.evaluate("test")
+    except Diverged as problem:
+        status, final["message"] = "diverged", str(problem)
+        trainer.say(f"diverged: {problem}. Try a smaller optim.lr or sampler.step_size, optim.clip or objective.energy_l2")
+    except KeyboardInterrupt:
+        status = "interrupted"
+    except Exception as problem:
+        final["message"] = f"{type(problem).__name__}: {problem}"
+        error = problem
+    trainer.tick()
+    c = trainer.counters
+    trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
+    summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
+    summary["said"] = trainer.said
+    run.write_summary(summary)
+    for logger in trainer.loggers:
+        logger.close(summary)
+    if status == "interrupted":
+        trainer.say(f"interrupted at step {c.step}; continue with: python train.py resume={run.path}")
+    if error is not None:
+        raise error
+    return summary
+
+
+@contextmanager
+def signals(trainer: Trainer) -> Iterator[None]:
+    """Within: SIGINT and SIGTERM end the run after the current step, with a checkpoint; a second SIGINT at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if trainer.stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        trainer.stop = signal.Signals(number).name
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def build_logger(trainer: Trainer, name: str, say: Any) -> Any:
+    values = trainer.config.get("logger") or {"name": "none"}
+    return build("logger", values, info=RunInfo(name, trainer.config, say))
+
+
+def label(config: Mapping[str, Any]) -> str:
+    return f"{config['objective']['name']}_{config['dataset']['name']}_s{config['seed']}"
+
+
+def introduce(trainer: Trainer, run: RunDir) -> None:
+    """The lines above the progress bar."""
+    config, device = trainer.config, trainer.generator.device
+    count = sum(p.numel() for p in trainer.objective.parameters())
+    choice = "  ".join(f"{g}={config[g]['name']}" for g in ("objective", "dataset", "energy", "sampler") if config.get(g))
+    trainer.say(f"{choice}  seed={config['seed']}")
+    trainer.say(
+        f"{count:,} parameters; {len(trainer.dataset.train):,} training points of shape {trainer.dataset.event_shape}; "
+        f"{device}, {torch.get_num_threads()} thread(s)"
+    )
+    for name, value in trainer.objective.chosen.items():
+        trainer.say(f"chosen from the data: objective.{name}={value:g}")
+    if trainer.counters.step:
+        trainer.say(f"resumed at step {trainer.counters.step}")
+    trainer.say(f"run directory: {run.path}")
+
+
+def rows(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a summary that the table at the end shows."""
+    hidden = {"pid", "host", "said", "versions", "git_commit", "command", "startup_seconds", "eval_seconds", "format"}
+    return {k: v for k, v in summary.items() if k not in hidden and v is not None}
+
+
+def describe(trainer: Trainer) -> dict[str, Any]:
+    """Facts of this process for the summary."""
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
+    versions = {"python": platform.python_version(), "ebm_lab": metadata.version("ebm_lab")}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "format": checkpoint.FORMAT,
+        "parameters": sum(p.numel() for p in trainer.objective.parameters()),
+        **{f"machine_{k}": v for k, v in machine(trainer.generator.device).items() if k != "torch"},
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": " ".join(sys.argv),
+        "git_commit": git_commit(),
+        "versions": versions,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, with '+' if it has changes; None outside a repository."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:
+    """The run that `config["resume"]` names, at its last checkpoint; other keys were merged into its config before."""
+    run = RunDir.open(config["resume"], "resume")
+    summary = run.read_summary()
+    if summary["status"] == "running":
+        raise UserError(f"resume={run.path}: that run is still running, as process {summary.get('pid')}")
+    trainer, resolved = assemble(config)
+    if not run.last.is_file():
+        return trainer, run
+    content = checkpoint.load(run.last, trainer.generator.device)
+    trainer.restore(content)
+    if trainer.counters.step >= trainer.schedule.steps:
+        raise UserError(
+            f"resume={run.path}: already at step {trainer.counters.step} of {trainer.schedule.steps}; "
+            f"give steps=<more> to train it further"
+        )
+    here, there = machine(trainer.generator.device), content["machine"]
+    differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
+    if differs:
+        print(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
+    run.write_config({**resolved, "resume": None})
+    return trainer, run
+
+
+def take_weights(trainer: Trainer, path: str) -> None:
+    """Copy the averaged weights of another run's energy into this one's."""
+    run = RunDir.open(path, "init_from")
+    theirs = load_run(run.path).energy.state_dict()
+    mine = trainer.objective.energy.state_dict()
+    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (mine, theirs)]
+    if shapes[0] != shapes[1]:
+        odd = next(k for k in sorted({*mine, *theirs}) if shapes[0].get(k) != shapes[1].get(k))
+        raise UserError(
+            f"init_from={path}: its energy does not fit: '{odd}' is {shapes[1].get(odd)} there and {shapes[0].get(odd)} here"
+        )
+    trainer.objective.energy.load_state_dict(theirs)
+    for average, parameter in zip(trainer.ema.average, trainer.ema.parameters, strict=True):
+        average.copy_(parameter.detach())
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run taken back from its directory: `energy` holds the weights asked for."""
+
+    energy: nn.Module
+    dataset: Dataset
+    sampler: Sampler | None
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    trainer: Trainer
+    path: Path
+
+
+def load_run(
+    path: str | Path,
+    *,
+    which: Literal["last", "best"] = "last",
+    ema: bool = True,
+    device: str = "cpu",
+    plugins: Sequence[str] = (),
+) -> LoadedRun:
+    """Load a run's energy, data set and config.
+
+    which: the last checkpoint or the best on the validation split; ema: averaged weights, or raw ones; plugins: the
+    modules to import for the run's own components, none unless named here.
+    """
+    run = RunDir.open(path, "run")
+    pick_device(device)
+    import_plugins(list(plugins))
+    config = {**run.read_config(), "device": device, "plugins": [], "resume": None, "init_from": None}
+    trainer, _ = assemble(config)
+    file = run.best if which == "best" else run.last
+    trainer.restore(checkpoint.load(file, trainer.generator.device))
+    if ema:
+        torch._foreach_copy_([p.data for p in trainer.ema.parameters], trainer.ema.average)
+    trainer.objective.eval()
+    return LoadedRun(
+        trainer.objective.energy, trainer.dataset, trainer.sampler, config, run.read_summary(), trainer, run.path
+    )

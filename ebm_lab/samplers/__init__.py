@@ -1,0 +1,1 @@
+"""Samplers: Markov kernels for exp(-E(x)) / Z."""

@@ -1,0 +1,1 @@
+"""Training: the loop, its optimisers, moving average, checkpoints and guard."""

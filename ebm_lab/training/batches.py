@@ -1,0 +1,31 @@
+"""The order of the training data, as a pure function of (seed, step)."""
+
+import torch
+from torch import Tensor
+
+from ebm_lab.core.interfaces import Batch, Dataset
+from ebm_lab.core.random import stream
+
+
+class Batches:
+    """Batch `step` (1, 2, ...) is the next `size` points of an endless row of shuffled epochs; a batch may span two."""
+
+    def __init__(self, dataset: Dataset, size: int, seed: int) -> None:
+        self.x, self.y = dataset.train, dataset.labels["train"] if dataset.labels else None
+        self.size, self.seed = size, seed
+        self._orders: dict[int, Tensor] = {}
+
+    def __call__(self, step: int) -> Batch:
+        i = self.indices(step)
+        return Batch(self.x[i], None if self.y is None else self.y[i])
+
+    def indices(self, step: int) -> Tensor:
+        """(size,) row numbers of batch `step`."""
+        n, begin, end = len(self.x), (step - 1) * self.size, step * self.size
+        epochs = range(begin // n, (end - 1) // n + 1)
+        self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in epochs}
+        parts = [self._orders[e][max(0, begin - e * n) : min(n, end - e * n)] for e in epochs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.x), generator=stream(self.seed, "data", epoch)).to(self.x.device)

@@ -1,0 +1,84 @@
+"""Optimisers with their learning-rate schedule: one per player."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from torch import nn
+
+from ebm_lab.core.registry import register
+from ebm_lab.core.schedules import Schedule, factor
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimiser:
+    """A torch optimiser, its schedule over `steps`, and gradient clipping by global norm (null: none)."""
+
+    def __init__(
+        self,
+        optimiser: torch.optim.Optimizer,
+        steps: int,
+        schedule: Schedule,
+        warmup: int,
+        clip: float | None,
+    ) -> None:
+        self.optimiser, self.steps, self.schedule, self.warmup, self.clip = optimiser, steps, schedule, warmup, clip
+        self.base = optimiser.param_groups[0]["lr"]
+        self.parameters = optimiser.param_groups[0]["params"]
+
+    def step(self, step: int) -> torch.Tensor:
+        """Update the parameters at training step `step`, clear their gradients; returns the gradient's norm, 0-d."""
+        max_norm = float("inf") if self.clip is None else self.clip
+        norm = nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=True)
+        self.optimiser.param_groups[0]["lr"] = self.base * factor(self.schedule, step, self.steps, self.warmup)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> dict:
+        return self.optimiser.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimiser.load_state_dict(state)
+
+
+@register("optim", "adam")
+class Adam(Optimiser):
+    """Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015."""
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        steps: int,
+        *,
+        lr: PositiveFloat,
+        beta1: Beta,
+        beta2: Beta,
+        weight_decay: NonNegativeFloat,
+        schedule: Schedule,
+        warmup: NonNegativeInt,
+        clip: PositiveFloat | None,
+    ) -> None:
+        adam = torch.optim.AdamW(parameters, lr, (beta1, beta2), weight_decay=weight_decay, fused=True)
+        super().__init__(adam, steps, schedule, warmup, clip)
+
+
+@register("optim", "sgd")
+class SGD(Optimiser):
+    """Stochastic gradient descent with momentum."""
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        steps: int,
+        *,
+        lr: PositiveFloat,
+        momentum: Beta,
+        weight_decay: NonNegativeFloat,
+        schedule: Schedule,
+        warmup: NonNegativeInt,
+        clip: PositiveFloat | None,
+    ) -> None:
+        sgd = torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=True)
+        super().__init__(sgd, steps, schedule, warmup, clip)

@@ -1,0 +1,87 @@
+"""A run's own directory: made for it alone, and described by `config.yaml` and `summary.json`."""
+
+import json
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ebm_lab.core.errors import UserError
+
+RUNS = "runs"
+
+
+class RunDir:
+    """Paths of one run. `create` never returns a directory that existed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file, self.summary_file = path / "config.yaml", path / "summary.json"
+        self.metrics_file, self.images = path / "metrics.jsonl", path / "images"
+        self.last, self.best = path / "checkpoints" / "last.pt", path / "checkpoints" / "best.pt"
+
+    @classmethod
+    def create(cls, root: Path, label: str) -> "RunDir":
+        """A new directory under `root`/runs named by the time to the microsecond and `label`."""
+        while True:
+            stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
+            path = root / RUNS / f"{stamp}_{label}"
+            try:
+                path.mkdir(parents=True, exist_ok=False)
+            except FileExistsError:
+                label = f"{label}-{secrets.token_hex(2)}"
+                continue
+            except OSError as error:
+                raise UserError(f"output_dir={root}: can't make a run directory there ({error.strerror})") from None
+            run = cls(path)
+            run.images.mkdir()
+            run.last.parent.mkdir()
+            return run
+
+    @classmethod
+    def open(cls, path: str | Path, key: str) -> "RunDir":
+        """An existing run; raises UserError, naming `key`, if `path` is none."""
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise UserError(f"{key}={path}: no such directory; give a run directory, as under outputs/runs/")
+        missing = [f.name for f in (run.config_file, run.summary_file) if not f.is_file()]
+        if missing:
+            raise UserError(f"{key}={path}: not a run directory, it has no {' and no '.join(missing)}")
+        return run
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        _replace(self.config_file, yaml.safe_dump(config, sort_keys=False))
+
+    def read_config(self) -> dict[str, Any]:
+        return yaml.safe_load(self.config_file.read_text())
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        _replace(self.summary_file, json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary; a `running` whose process is gone reads as `interrupted`."""
+        summary = json.loads(self.summary_file.read_text())
+        if summary.get("status") == "running" and not _alive(summary.get("pid", -1)):
+            summary["status"] = "interrupted"
+        return summary
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _alive(pid: int) -> bool:
+    if pid <= 0 or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,235 @@
+"""The training loop. It knows an objective only by `forward` and `players`."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator
+
+from ebm_lab.core.errors import Diverged
+from ebm_lab.core.interfaces import Dataset, EvalView, Evaluator, Logger, Objective, Sampler
+from ebm_lab.core.random import stream
+from ebm_lab.training import checkpoint, guard
+from ebm_lab.training.batches import Batches
+from ebm_lab.training.ema import EMA
+from ebm_lab.training.meter import Meter
+from ebm_lab.training.optim import Optimiser
+from ebm_lab.training.rundir import RunDir
+
+MONITORS = ("nll", "mmd2")
+"""What chooses the best checkpoint, on the validation split: the first that the evaluations report, lower is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When things happen, in steps; `samples` and `sample_steps`: how many samples an evaluation draws, and sampler
+    steps from noise to sample; `max_seconds`: of training in this process, null for no limit."""
+
+    steps: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    max_seconds: float | None
+    samples: int
+    sample_steps: int
+    seed: int
+
+
+@dataclass
+class Counters:
+    """What a run has come to; travels in the checkpoint. `best` is the best validation value so far."""
+
+    step: int = 0
+    grad_evals: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    startup_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+
+
+@dataclass
+class Trainer:
+    """Everything that a run needs, built; `fit` runs it."""
+
+    objective: Objective
+    optimisers: dict[str, Optimiser]
+    ema: EMA
+    dataset: Dataset
+    batches: Batches
+    sampler: Sampler | None
+    evaluators: dict[str, Evaluator]
+    generator: Generator
+    schedule: Schedule
+    config: Mapping[str, Any]
+    meter: Meter = field(default_factory=Meter)
+    counters: Counters = field(default_factory=Counters)
+    loggers: Sequence[Logger] = ()
+    run: RunDir | None = None
+    say: Callable[[str], None] = print
+    stop: str | None = None
+    """Set from outside (a signal) to end the loop after the current step."""
+    _said: set[str] = field(default_factory=set)
+    _clock: tuple[float, float] = (0.0, 0.0)
+    _window_began: tuple[int, float] = (0, 0.0)
+
+    def fit(self) -> str:
+        """Train up to `schedule.steps`; returns why the loop ended: 'done', 'max_seconds' or the value of `stop`.
+
+        Raises Diverged, before anything is written of it, when the numbers stop being finite.
+        """
+        plan, c = self.schedule, self.counters
+        began = time.perf_counter()
+        for step in range(c.step + 1, plan.steps + 1):
+            self._train_step(step)
+            logging = step % plan.log_every == 0 or step == plan.steps
+            if logging:
+                metrics = self._window()
+            evaluating = step % plan.eval_every == 0 and step < plan.steps
+            if evaluating:
+                metrics = (metrics if logging else {}) | self._validate()
+            if logging or evaluating:
+                for logger in self.loggers:
+                    logger.scalars(metrics, step)
+            late = plan.max_seconds is not None and time.perf_counter() - began > plan.max_seconds
+            if step % plan.checkpoint_every == 0 or step == plan.steps or self.stop or late:
+                self.save()
+            if self.stop or (late and step < plan.steps):
+                return self.stop or "max_seconds"
+        return "done"
+
+    def _train_step(self, step: int) -> None:
+        loss = self.objective(self.batches(step))
+        loss.value.backward()
+        for name, optimiser in self.optimisers.items():
+            loss.metrics[f"grad_norm_{name}" if len(self.optimisers) > 1 else "grad_norm"] = optimiser.step(step)
+        self.ema.update(step)
+        self.meter.add(loss.metrics)
+        self.counters.step = step
+        self.counters.grad_evals += loss.grad_evals
+
+    def _window(self) -> dict[str, float]:
+        """Mean metrics since the last log line, with rates and costs; raises Diverged on nonsense."""
+        metrics = self.meter.means()
+        self._refuse_nonsense(metrics)
+        self.meter.clear()
+        self.tick()
+        now = (self.counters.step, self.counters.seconds - self.counters.eval_seconds)
+        rate = (now[0] - self._window_began[0]) / max(1e-9, now[1] - self._window_began[1])
+        self._window_began = now
+        lr = next(iter(self.optimisers.values())).optimiser.param_groups[0]["lr"]
+        costs = {
+            "lr": lr,
+            "grad_evals": self.counters.grad_evals,
+            "cpu_seconds": round(self.counters.cpu_seconds, 3),
+            "steps_per_second": round(rate, 3),
+        }
+        return metrics | costs
+
+    def start_clock(self, seconds: float, cpu_seconds: float) -> None:
+        """Begin to count time; what start-up took comes first."""
+        self.counters.seconds += seconds
+        self.counters.startup_seconds += seconds
+        self.counters.cpu_seconds += cpu_seconds
+        self._clock = (time.perf_counter(), time.process_time())
+        self._window_began = (self.counters.step, self.counters.seconds - self.counters.eval_seconds)
+
+    def _refuse_nonsense(self, metrics: dict[str, float]) -> None:
+        wrong = guard.complaint(metrics) or guard.unfit(self.ema.parameters)
+        if wrong:
+            raise Diverged(f"step {self.counters.step}: {wrong}")
+
+    def tick(self) -> None:
+        """Bring the counters' times up to now."""
+        now = (time.perf_counter(), time.process_time())
+        self.counters.seconds += now[0] - self._clock[0]
+        self.counters.cpu_seconds += now[1] - self._clock[1]
+        self._clock = now
+
+    def _validate(self) -> dict[str, float]:
+        metrics = self.evaluate("val")
+        monitor = next((m for m in MONITORS if m in metrics), None)
+        if monitor and (self.counters.best is None or metrics[monitor] < self.counters.best):
+            self.counters.best, self.counters.best_step = metrics[monitor], self.counters.step
+            self.save(best=True)
+        return {f"val/{name}": value for name, value in metrics.items()}
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Run the evaluations that apply, on the averaged weights; their pictures go to the loggers."""
+        metrics: dict[str, float] = {}
+        began = time.perf_counter()
+        with self.ema.applied():
+            for name, report in self.reports(split):
+                metrics |= report.metrics
+                for note in report.notes:
+                    self.say_once(note)
+                for image, picture in report.images.items():
+                    for logger in self.loggers:
+                        logger.image(image, picture, self.counters.step)
+        self.counters.eval_seconds += time.perf_counter() - began
+        return metrics
+
+    def reports(self, split: str):
+        """(name, Report) of each evaluation that applies; says once why the others do not."""
+        plan = self.schedule
+        view = EvalView(
+            energy=self.objective.energy,
+            dataset=self.dataset,
+            split="val" if split == "val" else "test",
+            sampler=self.sampler,
+            count=plan.samples,
+            steps=plan.sample_steps,
+            generator=stream(plan.seed, f"evaluation/{split}", self.counters.step, self.generator.device),
+        )
+        for name, evaluator in self.evaluators.items():
+            reason = evaluator.applies(view)
+            if reason is None:
+                yield name, evaluator(view)
+            else:
+                self.say_once(f"evaluation '{name}' is left out: {reason}", quiet=True)
+
+    def say_once(self, line: str, quiet: bool = False) -> None:
+        """Print a line the first time it comes; a quiet one is only kept for `said`."""
+        if line not in self._said:
+            self._said.add(line)
+            if not quiet:
+                self.say(line)
+
+    @property
+    def said(self) -> list[str]:
+        return sorted(self._said)
+
+    def parts(self) -> dict[str, Any]:
+        """Everything with a `state_dict`, by its name in the checkpoint."""
+        return {
+            "objective": self.objective,
+            "ema": self.ema,
+            "meter": self.meter,
+            **{f"optimiser/{name}": o for name, o in self.optimisers.items()},
+        }
+
+    def save(self, best: bool = False) -> None:
+        """Write the checkpoint `last.pt` (or `best.pt`); raises Diverged instead of keeping nonsense."""
+        if self.run is None:
+            return
+        self._refuse_nonsense(self.meter.means())
+        self.tick()
+        content = {name: part.state_dict() for name, part in self.parts().items()}
+        content |= {"generator": self.generator.get_state(), "counters": vars(self.counters), "config": dict(self.config)}
+        content["machine"] = machine(self.generator.device)
+        checkpoint.save(self.run.best if best else self.run.last, content)
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take up the state that `save` wrote."""
+        for name, part in self.parts().items():
+            part.load_state_dict(content[name])
+        self.generator.set_state(content["generator"].cpu())
+        self.counters = Counters(**content["counters"])
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What bit-exact resuming depends on."""
+    return {"threads": torch.get_num_threads(), "device": device.type, "torch": torch.__version__}
