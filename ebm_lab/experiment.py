@@ -1,6 +1,7 @@
 """From a plain config to a built run: `assemble(config)` checks everything before anything is written or trained."""
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,10 +82,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_threads(threads: int | str, dataset: Dataset) -> int:
-    """auto: one for points, which are too small to share out, and up to four cores for images."""
+    """auto: one where a sample has fewer than 512 numbers (too little work to share out), else up to four cores."""
     if isinstance(threads, int):
         return threads
-    return min(4, torch.get_num_threads()) if dataset.bounds is not None else 1
+    return min(4, os.cpu_count() or 1) if dataset.mean.numel() >= 512 else 1
 
 
 def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:

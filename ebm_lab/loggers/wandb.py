@@ -56,7 +56,7 @@ class WandB:
 
         def finish(run: Any) -> None:
             run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
-            run.finish(exit_code=0 if status in ("finished", "interrupted") else 1, quiet=True)
+            run.finish(exit_code=0 if status in ("finished", "interrupted") else 1)
 
         self._try(finish)
 
@@ -108,7 +108,7 @@ class WandB:
 
 def _has_key(wandb: Any) -> bool:
     try:
-        return bool(wandb.api.api_key)
+        return bool(wandb.login(prompt=False, verify=False))
     except Exception:
         return False
 

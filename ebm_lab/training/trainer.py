@@ -232,4 +232,4 @@ class Trainer:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What bit-exact resuming depends on."""
-    return {"threads": torch.get_num_threads(), "device": device.type, "torch": torch.__version__}
+    return {"threads": torch.get_num_threads(), "device": device.type, "torch": str(torch.__version__)}

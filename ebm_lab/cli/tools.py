@@ -1,0 +1,132 @@
+"""What `scripts/` and the console commands do with a run that exists: `key=value` arguments, checked like settings."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import NonNegativeInt, PositiveInt
+
+from ebm_lab.cli.main import complain
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.settings import check, settings_of
+
+
+def evaluate(
+    *,
+    run: str,
+    which: Literal["last", "best"] = "last",
+    ema: bool = True,
+    samples: PositiveInt | None = None,
+    sample_steps: PositiveInt | None = None,
+    seed: NonNegativeInt = 0,
+    device: str = "auto",
+    plugins: list[str] | None = None,
+    out: str | None = None,
+) -> None:
+    """Evaluate a run on its test split, with its own evaluations; writes evaluation.json and pictures.
+
+    which: the last or the best checkpoint; ema: averaged weights; samples, sample_steps: instead of the run's own;
+    out: where to write (default: <run>/evaluation).
+    """
+    from dataclasses import replace
+
+    from ebm_lab.core.pictures import save_png
+    from ebm_lab.run import load_run
+
+    loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
+    trainer = loaded.trainer
+    changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed}
+    trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
+    folder = Path(out or loaded.path / "evaluation")
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics: dict[str, float] = {}
+    for _, report in trainer.reports("test"):
+        metrics |= report.metrics
+        for note in report.notes:
+            print(note)
+        for name, image in report.images.items():
+            save_png(image, folder / f"{name}.png")
+    record = {"which": which, "ema": ema, "step": trainer.counters.step, **metrics, "left_out": trainer.said}
+    (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+    for name, value in metrics.items():
+        print(f"{name:<24} {value:.4g}")
+    for line in trainer.said:
+        print(line)
+    print(folder)
+
+
+def sample(
+    *,
+    run: str,
+    n: PositiveInt = 64,
+    steps: PositiveInt | None = None,
+    which: Literal["last", "best"] = "last",
+    ema: bool = True,
+    seed: NonNegativeInt = 0,
+    device: str = "auto",
+    plugins: list[str] | None = None,
+    out: str | None = None,
+) -> None:
+    """Draw n samples from noise by a run's sampler; writes samples.npy (raw data units) and, for images, samples.png.
+
+    steps: of the sampler (default: the run's sample_steps); out: where to write (default: <run>/samples).
+    """
+    import numpy as np
+
+    from ebm_lab.core.interfaces import EvalView
+    from ebm_lab.core.pictures import grid, save_png
+    from ebm_lab.core.random import stream
+    from ebm_lab.run import load_run
+
+    loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
+    if loaded.sampler is None:
+        raise UserError(f"run={run}: it has no sampler to draw samples with")
+    generator = stream(seed, "sample", 0, loaded.trainer.generator.device)
+    steps = steps or loaded.trainer.schedule.sample_steps
+    view = EvalView(loaded.energy, loaded.dataset, "test", loaded.sampler, n, steps, generator)
+    samples = view.samples.cpu()
+    folder = Path(out or loaded.path / "samples")
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "samples.npy", loaded.dataset.transform.inverse(samples).numpy())
+    if loaded.dataset.bounds is not None:
+        columns = max(1, round(n**0.5))
+        save_png(grid(samples, loaded.dataset.bounds, columns), folder / "samples.png")
+    print(f"{n} samples after {steps} steps from noise: {folder}")
+
+
+def main(tool: Callable, argv: list[str] | None = None) -> None:
+    """Run `tool` with `key=value` arguments; a mistake in them is one line and exit status 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or {"-h", "--help"} & set(argv):
+        print(f"{tool.__name__}: {inspect.getdoc(tool)}\n")
+        for name, p in settings_of(tool).items():
+            print(f"    {name}={'<required>' if p.default is p.empty else p.default}")
+        return
+    try:
+        tool(**check(tool, _parse(argv), ""))
+    except UserError as error:
+        sys.exit(complain(error))
+
+
+def _parse(argv: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for argument in argv:
+        name, equals, text = argument.partition("=")
+        if not equals:
+            raise UserError(f"{argument}: not of the form key=value")
+        values[name] = yaml.safe_load(text) if name not in ("run", "out") else text
+    return values
+
+
+def main_evaluate() -> None:
+    """The console command `ebm-lab-evaluate`."""
+    main(evaluate)
+
+
+def main_sample() -> None:
+    """The console command `ebm-lab-sample`."""
+    main(sample)
