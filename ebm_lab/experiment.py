@@ -109,7 +109,8 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
     }
     wiring["energy"] = energy = build_energy(config, settings.seed, wiring, device)
     probe(energy, dataset, config)
-    wiring["sampler"] = sampler = build("sampler", config["sampler"], **wiring) if config.get("sampler") else None
+    chosen = (config.get("sampler") or {}).get("name", "none")  # a recipe may have left settings without a name
+    wiring["sampler"] = sampler = None if chosen == "none" else build("sampler", config["sampler"], **wiring)
     objective = build("objective", config.get("objective") or {}, **wiring).to(device)
 
     players = objective.players()

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,6 +34,7 @@ def options(group: str, extra: Iterable[Path] = ()) -> list[str]:
 def compose_config(overrides: Sequence[str], directory: str | Path | None = None) -> dict[str, Any]:
     """What `train.py` composes for these command-line overrides, as a plain dict."""
     extra = [f"hydra.searchpath=[file://{Path(directory).resolve()}]"] if directory else []
+    check_choices(overrides, [Path(directory)] if directory else [])
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return plain(compose("train", [*overrides, *extra]))
@@ -52,6 +52,17 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in container.items() if k not in ("hydra", "debug", "recipe", "experiment")}
 
 
+def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
+    """Refuse a group choice that Hydra would drop in silence or can't read: recipes are optional, and null is none."""
+    for override in overrides:
+        group, _, given = override.lstrip("+").partition("=")
+        if group in GROUPS and given == "null" and group not in ("debug", "experiment", "recipe"):
+            raise UserError(f"{override}: must be one of {', '.join(options(group, extra))}")
+        if group == "recipe" and given not in ("null", *options("recipe", extra)):
+            allowed = options("recipe", extra)
+            raise UserError(f"{override}: no such option; allowed: {', '.join(allowed)}{did_you_mean(given, allowed)}")
+
+
 def keys_of(overrides: Sequence[str]) -> list[str]:
     """The root key of each override: 'optim.lr=1' -> 'optim'."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -61,7 +72,9 @@ def keys_of(overrides: Sequence[str]) -> list[str]:
 def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = ()) -> UserError:
     """What Hydra or OmegaConf found wrong, as a line that names the key, the value and what is allowed."""
     text = "\n".join(str(e) for e in _chain(error))
-    group = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
+    if isinstance(error, OverrideParseException):
+        return UserError(f"{error.override}: can't be read as key=value ({error.message.splitlines()[0]})")
+    group = re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]+)'", text)
     if group:
         kind, given = group.groups()
         allowed = options(kind, extra)
@@ -70,7 +83,6 @@ def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = 
     if key:
         full = re.search(r"full_key: ([\w.]+)", text)
         return _unknown_key(full.group(1) if full else key.group(1) or key.group(2), overrides)
-    group = re.search(r"In 'train': Could not override '([\w./@]+)'", text)
     return UserError(text.strip().splitlines()[0])
 
 
@@ -107,7 +119,3 @@ def _chain(error: BaseException | None) -> Iterable[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 BEGAN = time.perf_counter()
 
@@ -42,7 +43,7 @@ def _hydra() -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ebm_lab.cli.compose import config_dir, explain
+    from ebm_lab.cli.compose import check_choices, config_dir, explain
     from ebm_lab.core.errors import UserError
 
     statuses: list[int] = []
@@ -63,11 +64,12 @@ def _hydra() -> int:
             traceback.print_exc()
             statuses.append(1)
 
+    args = sys.argv[1:]
+    extra = [Path(a) for flag, a in zip(args, args[1:], strict=False) if flag in ("--config-dir", "-cd")]
+    check_choices(args, extra)
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        args = sys.argv[1:]
-        extra = [a for flag, a in zip(args, args[1:], strict=False) if flag in ("--config-dir", "-cd")]
         raise explain(error, args, extra) from None
     return statuses[0] if len(statuses) == 1 else int(any(statuses))
 

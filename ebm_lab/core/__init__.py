@@ -1,0 +1,1 @@
+"""What every other package builds on: types, registry, mathematics. Imports nothing above it."""

@@ -37,13 +37,13 @@ class Density:
 def _line(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor:
     def draw(fig) -> None:
         axes = fig.subplots()
-        axes.hist(data[:, 0].cpu(), 80, density=True, color="0.8", label="held-out data")
+        axes.hist(data[:, 0].cpu().numpy(), 80, density=True, color="0.8", label="held-out data")
         if view.samples is not None:
-            axes.hist(view.samples[:, 0].cpu(), 80, density=True, histtype="step", color="C1", label="samples")
-        axes.plot(nodes[:, 0].cpu(), log_p.exp(), color="C0", label="model density")
+            axes.hist(view.samples[:, 0].cpu().numpy(), 80, density=True, histtype="step", color="C1", label="samples")
+        axes.plot(nodes[:, 0].cpu().numpy(), log_p.exp().numpy(), color="C0", label="model density")
         truth = view.dataset.log_prob(nodes)
         if truth is not None:
-            axes.plot(nodes[:, 0].cpu(), truth.cpu().exp(), "k:", label="true density")
+            axes.plot(nodes[:, 0].cpu().numpy(), truth.cpu().exp().numpy(), "k:", label="true density")
         axes.legend(frameon=False)
         axes.set_xlabel("x")
 
@@ -62,11 +62,11 @@ def _plane(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor
     def draw(fig) -> None:
         panels = fig.subplots(1, len(maps) + len(clouds), squeeze=False)[0]
         for axes, (title, values) in zip(panels, maps, strict=False):
-            picture = values.exp().view(side, side).T
+            picture = values.exp().view(side, side).T.numpy()
             axes.imshow(picture, origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top)
             axes.set_title(title)
         for axes, (title, points) in zip(panels[len(maps) :], clouds, strict=True):
-            axes.plot(*points[:2000].cpu().T, ".", ms=1.5, alpha=0.6, color="C0")
+            axes.plot(*points[:2000].cpu().T.numpy(), ".", ms=1.5, alpha=0.6, color="C0")
             axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
 
     return pictures.figure(draw, 3.1 * (len(maps) + len(clouds)), 3.3)

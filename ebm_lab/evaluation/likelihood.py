@@ -56,4 +56,5 @@ class Likelihood:
 
 
 def _formula(view: EvalView) -> Tensor | None:
-    return view.energy.exact_log_z() if isinstance(view.energy, Energy) else None
+    with torch.no_grad():
+        return view.energy.exact_log_z() if isinstance(view.energy, Energy) else None

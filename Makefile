@@ -1,0 +1,37 @@
+# One .venv, set up on first use and again when its inputs change; every target needs nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+install: .venv/installed  ## Set up .venv with everything, pinned by constraints.txt
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "ebm_lab needs Python 3.11 to 3.13; choose one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: .venv/installed  ## Train the default: real handwritten digits, no download, no account
+	$(BIN)/python train.py
+
+test: .venv/installed  ## Run the whole test suite
+	$(BIN)/python -m pytest --numprocesses auto
+
+test-fast: .venv/installed  ## Run the tests that take seconds
+	$(BIN)/python -m pytest --numprocesses auto -m 'not slow'
+
+lint: .venv/installed  ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed  ## Check types
+	$(BIN)/pyright
+
+clean:  ## Remove .venv and caches; outputs stay
+	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help install train test test-fast lint types clean

@@ -1,0 +1,235 @@
+"""What a user types: mistakes get one clear line, exit status 2, and no run directory; components of their own work."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ebm_lab
+from ebm_lab.cli.compose import GROUPS, compose_config, config_dir, options
+from ebm_lab.cli.main import main
+from ebm_lab.experiment import assemble
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["steps=3", "logger=none", "samples=4", "sample_steps=10", "batch_size=16", "threads=1"]
+
+MISTAKES = [
+    ("objective=dmx", "objective=dmx: no such option; allowed: .*dsm.*; did you mean 'dsm'?"),
+    ("objectiv=dsm", "objectiv=dsm: unknown key; allowed: .*; did you mean 'objective'?"),
+    ("objective=dsm objective.sgima=1", "objective.sgima=1: unknown key; .*; did you mean 'objective.sigma'?"),
+    ("stepz=3", "stepz=3: unknown key; allowed: .*; did you mean 'steps'?"),
+    ("+foo=1", "foo=1: unknown key; allowed: .*batch_size"),
+    ("+objective.foo=1", "objective.foo=1: unknown key; allowed: "),
+    ("objective=dsm objective.sigma=abc", "objective.sigma=abc: should be a valid number or should be 'auto'"),
+    ("objective=dsm objective.sigma=-1", "objective.sigma=-1: should be greater than 0"),
+    ("objective=dsm objective.sigma=nan", "objective.sigma=nan: should be a finite number"),
+    ("objective=dsm objective.sigma=inf", "objective.sigma=inf: should be a finite number"),
+    ("seed=1.5", "seed=1.5: should be a valid integer"),
+    ("steps=-3", "steps=-3: should be greater than 0"),
+    ("ema=1.5", "ema=1.5: must be less than 1"),
+    ("max_train=0", "max_train=0: should be greater than 0"),
+    ("dataset=two_moons energy=conv", "energy=conv: needs images .C, H, W., and the data set's samples have shape"),
+    ("sampler=none", "objective 'pcd' needs a sampler"),
+    ("sampler=null", "sampler=null: must be one of .*langevin"),
+    ("~sampler", "objective 'pcd' needs a sampler"),
+    ("device=cuda", "device=cuda: this machine has no such device; allowed here: auto, cpu"),
+    ("device=tpu", "device=tpu: not an option; allowed: auto, cpu, cuda"),
+    ("dataset=array", "dataset.path: missing"),
+    ("dataset=array dataset.path=/nope.npy", "dataset.path=/nope.npy: no such file"),
+    ("resume=/tmp", "resume=/tmp: not a run directory, it has no config.yaml"),
+    ("resume=/nope", "resume=/nope: no such directory"),
+    ("init_from=/tmp", "init_from=/tmp: not a run directory"),
+    ("plugins=[nope]", "plugins=.nope.: no module of that name"),
+    ("evaluation=[foo]", "evaluation=foo: no such option; allowed: .*likelihood"),
+    ("evaluation.likelihood.cells=0", "evaluation.likelihood.cells=0: should be greater than 0"),
+    ("recipe=foo", "recipe=foo: no such option; allowed: "),
+    ("logger=wandb logger.mode=x", "logger.mode=x: should be 'auto', 'online' or 'offline'"),
+    ("steps=[", "steps=.: can't be read as key=value"),
+    ("batch_size=5000", "objective.buffer_size=1000: must be at least batch_size=5000"),
+    ("output_dir=/proc/x", "output_dir=/proc/x: can't make a run directory there"),
+]
+
+
+def call(arguments, monkeypatch, capsys):
+    """(exit status, stderr) of `train.py` with these arguments, in this process."""
+    tiny = [a for a in TINY if not any(b.split("=")[0] == a.split("=")[0] for b in arguments)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *tiny])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.skipif("torch.cuda.is_available()", reason="the case device=cuda is a mistake only where there is none")
+@pytest.mark.parametrize("arguments, line", MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status, err = call(arguments.split(), monkeypatch, capsys)
+    assert status == 2
+    lines = [text for text in err.splitlines() if text]
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    import re
+
+    assert re.search(line.replace("?", r"\?"), lines[0]), lines[0]
+    assert not list(tmp_path.rglob("runs"))
+
+
+test_a_mistake_is_one_line_and_leaves_nothing.__globals__["torch"] = __import__("torch")
+
+
+def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "objective=dsm", "objective.sgima=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_is_a_manual_page(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    main()
+    text = capsys.readouterr().out
+    for group in GROUPS:
+        assert f"    {group}\n" in text
+        assert all(option in text for option in options(group))
+    root = yaml.safe_load((config_dir() / "train.yaml").read_text())
+    for key in root.keys() - {"defaults", "hydra"}:
+        assert f"    {key}=" in text, f"{key} lacks its comment in train.yaml"
+    assert text.count("    python train.py") >= 4
+
+
+@pytest.mark.parametrize("group, option", [(g, o) for g in GROUPS for o in options(g)])
+def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, tmp_path):
+    if (group, option) in {("dataset", "array"), ("sampler", "none")}:
+        overrides = {"array": [f"dataset.path={tmp_path / 'x.csv'}"], "none": ["objective=dsm"]}[option]
+        (tmp_path / "x.csv").write_text("\n".join(f"{i},{i * i % 7}" for i in range(100)))
+    elif group == "energy":
+        overrides = ["dataset=gaussian"] if option in ("mlp", "gaussian") else []
+    elif group == "recipe":
+        overrides = [f"objective={option.split('_')[0]}", *(["dataset=two_moons"] if option.endswith("mlp") else [])]
+    else:
+        overrides = []
+    choice = f"{group}=[{option}]" if group == "evaluation" else f"{group}={option}"
+    tiny = [t for t in TINY if not t.startswith(f"{group}=")]
+    result = ebm_lab.train([choice, *overrides, *tiny, f"output_dir={tmp_path}"], quiet=True)
+    assert result.status == "finished" and result.summary["step"] == 3
+
+
+@pytest.mark.parametrize("objective", options("objective"))
+@pytest.mark.parametrize("dataset", ["digits", "two_moons", "gaussian"])
+def test_objectives_run_on_every_kind_of_data(objective, dataset, tmp_path):
+    overrides = [f"objective={objective}", f"dataset={dataset}", *TINY, f"output_dir={tmp_path}"]
+    assert ebm_lab.train(overrides, quiet=True).status == "finished"
+
+
+def test_debug_overfit_fits_one_batch(tmp_path):
+    overrides = ["debug=overfit", "objective=dsm", "dataset=two_moons", f"output_dir={tmp_path}", "evaluation=[]"]
+    result = ebm_lab.train(overrides, quiet=True)
+    import json
+
+    losses = [json.loads(line)["loss"] for line in (result.path / "metrics.jsonl").read_text().splitlines()]
+    assert len(result.dataset.train) == 64
+    assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
+
+
+def test_recipes_yield_to_the_command_line():
+    default = compose_config(["objective=pcd", "dataset=digits"])
+    assert default["batch_size"] == 64 and compose_config(["batch_size=7"])["batch_size"] == 7
+    assert compose_config(["dataset=two_moons"])["energy"]["name"] == "mlp"
+    assert compose_config(["dataset=two_moons", "energy=gaussian"])["energy"]["name"] == "gaussian"
+
+
+def test_an_energy_of_the_wrong_shape_is_one_line(tmp_path, monkeypatch):
+    """A user's energy that returns (B, 1), and one that can't take the data's shape."""
+    plugin(tmp_path, monkeypatch, "shapes_plugin", SHAPES)
+    config = compose_config([*TINY, "objective=dsm", "dataset=two_moons"])
+    config["energy"] = {"name": "column"}
+    config["plugins"] = ["shapes_plugin"]
+    with pytest.raises(ebm_lab.UserError, match=r"returned shape \(2, 1\) for a batch of 2; it must return one value"):
+        assemble(config)
+    config["energy"] = {"name": "wide"}
+    with pytest.raises(ebm_lab.UserError, match=r"energy=wide: can't take samples of shape \(2,\) from dataset=two_moons"):
+        assemble(config)
+
+
+SHAPES = """
+from torch import nn
+from ebm_lab import register
+
+@register("energy", "column")
+class Column(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 1)
+
+@register("energy", "wide")
+class Wide(nn.Linear):
+    def __init__(self):
+        super().__init__(5, 1)
+"""
+
+RING = '''
+import torch
+from ebm_lab import register
+from ebm_lab.core.interfaces import Dataset
+
+@register("dataset", "ring")
+class Ring(Dataset):
+    """n points around a circle."""
+
+    def __init__(self, *, n: int, radius: float) -> None:
+        t = torch.linspace(0, 6.28, n)
+        x = radius * torch.stack([t.cos(), t.sin()], 1)
+        self.train, self.val, self.test = x[::2], x[1::4], x[3::4]
+'''
+
+
+def plugin(tmp_path, monkeypatch, name, text):
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_component_of_one_s_own(tmp_path, monkeypatch):
+    """The README's ten lines, run in a process of their own; and the run loads only with the plugin named."""
+    plugin(tmp_path, monkeypatch, "my_module", RING)
+    (tmp_path / "my_configs" / "dataset").mkdir(parents=True)
+    (tmp_path / "my_configs" / "dataset" / "mine.yaml").write_text("name: ring\nn: 400\nradius: 2.0\n")
+    arguments = ["--config-dir", "my_configs", "plugins=[my_module]", "dataset=mine", "energy=mlp", "objective=dsm", *TINY]
+    done = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / done.stdout.strip().splitlines()[-1]
+    with pytest.raises(ebm_lab.UserError, match="dataset=ring: not an option"):
+        ebm_lab.load_run(path)
+    loaded = ebm_lab.load_run(path, plugins=["my_module"])
+    assert len(loaded.dataset.train) == 200
+    result = ebm_lab.train([*arguments[2:], f"output_dir={tmp_path}"], config_dir=tmp_path / "my_configs", quiet=True)
+    assert result.status == "finished"
+
+
+def test_scripts_work_on_a_run_directory(tmp_path):
+    import json
+
+    import numpy as np
+
+    result = ebm_lab.train(["dataset=digits", *TINY, f"output_dir={tmp_path}"], quiet=True)
+    script = [sys.executable, str(ROOT / "scripts" / "sample.py"), f"run={result.path}", "n=9", "steps=20"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert np.load(result.path / "samples" / "samples.npy").shape == (9, 1, 8, 8)
+    assert (result.path / "samples" / "samples.png").is_file()
+    script = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"run={result.path}", "samples=20"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((result.path / "evaluation" / "evaluation.json").read_text())
+    assert {"mmd2", "confident_share", "e_data"} <= record.keys()
+    assert any("'likelihood' is left out" in line for line in record["left_out"])
+    wrong = subprocess.run([*script[:2], "run=/nope", "smaples=3"], capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode == 2 and "did you mean 'samples'?" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_a_sweep_gives_each_job_its_own_run(tmp_path):
+    arguments = ["-m", "objective=dsm,pcd", "dataset=two_moons", *TINY, "evaluation=[]"]
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 2

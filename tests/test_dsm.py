@@ -1,0 +1,97 @@
+"""Denoising score matching against its closed form for a Gaussian energy on Gaussian data (theory: DSM of N(m, S))."""
+
+import pytest
+import torch
+
+from ebm_lab.core.interfaces import Batch
+from ebm_lab.objectives.dsm import DSM, denoising_score_matching
+from tests.helpers import Points, covariance, exact_sample, factor_gradient, gaussian_energy
+
+
+def setting(d, generator):
+    """Data N(m, S) with exact sample moments, and a model N(mu, P^-1) away from it."""
+    m = torch.linspace(-1, 1, d, dtype=torch.float64)
+    cov, precision = covariance(d, generator), covariance(d, generator)
+    x = exact_sample(m, cov, 2000, generator)
+    return m, cov, x, m + 0.3, precision
+
+
+def noise_like(x, generator):
+    """Noise with exact moments (mean 0, covariance I) and no correlation with x, so that averages are exact."""
+    n, d = x.shape
+    joint = torch.cat([x - x.mean(0), torch.randn(n, d, generator=generator, dtype=x.dtype)], 1)
+    joint = joint - joint.mean(0)
+    factor = torch.linalg.cholesky(joint.T @ joint / n)
+    return torch.linalg.solve_triangular(factor, joint.T, upper=False).T[:, d:]
+
+
+@pytest.mark.parametrize("d", [1, 2, 10])
+@pytest.mark.parametrize("sigma", [0.1, 0.7])
+def test_value_and_gradient_are_the_closed_form(d, sigma, generator):
+    """J = d/2 - s^2 tr P + s^2/2 tr(P^2 (S' + s^2 I)), S' = S + (m - mu)(m - mu)'; exact for exact sample moments."""
+    m, cov, x, mu, precision = setting(d, generator)
+    energy = gaussian_energy(mu, precision)
+    eps = noise_like(x, generator)
+    value = denoising_score_matching(energy, x, eps, sigma)[0].mean()
+    value.backward()
+
+    eye, delta = torch.eye(d, dtype=torch.float64), m - mu
+    blurred = cov + torch.outer(delta, delta) + sigma**2 * eye
+    expected = d / 2 - sigma**2 * precision.trace() + 0.5 * sigma**2 * (precision @ precision @ blurred).trace()
+    grad_precision = sigma**2 * (0.5 * (precision @ blurred + blurred @ precision) - eye)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(energy.mean.grad, -(sigma**2) * precision @ precision @ delta, rtol=1e-9, atol=1e-10)
+    expected_grad = factor_gradient(grad_precision, energy.factor.detach())
+    torch.testing.assert_close(energy.factor.grad.tril(), expected_grad, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("d", [1, 2, 10])
+def test_optimum_is_the_blurred_gaussian(d, generator):
+    """The gradient vanishes at mu = m, P = (S + sigma^2 I)^-1, and nowhere near."""
+    m, cov, x, _, _ = setting(d, generator)
+    sigma, eps = 0.5, noise_like(x, generator)
+    optimum = torch.linalg.inv(cov + sigma**2 * torch.eye(d, dtype=torch.float64))
+    for scale, size in ((1.0, 0.0), (1.1, 1e-3)):
+        energy = gaussian_energy(m, scale * optimum)
+        denoising_score_matching(energy, x, eps, sigma)[0].mean().backward()
+        assert energy.mean.grad.abs().max() < 1e-10
+        if size:
+            assert energy.factor.grad.abs().max() > size
+        else:
+            assert energy.factor.grad.abs().max() < 1e-10
+
+
+def test_antithetic_noise_is_paired_and_removes_the_odd_part(generator):
+    """At the optimum of a unit Gaussian with small sigma, the gradient's variance falls by far more than half."""
+    x = torch.randn(64, 1, generator=generator, dtype=torch.float64)
+    energy = gaussian_energy(torch.zeros(1).double(), torch.eye(1).double())
+
+    def gradients(antithetic):
+        objective = DSM(energy, Points(x), generator, sigma=0.05, antithetic=antithetic)
+        out = []
+        for _ in range(200):
+            energy.zero_grad()
+            objective(Batch(x)).value.backward()
+            out.append(float(energy.mean.grad))
+        return torch.tensor(out).var()
+
+    assert gradients(True) < 0.05 * gradients(False)
+
+
+def test_loss_counts_its_gradients_and_keeps_metrics_detached(generator):
+    x = torch.randn(8, 2, generator=generator, dtype=torch.float64)
+    energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
+    loss = DSM(energy, Points(x), generator, sigma=0.1, antithetic=True)(Batch(x))
+    assert loss.grad_evals == 2 * 16
+    assert not any(value.requires_grad for value in loss.metrics.values())
+
+
+def test_sigma_auto_is_the_leave_one_out_bandwidth():
+    """For n standard normal points in d dimensions the asymptotic bandwidth is (4 / (n (d + 2)))^(1 / (d + 4))."""
+    from ebm_lab.core.bandwidth import bandwidth
+
+    for n, d in ((2000, 1), (2000, 2), (5000, 5)):
+        x = torch.randn(n, d, generator=torch.Generator().manual_seed(n + d))
+        expected = (4 / (n * (d + 2))) ** (1 / (d + 4))
+        assert bandwidth(x, 1.0) == pytest.approx(expected, rel=0.35)
+        assert bandwidth(7 * x, 7.0) == pytest.approx(7 * bandwidth(x, 1.0), rel=0.02)
