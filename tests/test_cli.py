@@ -33,7 +33,7 @@ MISTAKES = [
     ("dataset=two_moons energy=conv", "energy=conv: needs images .C, H, W., and the data set's samples have shape"),
     ("sampler=none", "objective 'pcd' needs a sampler"),
     ("sampler=null", "sampler=null: must be one of .*langevin"),
-    ("~sampler", "objective 'pcd' needs a sampler"),
+    ("~sampler", "~sampler: must be one of .*langevin"),
     ("device=cuda", "device=cuda: this machine has no such device; allowed here: auto, cpu"),
     ("device=tpu", "device=tpu: not an option; allowed: auto, cpu, cuda"),
     ("dataset=array", "dataset.path: missing"),

@@ -55,8 +55,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
     """Refuse a group choice that Hydra would drop in silence or can't read: recipes are optional, and null is none."""
     for override in overrides:
-        group, _, given = override.lstrip("+").partition("=")
-        if group in GROUPS and given == "null" and group not in ("debug", "experiment", "recipe"):
+        group, _, given = override.lstrip("+~").partition("=")
+        dropped = given == "null" or override.startswith("~")
+        if group in GROUPS and dropped and group not in ("debug", "experiment", "recipe"):
             raise UserError(f"{override}: must be one of {', '.join(options(group, extra))}")
         if group == "recipe" and given not in ("null", *options("recipe", extra)):
             allowed = options("recipe", extra)
