@@ -1,7 +1,7 @@
 """ebm_lab: train energy-based models, p(x) = exp(-E(x)) / Z, from one config.
 
-    result = ebm_lab.train(["objective=dsm", "dataset=two_moons"])
-    run = ebm_lab.load_run(result.path)
+result = ebm_lab.train(["objective=dsm", "dataset=two_moons"])
+run = ebm_lab.load_run(result.path)
 """
 
 from importlib import import_module

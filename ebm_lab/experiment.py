@@ -146,7 +146,9 @@ def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torc
     for split in ("train", "val", "test"):
         bad = ~getattr(dataset, split).isfinite()
         if bool(bad.any()):
-            raise UserError(f"dataset={config['dataset']['name']}: {int(bad.sum())} value(s) of '{split}' are nan or inf")
+            raise UserError(
+                f"dataset={config['dataset']['name']}: {int(bad.sum())} value(s) of '{split}' are nan or inf"
+            )
     return dataset.to(device)
 
 

@@ -94,7 +94,9 @@ def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
             final |= trainer.evaluate("test")
     except Diverged as problem:
         status, final["message"] = "diverged", str(problem)
-        trainer.say(f"diverged: {problem}. Try a smaller optim.lr or sampler.step_size, optim.clip or objective.energy_l2")
+        trainer.say(
+            f"diverged: {problem}. Try a smaller optim.lr or sampler.step_size, optim.clip or objective.energy_l2"
+        )
     except KeyboardInterrupt:
         status = "interrupted"
     except Exception as problem:
@@ -148,7 +150,9 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
     """The lines above the progress bar."""
     config, device = trainer.config, trainer.generator.device
     count = sum(p.numel() for p in trainer.objective.parameters())
-    choice = "  ".join(f"{g}={config[g]['name']}" for g in ("objective", "dataset", "energy", "sampler") if config.get(g))
+    choice = "  ".join(
+        f"{g}={config[g]['name']}" for g in ("objective", "dataset", "energy", "sampler") if config.get(g)
+    )
     trainer.say(f"{choice}  seed={config['seed']}")
     trainer.say(
         f"{count:,} parameters; {len(trainer.dataset.train):,} training points of shape {trainer.dataset.event_shape}; "
@@ -231,7 +235,8 @@ def take_weights(trainer: Trainer, path: str) -> None:
     if shapes[0] != shapes[1]:
         odd = next(k for k in sorted({*mine, *theirs}) if shapes[0].get(k) != shapes[1].get(k))
         raise UserError(
-            f"init_from={path}: its energy does not fit: '{odd}' is {shapes[1].get(odd)} there and {shapes[0].get(odd)} here"
+            f"init_from={path}: its energy does not fit: "
+            f"'{odd}' is {shapes[1].get(odd)} there and {shapes[0].get(odd)} here"
         )
     trainer.objective.energy.load_state_dict(theirs)
     for average, parameter in zip(trainer.ema.average, trainer.ema.parameters, strict=True):

@@ -60,6 +60,7 @@ def test_importing_the_package_has_no_side_effect():
     import subprocess
     import sys
 
-    code = "import sys, ebm_lab; print([m for m in ('torch', 'hydra', 'wandb', 'sklearn', 'matplotlib') if m in sys.modules])"
+    heavy = ("torch", "hydra", "wandb", "sklearn", "matplotlib")
+    code = f"import sys, ebm_lab; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"

@@ -148,7 +148,9 @@ def test_an_energy_of_the_wrong_shape_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(ebm_lab.UserError, match=r"returned shape \(2, 1\) for a batch of 2; it must return one value"):
         assemble(config)
     config["energy"] = {"name": "wide"}
-    with pytest.raises(ebm_lab.UserError, match=r"energy=wide: can't take samples of shape \(2,\) from dataset=two_moons"):
+    with pytest.raises(
+        ebm_lab.UserError, match=r"energy=wide: can't take samples of shape \(2,\) from dataset=two_moons"
+    ):
         assemble(config)
 
 
@@ -194,8 +196,18 @@ def test_a_component_of_one_s_own(tmp_path, monkeypatch):
     plugin(tmp_path, monkeypatch, "my_module", RING)
     (tmp_path / "my_configs" / "dataset").mkdir(parents=True)
     (tmp_path / "my_configs" / "dataset" / "mine.yaml").write_text("name: ring\nn: 400\nradius: 2.0\n")
-    arguments = ["--config-dir", "my_configs", "plugins=[my_module]", "dataset=mine", "energy=mlp", "objective=dsm", *TINY]
-    done = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, cwd=tmp_path)
+    arguments = [
+        "--config-dir",
+        "my_configs",
+        "plugins=[my_module]",
+        "dataset=mine",
+        "energy=mlp",
+        "objective=dsm",
+        *TINY,
+    ]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     path = tmp_path / done.stdout.strip().splitlines()[-1]
     with pytest.raises(ebm_lab.UserError, match="dataset=ring: not an option"):

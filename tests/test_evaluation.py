@@ -26,7 +26,9 @@ def test_quadrature_finds_log_z_of_a_gaussian(d, generator):
     data = exact_sample(mean, torch.linalg.inv(precision), 1000, generator)
     log_z, change = box_log_z(energy, data, cells=200)
     assert log_z == pytest.approx(float(energy.exact_log_z().detach()), abs=1e-6) and change < 1e-4
-    assert float(energy.exact_log_z().detach()) == pytest.approx(d / 2 * math.log(2 * math.pi) - 0.5 * float(precision.logdet()))
+    assert float(energy.exact_log_z().detach()) == pytest.approx(
+        d / 2 * math.log(2 * math.pi) - 0.5 * float(precision.logdet())
+    )
 
 
 def test_quadrature_counts_the_mass_far_from_the_data(generator):
@@ -73,8 +75,10 @@ def test_likelihood_says_why_it_leaves_images_out():
 
 
 def test_mmd_is_the_closed_form_for_gaussians(generator):
-    """k = exp(-r^2 / 2w^2), x ~ N(0, 1), y ~ N(m, 1): MMD^2 = 2 c (1 - exp(-m^2 / (2 (w^2 + 2)))), c = w / sqrt(w^2 + 2).
-    The mean over 30 repetitions lies within 4 standard errors, for m = 0 too: the estimator is unbiased."""
+    """k = exp(-r^2 / 2w^2), x ~ N(0, 1), y ~ N(m, 1):
+
+    MMD^2 = 2 c (1 - exp(-m^2 / (2 (w^2 + 2)))),
+    c = w / sqrt(w^2 + 2). The mean over 30 repetitions lies within 4 standard errors, for m = 0 too: it is unbiased."""
     for m in (0.0, 0.5):
         values = []
         for _ in range(30):
@@ -111,3 +115,9 @@ def test_film_frames_run_from_first_to_last():
     steps = [step for step, _ in spread(film, 10)]
     assert steps[0] == 0 and steps[-1] == 75 and len(steps) <= 10 and steps == sorted(set(steps))
     assert len(spread(film[:1], 10)) == 1 and len(spread(film[:3], 10)) == 3
+
+
+def test_the_trapezoid_rule_is_exact_for_a_constant():
+    """The integral of exp(-1) over a box is its volume times exp(-1): the edges count half, the corners a quarter."""
+    log_z = grid_log_z(lambda x: torch.ones(len(x)), torch.tensor([-1.0, 0.0]), torch.tensor([2.0, 5.0]), 7)
+    assert log_z == pytest.approx(math.log(15) - 1, abs=1e-6)

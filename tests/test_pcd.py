@@ -1,4 +1,4 @@
-"""Persistent contrastive divergence: gradient and optimum against maximum likelihood's closed form, and no chain lost."""
+"""Persistent contrastive divergence: gradient and optimum against the likelihood's closed form, and no chain lost."""
 
 import math
 
@@ -110,7 +110,7 @@ def test_objective_puts_chains_back_where_they_came_from(generator):
 
 
 def test_restarts_happen_at_the_given_rate(generator):
-    """20,000 visits with probability 0.05: within 4 standard errors (0.6 %) of 1,000 restarts, each to its fresh row."""
+    """20,000 visits with probability 0.05: within 4 standard errors (0.6 %) of 1,000, each to its fresh row."""
     buffer = ReplayBuffer(torch.zeros(1000, 1))
     restarted = 0
     for _ in range(100):

@@ -123,7 +123,9 @@ def test_sigkill_loses_at_most_what_followed_the_last_checkpoint(objective, tmp_
     (path,) = (tmp_path / "b" / "runs").iterdir()
     reached = state(path)["counters"]["step"]
     assert 20 <= reached < 400 and reached % 20 == 0
-    resumed = subprocess.run([sys.executable, str(ROOT / "train.py"), f"resume={path}"], capture_output=True, text=True, cwd=ROOT)
+    resumed = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), f"resume={path}"], capture_output=True, text=True, cwd=ROOT
+    )
     assert resumed.returncode == 0, resumed.stderr
     same(state(straight.path), state(path))
     assert lines(straight.path) == lines(path)
@@ -147,7 +149,9 @@ def test_sigterm_checkpoints_and_says_how_to_go_on(tmp_path, monkeypatch, capsys
 
 def test_resume_refuses_other_changes_and_finished_runs(tmp_path):
     done = run(tmp_path, "a", "objective=dsm", "steps=6")
-    with pytest.raises(UserError, match=r"objective: can't be changed when a run is resumed; allowed beside resume: steps"):
+    with pytest.raises(
+        UserError, match=r"objective: can't be changed when a run is resumed; allowed beside resume: steps"
+    ):
         ebm_lab.train([f"resume={done.path}", "objective=pcd"])
     with pytest.raises(UserError, match="already at step 6 of 6; give steps=<more>"):
         ebm_lab.train([f"resume={done.path}"])
@@ -170,7 +174,9 @@ def test_init_from_takes_the_averaged_weights_and_nothing_else(tmp_path):
     assert second.path != first.path and second.summary["step"] == 1
     for name, value in first.energy.state_dict().items():
         torch.testing.assert_close(second.energy.state_dict()[name], value, atol=1e-6, rtol=0)
-    with pytest.raises(UserError, match=r"init_from=.*: its energy does not fit: 'net.0.bias' is \(16,\) there and \(8,\) here"):
+    with pytest.raises(
+        UserError, match=r"init_from=.*: its energy does not fit: 'net.0.bias' is \(16,\) there and \(8,\) here"
+    ):
         run(tmp_path, "c", "objective=dsm", "steps=1", "energy.hidden=[8]", f"init_from={first.path}")
 
 

@@ -14,11 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 import ebm_lab
 from ebm_lab.core.errors import UserError, did_you_mean
 
-GROUPS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "debug", "recipe", "experiment")
+COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger")
+GROUPS = (*COMPONENTS, "debug", "recipe", "experiment")
 
 
 def config_dir() -> Path:
-    """`configs/`: inside the package when it was installed from a wheel, beside it in a clone or an editable install."""
+    """`configs/`: inside the package where a wheel was installed, beside it in a clone or an editable install."""
     package = Path(ebm_lab.__file__).resolve().parent
     for path in (package / "configs", package.parent / "configs"):
         if (path / "train.yaml").is_file():
@@ -57,7 +58,7 @@ def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
     for override in overrides:
         group, _, given = override.lstrip("+~").partition("=")
         dropped = given == "null" or override.startswith("~")
-        if group in GROUPS and dropped and group not in ("debug", "experiment", "recipe"):
+        if group in COMPONENTS and dropped:
             raise UserError(f"{override}: must be one of {', '.join(options(group, extra))}")
         if group == "recipe" and given not in ("null", *options("recipe", extra)):
             allowed = options("recipe", extra)
@@ -93,7 +94,9 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> UserError:
     parent = key.rpartition(".")[0]
     siblings = [k for k in known if k.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
     names = ", ".join(k.rpartition(".")[2] for k in siblings)
-    return UserError(f"{key}={given}: unknown key; allowed{' in ' + parent if parent else ''}: {names}{did_you_mean(key, known)}")
+    return UserError(
+        f"{key}={given}: unknown key; allowed{' in ' + parent if parent else ''}: {names}{did_you_mean(key, known)}"
+    )
 
 
 def _known_keys(overrides: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 BEGAN = time.perf_counter()
@@ -65,7 +66,7 @@ def _hydra() -> int:
             statuses.append(1)
 
     args = sys.argv[1:]
-    extra = [Path(a) for flag, a in zip(args, args[1:], strict=False) if flag in ("--config-dir", "-cd")]
+    extra = [Path(a) for flag, a in pairwise(args) if flag in ("--config-dir", "-cd")]
     check_choices(args, extra)
     try:
         job()

@@ -44,7 +44,7 @@ def evaluate(
     folder = Path(out or loaded.path / "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, float] = {}
-    for _, report in trainer.reports("test"):
+    for report in trainer.reports("test"):
         metrics |= report.metrics
         for note in report.notes:
             print(note)

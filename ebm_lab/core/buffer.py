@@ -26,7 +26,7 @@ class ReplayBuffer(nn.Module):
         return torch.randperm(len(self.x), generator=generator, device=self.x.device)[:n]
 
     def restart(self, slots: Tensor, fresh: Tensor, probability: float, generator: Generator) -> Tensor:
-        """With the given probability each of `slots` begins anew at its row of `fresh`; returns positions (n, *shape)."""
+        """Each of `slots` begins anew at its row of `fresh` with this probability; returns positions (n, *shape)."""
         u = torch.empty(len(slots), device=self.x.device).uniform_(generator=generator)
         anew = u < probability
         self.age[slots] = torch.where(anew, 0, self.age[slots])

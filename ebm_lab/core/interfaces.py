@@ -148,7 +148,8 @@ class Dataset(ABC):
         """Move the splits and labels; returns itself."""
         self.train, self.val, self.test = (t.to(device) for t in (self.train, self.val, self.test))
         self.labels = self.labels and {k: v.to(device) for k, v in self.labels.items()}
-        self.__dict__.pop("mean", None)
+        if "mean" in vars(self):
+            del self.mean
         return self
 
 
@@ -186,9 +187,9 @@ class EvalView:
     chain_metrics: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def samples(self) -> Tensor | None:
-        """(count, *shape), or None where the run has no sampler."""
-        return self.film[-1][1] if self.film else None
+    def samples(self) -> Tensor:
+        """(count, *shape); only where the run has a sampler."""
+        return self.film[-1][1]
 
 
 @dataclass
@@ -210,7 +211,7 @@ class Evaluator(Protocol):
 
 @dataclass
 class RunInfo:
-    """What a logger may know of its run: a unique name, the resolved config, and `say`, which prints a line to the user."""
+    """What a logger may know of its run: a unique name, the config, and `say`, which prints a line to the user."""
 
     name: str
     config: Mapping[str, Any]

@@ -10,7 +10,9 @@ from ebm_lab.core.functional import EnergyFn, evaluate
 
 def grid_points(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, float]:
     """The (cells + 1)^d nodes of a box in d = 1 or 2 dimensions, as (N, d), and log of one cell's volume."""
-    axes = [torch.linspace(a, b, cells + 1, device=low.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    axes = [
+        torch.linspace(a, b, cells + 1, device=low.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)
+    ]
     nodes = torch.cartesian_prod(*axes).view(-1, len(axes))
     return nodes, float(((high - low).double() / cells).log().sum())
 

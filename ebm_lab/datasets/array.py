@@ -23,8 +23,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 @register("dataset", "array")
 class Array(Dataset):
-    """`scaling`: `standardize` (each coordinate to mean 0 and std 1 on the training split) or `none`; the inverse and its
-    log-determinant are kept in `transform`. `val` and `test` are the fractions held out; `seed` shuffles."""
+    """`scaling`: `standardize` (each coordinate to mean 0 and std 1 on the training split) or `none`; the inverse and
+    its log-determinant are kept in `transform`. `val` and `test` are the fractions held out; `seed` shuffles."""
 
     def __init__(
         self,
@@ -44,7 +44,9 @@ class Array(Dataset):
             std = train.std(0)
             if bool((std == 0).any()):
                 where = [int(i) for i in (std.flatten() == 0).nonzero()[:5, 0]]
-                raise UserError(f"dataset.path={path}: coordinate(s) {where} never change, so they can't be scaled; drop them")
+                raise UserError(
+                    f"dataset.path={path}: coordinate(s) {where} never change, so they can't be scaled; drop them"
+                )
             self.transform = Affine(train.mean(0), std)
         else:
             self.transform = identity()
@@ -56,7 +58,11 @@ class Array(Dataset):
 def _read(path: Path, key: str | None) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"dataset.path={path}: no such file; give an .npy, .npz or .csv file")
-    readers = {".npy": lambda: np.load(path, allow_pickle=False), ".npz": lambda: _npz(path, key), ".csv": lambda: _csv(path)}
+    readers = {
+        ".npy": lambda: np.load(path, allow_pickle=False),
+        ".npz": lambda: _npz(path, key),
+        ".csv": lambda: _csv(path),
+    }
     if path.suffix not in readers:
         raise UserError(f"dataset.path={path}: can't read '{path.suffix}' files; allowed: .npy, .npz, .csv")
     try:
@@ -69,7 +75,9 @@ def _read(path: Path, key: str | None) -> np.ndarray:
 def _npz(path: Path, key: str | None) -> np.ndarray:
     with np.load(path, allow_pickle=False) as archive:
         if key is None and len(archive.files) != 1:
-            raise UserError(f"dataset.key=null: {path} holds {len(archive.files)} arrays; name one: {', '.join(archive.files)}")
+            raise UserError(
+                f"dataset.key=null: {path} holds {len(archive.files)} arrays; name one: {', '.join(archive.files)}"
+            )
         if key is not None and key not in archive.files:
             raise one_of("dataset.key", key, archive.files)
         return archive[key or archive.files[0]]
@@ -93,4 +101,6 @@ def _refuse_bad(raw: Tensor, path: str) -> None:
     bad = (~raw.isfinite()).flatten(1).any(1)
     if bool(bad.any()):
         row = int(bad.nonzero()[0, 0])
-        raise UserError(f"dataset.path={path}: {int(bad.sum())} row(s) hold nan or inf, the first is row {row}; clean them first")
+        raise UserError(
+            f"dataset.path={path}: {int(bad.sum())} row(s) hold nan or inf, the first is row {row}; clean them first"
+        )

@@ -4,7 +4,7 @@ Pixels 0 to 16 are mapped linearly to [-1, 1]. E. Alpaydin and C. Kaynak, Optica
 UCI Machine Learning Repository, 1998.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeInt
@@ -24,7 +24,7 @@ class Digits(Dataset):
     def __init__(self, *, val: Fraction, test: Fraction, seed: NonNegativeInt) -> None:
         from sklearn.datasets import load_digits  # a slow import, needed only here
 
-        bunch = load_digits()
+        bunch: Any = load_digits()
         self.bounds = (-1.0, 1.0)
         self.transform = Affine(torch.tensor(8.0), torch.tensor(8.0))
         images = self.transform.forward(torch.as_tensor(bunch.images, dtype=torch.float32)).unsqueeze(1)

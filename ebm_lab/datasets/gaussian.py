@@ -1,6 +1,6 @@
 """A Gaussian of any dimension, with unequal variances and a common correlation: the case where all is known.
 
-    x ~ N(m, S),    S_ij = std_i std_j (correlation + (1 - correlation) [i = j])
+x ~ N(m, S),    S_ij = std_i std_j (correlation + (1 - correlation) [i = j])
 """
 
 from typing import Annotated

@@ -1,6 +1,6 @@
 """Two moons: two interleaved half circles with Gaussian noise, and its density by quadrature along the curves.
 
-    (cos t, sin t) or (1 - cos t, 1/2 - sin t) with equal odds, t ~ U[0, pi];  minus (1/2, 1/4), times 3/2, plus noise
+(cos t, sin t) or (1 - cos t, 1/2 - sin t) with equal odds, t ~ U[0, pi];  minus (1/2, 1/4), times 3/2, plus noise
 """
 
 import math

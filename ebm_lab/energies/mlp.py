@@ -6,6 +6,8 @@ with the mean and the scale of the training data. f grows at most linearly, so t
 exp(-E) can be integrated; score matching cannot see whether it can.
 """
 
+from itertools import pairwise
+
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ class MLP(Energy):
         self.scale, self.confine = dataset.scale, confine
         widths = [self.mean.numel(), *hidden]
         layers: list[nn.Module] = []
-        for i, o in zip(widths, widths[1:], strict=False):
+        for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), make_activation(activation)]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 

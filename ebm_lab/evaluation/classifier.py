@@ -2,19 +2,19 @@
 
 Reported: the share of samples that it gives a class with probability above `confident`, how many classes those cover,
 and the entropy of their histogram; beside them the same share on held-out real images (a ceiling) and on uniform noise
-(a floor), and its accuracy. And each sample beside its nearest training image, with the mean distance next to that of held-out images:
-samples much nearer than those are copies.
+(a floor), and its accuracy. And each sample beside its nearest training image, with the mean distance next to that of
+held-out images: samples much nearer than those are copies.
 """
 
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.interfaces import Dataset, EvalView, Report
+from ebm_lab.core.interfaces import EvalView, Report
 from ebm_lab.core.registry import register
 
 
@@ -27,7 +27,7 @@ class Classifier:
         self, *, confident: Annotated[float, Field(gt=0, lt=1)], hidden: PositiveInt, points: PositiveInt
     ) -> None:
         self.confident, self.hidden, self.points = confident, hidden, points
-        self._fitted = None
+        self._fitted: Any = None
 
     def applies(self, view: EvalView) -> str | None:
         if view.dataset.labels is None or view.dataset.bounds is None:
@@ -35,13 +35,14 @@ class Classifier:
         return None if view.sampler is not None else "the run has no sampler to draw samples with"
 
     def __call__(self, view: EvalView) -> Report:
-        data, low, high = view.dataset, *view.dataset.bounds
+        data, labels, bounds = view.dataset, view.dataset.labels, view.dataset.bounds
+        assert labels and bounds, "applies() asks for both"
         if self._fitted is None:
-            self._fitted = self._fit(data)
-        samples = view.samples.clamp(low, high)
+            self._fitted = self._fit(data.train, labels["train"])
+        samples = view.samples.clamp(*bounds)
         noise = data.start.sample(1000, view.generator)
         sure = {name: self._sure(x) for name, x in (("samples", samples), ("real", view.held_out), ("noise", noise))}
-        counts = torch.bincount(sure["samples"], minlength=int(data.labels["train"].max()) + 1).float()
+        counts = torch.bincount(sure["samples"], minlength=int(labels["train"].max()) + 1).float()
         p = counts / counts.sum().clamp_min(1)
         nearest, distance = nearest_images(samples, data.train)
         metrics = {
@@ -50,21 +51,21 @@ class Classifier:
             "class_entropy": float(-(p[p > 0] * p[p > 0].log()).sum()),
             "confident_share_real": len(sure["real"]) / len(view.held_out),
             "confident_share_noise": len(sure["noise"]) / len(noise),
-            "classifier_accuracy": self._accuracy(view),
+            "classifier_accuracy": self._accuracy(view.held_out, labels[view.split]),
             "nearest_distance": float(distance.mean()),
             "nearest_distance_real": float(nearest_images(view.held_out, data.train)[1].mean()),
         }
         pairs = torch.stack([samples[:50], nearest[:50]], 1).flatten(0, 1)
-        return Report(metrics, {"nearest": pictures.grid(pairs, data.bounds, columns=10)})
+        return Report(metrics, {"nearest": pictures.grid(pairs, bounds, columns=10)})
 
-    def _fit(self, data: Dataset):
+    def _fit(self, x: Tensor, y: Tensor) -> Any:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier
 
-        x, y = data.train[: self.points].flatten(1).cpu().numpy(), data.labels["train"][: self.points].cpu().numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return MLPClassifier((self.hidden,), max_iter=100, random_state=0).fit(x, y)
+            model = MLPClassifier((self.hidden,), max_iter=100, random_state=0)
+            return model.fit(x[: self.points].flatten(1).cpu().numpy(), y[: self.points].cpu().numpy())
 
     def _sure(self, x: Tensor) -> Tensor:
         """The classes of those rows of x that get one with more than the wanted probability."""
@@ -72,9 +73,9 @@ class Classifier:
         best, label = p.max(1)
         return label[best > self.confident]
 
-    def _accuracy(self, view: EvalView) -> float:
-        y = view.dataset.labels[view.split].cpu().numpy()
-        return float((self._fitted.predict(view.held_out.flatten(1).cpu().numpy()) == y).mean())
+    def _accuracy(self, x: Tensor, y: Tensor) -> float:
+        found = torch.from_numpy(self._fitted.predict(x.flatten(1).cpu().numpy()))
+        return float((found == y.cpu()).double().mean())
 
 
 def nearest_images(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,9 @@ class Density:
 
     def applies(self, view: EvalView) -> str | None:
         shape = view.dataset.event_shape
-        return None if len(shape) == 1 and shape[0] <= 2 else f"a density can be drawn in 1 and 2 dimensions, not {shape}"
+        return (
+            None if len(shape) == 1 and shape[0] <= 2 else f"a density can be drawn in 1 and 2 dimensions, not {shape}"
+        )
 
     @torch.no_grad()
     def __call__(self, view: EvalView) -> Report:
@@ -38,7 +40,7 @@ def _line(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor:
     def draw(fig) -> None:
         axes = fig.subplots()
         axes.hist(data[:, 0].cpu().numpy(), 80, density=True, color="0.8", label="held-out data")
-        if view.samples is not None:
+        if view.sampler is not None:
             axes.hist(view.samples[:, 0].cpu().numpy(), 80, density=True, histtype="step", color="C1", label="samples")
         axes.plot(nodes[:, 0].cpu().numpy(), log_p.exp().numpy(), color="C0", label="model density")
         truth = view.dataset.log_prob(nodes)
@@ -56,7 +58,7 @@ def _plane(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor
     extent = (low[0], high[0], low[1], high[1])
     truth = view.dataset.log_prob(nodes)
     maps = [("model density", log_p)] + ([("true density", truth.cpu())] if truth is not None else [])
-    clouds = [("held-out data", data)] + ([("samples from noise", view.samples)] if view.samples is not None else [])
+    clouds = [("held-out data", data)] + ([("samples from noise", view.samples)] if view.sampler is not None else [])
     top = float(maps[-1][1].exp().max())
 
     def draw(fig) -> None:
@@ -69,4 +71,5 @@ def _plane(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor
             axes.plot(*points[:2000].cpu().T.numpy(), ".", ms=1.5, alpha=0.6, color="C0")
             axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
 
-    return pictures.figure(draw, 3.1 * (len(maps) + len(clouds)), 3.3)
+    aspect = (high[1] - low[1]) / (high[0] - low[0])
+    return pictures.figure(draw, 3.1 * (len(maps) + len(clouds)), 2.8 * aspect + 0.7)

@@ -26,7 +26,7 @@ class Likelihood:
         self._true: dict[str, float | None] = {}
 
     def applies(self, view: EvalView) -> str | None:
-        if _formula(view) is not None or len(view.dataset.event_shape) == 1 and view.dataset.event_shape[0] <= 2:
+        if _formula(view) is not None or (len(view.dataset.event_shape) == 1 and view.dataset.event_shape[0] <= 2):
             return None
         return f"log Z has no formula here, and quadrature serves 1 and 2 dimensions, not {view.dataset.event_shape}"
 
@@ -38,7 +38,9 @@ class Likelihood:
             log_z, change = box_log_z(view.energy, view.dataset.train, self.cells)
             report.metrics["log_z_change"] = change
             if change > 1e-2:
-                report.notes.append(f"log Z still changes by {change:.2g} nats when the box grows: the model may have no Z")
+                report.notes.append(
+                    f"log Z still changes by {change:.2g} nats when the box grows: the model may have no Z"
+                )
         with torch.no_grad():
             e = torch.cat([evaluate(view.energy, part) for part in view.held_out.split(65_536)])
         nll = float(e.double().mean()) + log_z

@@ -8,10 +8,10 @@ the data. The floor is the same number between two halves of real data: a model 
 Arthur Gretton et al., A Kernel Two-Sample Test, 2012, equation 3.
 """
 
+import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-import torch
 from ebm_lab.core.interfaces import EvalView, Report
 from ebm_lab.core.registry import register
 

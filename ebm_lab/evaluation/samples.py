@@ -39,20 +39,23 @@ class Samples:
         )
         if "acceptance" in view.chain_metrics:
             report.metrics["sample_acceptance"] = float(view.chain_metrics["acceptance"])
-        if view.dataset.bounds is not None:
-            report.images["samples"] = pictures.grid(samples[: self.shown], view.dataset.bounds)
-            report.images["chains"] = self._strip(view)
+        bounds = view.dataset.bounds
+        if bounds is not None:
+            report.images["samples"] = pictures.grid(samples[: self.shown], bounds)
+            report.images["chains"] = self._strip(view, bounds)
         return report
 
-    def _strip(self, view: EvalView) -> Tensor:
+    def _strip(self, view: EvalView, bounds: tuple[float, float]) -> Tensor:
         """Rows are chains, columns moments from noise (left) to sample (right), denser at first."""
         frames = [x for _, x in spread(view.film, self.frames)]
         rows = torch.stack([x[:8] for x in frames], 1).flatten(0, 1)
-        return pictures.grid(rows, view.dataset.bounds, columns=len(frames))
+        return pictures.grid(rows, bounds, columns=len(frames))
 
 
 def spread(film: list, frames: int) -> list:
     """At most `frames` entries of `film`, first and last among them, spaced geometrically."""
     last = len(film) - 1
-    picks = {0, last} | {round(last ** (i / (frames - 2))) for i in range(frames - 1)} if last and frames > 2 else {0, last}
+    picks = (
+        {0, last} | {round(last ** (i / (frames - 2))) for i in range(frames - 1)} if last and frames > 2 else {0, last}
+    )
     return [film[i] for i in sorted(picks)]

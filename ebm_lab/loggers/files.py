@@ -18,7 +18,7 @@ class Files:
         self.images = images
         kept = [line for line in _lines(metrics) if json.loads(line)["step"] <= step]
         metrics.write_text("".join(kept))
-        self.file = open(metrics, "a", buffering=1)
+        self.file = open(metrics, "a", buffering=1)  # noqa: SIM115 (closed in close)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")

@@ -39,7 +39,7 @@ class Langevin:
 
     A per-sample gradient longer than `clip_grad` (nats per data unit; null: never) is shortened to it, which keeps a
     young energy from throwing chains away and biases the law where it acts. The metric `acceptance` is what a
-    Metropolis test would have said of the moves (mean of min(1, ratio) over the last move but one): near 1, the step is small enough.
+    Metropolis test would have said of the last move but one, mean of min(1, ratio): near 1, the step is small enough.
     """
 
     def __init__(

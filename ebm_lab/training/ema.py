@@ -1,6 +1,6 @@
 """An exponential moving average of parameters.
 
-    avg <- avg + (1 - d_t) (theta - avg),    d_t = min(decay, (1 + t) / (10 + t))
+avg <- avg + (1 - d_t) (theta - avg),    d_t = min(decay, (1 + t) / (10 + t))
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ class EMA:
     """Averages `parameters` after each step; `decay` 0 follows them exactly."""
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = parameters, decay
+        self.parameters: list[Tensor] = list(parameters)
+        self.decay = decay
         self.average = [p.detach().clone() for p in parameters]
 
     @torch.no_grad()

@@ -23,7 +23,8 @@ class Optimiser:
         warmup: int,
         clip: float | None,
     ) -> None:
-        self.optimiser, self.steps, self.schedule, self.warmup, self.clip = optimiser, steps, schedule, warmup, clip
+        self.optimiser, self.steps, self.warmup, self.clip = optimiser, steps, warmup, clip
+        self.schedule: Schedule = schedule
         self.base = optimiser.param_groups[0]["lr"]
         self.parameters = optimiser.param_groups[0]["params"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 
 from ebm_lab.core.errors import Diverged
-from ebm_lab.core.interfaces import Dataset, EvalView, Evaluator, Logger, Objective, Sampler
+from ebm_lab.core.interfaces import Dataset, Evaluator, EvalView, Logger, Objective, Sampler
 from ebm_lab.core.random import stream
 from ebm_lab.training import checkpoint, guard
 from ebm_lab.training.batches import Batches
@@ -162,7 +162,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         began = time.perf_counter()
         with self.ema.applied():
-            for name, report in self.reports(split):
+            for report in self.reports(split):
                 metrics |= report.metrics
                 for note in report.notes:
                     self.say_once(note)
@@ -173,7 +173,7 @@ class Trainer:
         return metrics
 
     def reports(self, split: str):
-        """(name, Report) of each evaluation that applies; says once why the others do not."""
+        """The Report of each evaluation that applies; says once why the others do not."""
         plan = self.schedule
         view = EvalView(
             energy=self.objective.energy,
@@ -187,7 +187,7 @@ class Trainer:
         for name, evaluator in self.evaluators.items():
             reason = evaluator.applies(view)
             if reason is None:
-                yield name, evaluator(view)
+                yield evaluator(view)
             else:
                 self.say_once(f"evaluation '{name}' is left out: {reason}", quiet=True)
 
@@ -218,7 +218,11 @@ class Trainer:
         self._refuse_nonsense(self.meter.means())
         self.tick()
         content = {name: part.state_dict() for name, part in self.parts().items()}
-        content |= {"generator": self.generator.get_state(), "counters": vars(self.counters), "config": dict(self.config)}
+        content |= {
+            "generator": self.generator.get_state(),
+            "counters": vars(self.counters),
+            "config": dict(self.config),
+        }
         content["machine"] = machine(self.generator.device)
         checkpoint.save(self.run.best if best else self.run.last, content)
 
