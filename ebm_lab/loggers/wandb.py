@@ -82,21 +82,22 @@ class WandB:
                 return self._init(wandb, "online")
             except Exception as error:
                 self.info.say(f"W&B: can't reach the service ({type(error).__name__}); logging offline instead")
-        run = self._init(wandb, "offline")
+        # A failed online init keeps its run id in use within the process: the offline run takes another.
+        run = self._init(wandb, "offline", "-offline" if online else "")
         where = Path(run.settings.sync_dir)
         self.info.say(
             f"W&B: offline; view: wandb leet {self.directory / 'wandb'}; upload later: wandb sync {_relative(where)}"
         )
         return run
 
-    def _init(self, wandb: Any, mode: str) -> Any:
+    def _init(self, wandb: Any, mode: str, suffix: str = "") -> Any:
         self.directory.mkdir(parents=True, exist_ok=True)
         return wandb.init(
             project=self.project,
             group=self.group,
             tags=self.tags,
             name=self.info.name,
-            id=self.info.name.replace(".", "-"),
+            id=self.info.name.replace(".", "-") + suffix,
             config=self.info.config,
             dir=self.directory,
             mode=mode,
