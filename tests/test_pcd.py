@@ -8,11 +8,12 @@ import torch
 from ebm_lab.core.buffer import ReplayBuffer
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch
-from ebm_lab.objectives.pcd import PCD, contrast
+from ebm_lab.core.contrastive import contrast
+from ebm_lab.objectives.pcd import PCD
 from ebm_lab.samplers.langevin import Langevin
 from tests.helpers import Drift, Exact, Points, covariance, exact_sample, factor_gradient, gaussian_energy
 
-SETTINGS = {"restart": 0.0, "data_noise": 0.0, "energy_l2": 0.0}
+SETTINGS = {"restart": 0.0, "refresh": 0, "data_noise": 0.0, "energy_l2": 0.0}
 
 
 @pytest.mark.parametrize("d", [1, 2, 10])

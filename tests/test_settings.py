@@ -40,7 +40,7 @@ def test_a_missing_key_is_named():
 
 
 def test_wiring_that_is_absent_is_named():
-    dsm = {"name": "pcd", "buffer_size": 8, "restart": 0.0, "data_noise": 0.0, "energy_l2": 0.0}
+    dsm = {"name": "pcd", "buffer_size": 8, "restart": 0.0, "refresh": 0, "data_noise": 0.0, "energy_l2": 0.0}
     with pytest.raises(UserError, match="objective 'pcd' needs a sampler, and the config has none: choose one"):
         build("objective", dsm, energy=1, sampler=None, dataset=1, generator=1, batch_size=1)
 

@@ -107,18 +107,19 @@ def main(tool: Callable, argv: list[str] | None = None) -> None:
             print(f"    {name}={'<required>' if p.default is p.empty else p.default}")
         return
     try:
-        tool(**check(tool, _parse(argv), ""))
+        tool(**check(tool, _parse(argv, settings_of(tool)), ""))
     except UserError as error:
         sys.exit(complain(error))
 
 
-def _parse(argv: list[str]) -> dict[str, Any]:
+def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str, Any]:
+    texts = {name for name, p in settings.items() if p.annotation in (str, str | None)}
     values: dict[str, Any] = {}
     for argument in argv:
         name, equals, text = argument.partition("=")
         if not equals:
             raise UserError(f"{argument}: not of the form key=value")
-        values[name] = yaml.safe_load(text) if name not in ("run", "out") else text
+        values[name] = text if name in texts else yaml.safe_load(text)
     return values
 
 

@@ -39,6 +39,18 @@ def score(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> Tensor:
     return -energy_and_grad(energy, x, create_graph)[1]
 
 
+def score_and_product(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(E(x), s, (grad_x s) v): energy (B,), score and Jacobian-vector product (B, *shape), with their graph.
+
+    grad_x s = -Hess E is symmetric, so the product is the gradient of s . v.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        e, grad = energy_and_grad(energy, leaf, create_graph=True)
+        (product,) = torch.autograd.grad(-(grad * v).sum(), leaf, create_graph=True)
+    return e, -grad, product
+
+
 def flat_sum(x: Tensor) -> Tensor:
     """Sum over everything but the batch: (B, *shape) -> (B,)."""
     return x.flatten(1).sum(1)

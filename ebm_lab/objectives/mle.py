@@ -1,0 +1,39 @@
+"""Maximum likelihood with Markov chains from noise.
+
+    grad L = E_data[ grad_theta E(x) ] - E_{q_k}[ grad_theta E(x_neg) ],    q_k: k sampler steps from noise
+
+Long runs (k large enough to reach the model's law) follow the likelihood's gradient. Short runs (the preset
+`mle_short`) train a sampler instead: k steps from noise come to match the data, and the energy is no log-density.
+
+Erik Nijkamp, Mitch Hill, Song-Chun Zhu and Ying Nian Wu, Learning Non-Convergent Non-Persistent Short-Run MCMC Toward
+Energy-Based Model, 2019, arXiv:1904.09770.
+Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equations 3 to 5, arXiv:2101.03288.
+"""
+
+from pydantic import NonNegativeFloat
+from torch import Generator, Tensor, nn
+
+from ebm_lab.core.contrastive import Contrastive
+from ebm_lab.core.interfaces import Chain, Dataset, Sampler
+from ebm_lab.core.registry import register
+
+
+@register("objective", "mle")
+class MLE(Contrastive):
+    """k is the sampler's `steps`; noise is the data set's `start`. `data_noise` and `energy_l2` as in
+    core/contrastive.py."""
+
+    def __init__(
+        self,
+        energy: nn.Module,
+        sampler: Sampler,
+        dataset: Dataset,
+        generator: Generator,
+        *,
+        data_noise: NonNegativeFloat,
+        energy_l2: NonNegativeFloat,
+    ) -> None:
+        super().__init__(energy, sampler, dataset, generator, data_noise, energy_l2)
+
+    def negatives(self, x: Tensor) -> Chain:
+        return self.advance(self.start.sample(len(x), self.generator))

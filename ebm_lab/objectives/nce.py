@@ -1,0 +1,83 @@
+"""Noise-contrastive estimation: tell data from noise by the model's own density, with a learnt log Z.
+
+    h(x) = log p_theta(x) - log p_n(x) - log k,    log p_theta = -E(x) - c
+    L = E_p[ softplus(-h(x)) ] + k E_{p_n}[ softplus(h(x)) ]
+
+with k noise samples per datum (`noise_ratio` = noise / data; the tutorial's nu is its inverse). At the optimum
+E + c = -log p for any noise that covers the data, so c is log Z. As k grows the gradient tends to the likelihood's, with
+an error of O(1 / k); the closer the noise is to the data, the less k matters. Noise narrower than the data fails.
+
+Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012, eq. 8.
+Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, section 5, arXiv:2101.03288.
+"""
+
+import math
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Generator, Tensor, nn
+from torch.nn.functional import softplus
+
+from ebm_lab.core.distributions import Distribution
+from ebm_lab.core.functional import EnergyFn, evaluate
+from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
+from ebm_lab.core.noise import NoiseLaw, fit_noise
+from ebm_lab.core.registry import register
+
+
+def noise_contrastive_estimation(
+    energy: EnergyFn, log_z: Tensor, x: Tensor, x_noise: Tensor, noise: Distribution
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss per datum (B,), h of the data (B,), h of the noise (k B,)) for x (B, *shape), x_noise (k B, *shape).
+
+    The noise's term is averaged over the k samples of each datum and multiplied by k, so that the mean is L.
+    """
+    k = len(x_noise) // len(x)
+    both = torch.cat([x, x_noise])
+    h = -evaluate(energy, both) - log_z - noise.log_prob(both) - math.log(k)
+    h_data, h_noise = h[: len(x)], h[len(x) :]
+    return softplus(-h_data) + softplus(h_noise).view(k, len(x)).sum(0), h_data, h_noise
+
+
+@register("objective", "nce")
+class NCE(Objective):
+    """Settings: `noise`: gaussian (full covariance), mixture (of `components` such Gaussians, fitted by EM) or uniform
+    (the data's range with a margin), each fitted to the training data and widened by `widen` (1 keeps its std);
+    `noise_ratio`: k; `data_noise`: std of Gaussian noise added to the data, in units of its scale."""
+
+    headline = ("loss", "accuracy", "log_z")
+
+    def __init__(
+        self,
+        energy: nn.Module,
+        dataset: Dataset,
+        generator: Generator,
+        *,
+        noise: NoiseLaw,
+        components: PositiveInt,
+        widen: PositiveFloat,
+        noise_ratio: PositiveInt,
+        data_noise: NonNegativeFloat,
+    ) -> None:
+        super().__init__(energy)
+        self.generator, self.k = generator, noise_ratio
+        self.data_noise = data_noise * dataset.scale
+        self.noise = fit_noise(noise, dataset.train, components, widen, self.data_noise, generator)
+        self.log_z = nn.Parameter(self._log_z_under_noise())
+
+    @torch.no_grad()
+    def _log_z_under_noise(self, n: int = 4096) -> Tensor:
+        """log of the mean of exp(-E) / p_n over noise samples: where c begins."""
+        x = self.noise.sample(n, self.generator)
+        return torch.logsumexp(-evaluate(self.energy, x) - self.noise.log_prob(x), 0) - math.log(n)
+
+    def forward(self, batch: Batch) -> Loss:
+        x = batch.x
+        if self.data_noise:
+            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x_noise = self.noise.sample(self.k * len(x), self.generator)
+        values, h_data, h_noise = noise_contrastive_estimation(self.energy, self.log_z, x, x_noise, self.noise)
+        loss = values.mean()
+        told_apart = 0.5 * ((h_data > 0).float().mean() + (h_noise < 0).float().mean())
+        metrics = {"loss": loss.detach(), "accuracy": told_apart, "log_z": self.log_z.detach().clone()}
+        return Loss(loss, metrics, grad_evals=len(x) * (1 + self.k))

@@ -1,0 +1,132 @@
+"""Noise-contrastive estimation: its gradient against the likelihood's, its optimum, its log Z, its noise laws."""
+
+import math
+
+import pytest
+import torch
+
+from ebm_lab.core.distributions import IsotropicGaussian
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Batch
+from ebm_lab.core.noise import fit_noise
+from ebm_lab.objectives.nce import NCE, noise_contrastive_estimation
+from tests.helpers import Points, covariance, exact_sample, gaussian_energy
+
+
+def grid(n=20_001, reach=12.0):
+    x = torch.linspace(-reach, reach, n, dtype=torch.float64)
+    return x.view(-1, 1), float(x[1] - x[0])
+
+
+def expected_loss(energy, log_z, data_density, noise, k):
+    """The loss of the objective's own logit h, integrated over the line: E_p softplus(-h) + k E_pn softplus(h)."""
+    x, cell = grid()
+    h = noise_contrastive_estimation(energy, log_z, x, x.repeat(k, 1), noise)[1]
+    softplus = torch.nn.functional.softplus
+    p, p_n = data_density(x), noise.log_prob(x).exp()
+    return (p * softplus(-h) + k * p_n * softplus(h)).sum() * cell
+
+
+def normal(mean, std):
+    return lambda x: torch.exp(-0.5 * ((x[:, 0] - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi))
+
+
+def test_gradient_tends_to_the_likelihood_s_as_one_over_k():
+    """Noise N(0, 2^2), c = log Z: the error of the gradient in the precision falls tenfold for tenfold k."""
+    noise = IsotropicGaussian(torch.zeros(1).double(), 2.0)
+    a, s = 0.9, 1.7
+    exact = 0.5 * (s - 1 / a)
+    errors = []
+    for k in (10, 100, 1000):
+        energy = gaussian_energy(torch.zeros(1).double(), torch.tensor([[a]], dtype=torch.float64))
+        expected_loss(energy, energy.exact_log_z().detach(), normal(0, s**0.5), noise, k).backward()
+        grad_a = float(energy.factor.grad[0, 0]) / (2 * a**0.5)
+        errors.append(abs(grad_a - exact))
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.15) and errors[1] / errors[2] == pytest.approx(10, rel=0.05)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_equation_is_the_logistic_loss_of_its_logit(k, generator):
+    """Against a direct computation with log sigmoids, sample by sample."""
+    energy = gaussian_energy(torch.zeros(2).double(), covariance(2, generator))
+    noise = IsotropicGaussian(torch.zeros(2).double(), 1.5)
+    x, y = torch.randn(6, 2).double(), torch.randn(6 * k, 2).double()
+    c = torch.tensor(0.7).double()
+    values, h_x, h_y = noise_contrastive_estimation(energy, c, x, y, noise)
+
+    def posterior(z):  # of being data, with k noise samples per datum
+        p, q = torch.exp(-energy(z) - c), noise.log_prob(z).exp()
+        return p / (p + k * q)
+
+    torch.testing.assert_close(torch.sigmoid(h_x), posterior(x))
+    expected = -posterior(x).log().mean() - k * (1 - posterior(y)).log().mean()
+    torch.testing.assert_close(values.mean(), expected)
+
+
+@pytest.mark.parametrize("k", [1, 10])
+@pytest.mark.parametrize("noise_std", [1.0, 3.0])
+def test_optimum_is_the_data_s_law_and_its_log_z(k, noise_std):
+    """At a = 1/s, c = 1/2 log(2 pi s) all gradients vanish, for any noise and any k; elsewhere they do not."""
+    s = 1.7
+    noise = IsotropicGaussian(torch.zeros(1).double(), noise_std)
+    for off in (0.0, 0.1):
+        energy = gaussian_energy(torch.zeros(1).double(), torch.tensor([[1 / s + off]], dtype=torch.float64))
+        c = torch.tensor(0.5 * math.log(2 * math.pi * s) + off, dtype=torch.float64, requires_grad=True)
+        expected_loss(energy, c, normal(0, s**0.5), noise, k).backward()
+        grads = [abs(float(c.grad)), float(energy.factor.grad.abs().max()), float(energy.mean.grad.abs().max())]
+        assert max(grads) < 1e-8 if off == 0.0 else max(grads) > 1e-3
+
+
+@pytest.mark.parametrize("d", [1, 2, 10])
+@pytest.mark.slow
+def test_training_finds_precision_and_log_z(d, generator):
+    cov = covariance(d, generator)
+    x = exact_sample(torch.zeros(d).double(), cov, 4000, generator).float()
+    energy = gaussian_energy(torch.zeros(d).double(), 0.5 * torch.eye(d).double()).float()
+    objective = NCE(energy, Points(x), generator, noise="gaussian", components=1, widen=1.2, noise_ratio=10, data_noise=0.0)
+    optimiser = torch.optim.Adam(objective.parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1000)
+    for _ in range(1000):
+        optimiser.zero_grad()
+        objective(Batch(x)).value.backward()
+        optimiser.step()
+        schedule.step()
+    expected = torch.linalg.inv(cov).float()
+    torch.testing.assert_close(energy.precision.detach(), expected, atol=0.05 * float(expected.max()), rtol=0)
+    assert objective.log_z.item() == pytest.approx(float(energy.exact_log_z().detach()), abs=0.03)
+
+
+def test_log_z_begins_at_the_estimate_under_the_noise(generator):
+    """Importance sampling with noise twice as wide: log Z of a known Gaussian within 0.1."""
+    x = torch.randn(2000, 2, generator=generator)
+    energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double()).float()
+    objective = NCE(energy, Points(x), generator, noise="gaussian", components=1, widen=1.5, noise_ratio=1, data_noise=0.0)
+    assert objective.log_z.item() == pytest.approx(math.log(2 * math.pi), abs=0.1)
+
+
+@pytest.mark.parametrize("law", ["gaussian", "mixture", "uniform"])
+def test_noise_laws_have_unit_mass_and_are_what_they_sample(law, generator):
+    """log_prob integrates to 1 over the plane, and the mean log_prob of its own samples is minus its entropy."""
+    x = torch.cat([torch.randn(500, 2, generator=generator) - 2, 0.5 * torch.randn(500, 2, generator=generator) + 2])
+    noise = fit_noise(law, x, 2, 1.3, 0.0, generator)
+    axis = torch.linspace(-12, 12, 481)
+    nodes = torch.cartesian_prod(axis, axis)
+    log_p = noise.log_prob(nodes).double()
+    assert float(log_p.exp().sum()) * 0.05**2 == pytest.approx(1.0, abs=0.02 if law == "uniform" else 1e-3)
+    entropy = -float((log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum()) * 0.05**2
+    draws = noise.log_prob(noise.sample(20_000, generator))
+    assert -float(draws.mean()) == pytest.approx(entropy, abs=0.03 if law != "uniform" else 0.1)
+    assert draws.isfinite().all()
+
+
+def test_gaussian_noise_has_the_data_s_moments_widened(generator):
+    x = exact_sample(torch.ones(3).double(), covariance(3, generator), 1000, generator)
+    noise = fit_noise("gaussian", x.float().view(1000, 3, 1), 1, 2.0, 0.0, generator)
+    draws = noise.sample(100_000, generator)
+    assert draws.shape == (100_000, 3, 1)
+    torch.testing.assert_close(draws.flatten(1).T.cov().double(), 4 * x.T.cov(), rtol=0.05, atol=0.05)
+
+
+def test_an_energy_of_shape_b1_is_refused(generator):
+    with pytest.raises(UserError, match="it must return one value per sample"):
+        NCE(torch.nn.Linear(2, 1), Points(torch.randn(64, 2)), generator, noise="gaussian", components=1, widen=1.0, noise_ratio=1, data_noise=0.0)
