@@ -23,6 +23,9 @@ test: .venv/installed  ## Run the whole test suite
 test-fast: .venv/installed  ## Run the tests that take seconds
 	$(BIN)/python -m pytest --numprocesses auto -m 'not slow'
 
+bars: .venv/installed  ## Train six objectives on two data sets, three seeds each, and print the held-out gaps
+	$(BIN)/python scripts/bars.py
+
 lint: .venv/installed  ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,4 +37,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast lint types clean
+.PHONY: help install train test test-fast bars lint types clean

@@ -23,6 +23,19 @@ def make_activation(name: str) -> nn.Module:
     return _MODULES[name]()
 
 
+def initialise(net: nn.Module) -> None:
+    """He's initialisation of every linear layer but the last: weights N(0, 2 / fan_in), biases N(0, 1).
+
+    torch's default lets the signal shrink from layer to layer, and chain-based training then rests for thousands of
+    steps on densities without fine structure (a ring for eight Gaussians).
+    Kaiming He et al., Delving Deep into Rectifiers, 2015, equation 10.
+    """
+    *hidden, _ = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    for layer in hidden:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.normal_(layer.bias)
+
+
 def require_smooth(energy: nn.Module, who: str) -> None:
     """Refuse an energy that is not twice differentiable, for objectives that differentiate its score."""
     for module in energy.modules():

@@ -12,13 +12,13 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ebm_lab.core.interfaces import Dataset, Energy
-from ebm_lab.core.layers import Activation, make_activation, quadratic
+from ebm_lab.core.layers import Activation, initialise, make_activation, quadratic
 from ebm_lab.core.registry import register
 
 
 @register("energy", "mlp")
 class MLP(Energy):
-    """Any event shape, flattened. `hidden`: widths of the hidden layers; `confine`: the quadratic's width in units of
+    """Any event shape, flattened; He's initialisation. `hidden`: widths of the hidden layers; `confine`: the quadratic's width in units of
     the data's scale, null for none."""
 
     mean: Tensor
@@ -34,6 +34,7 @@ class MLP(Energy):
         for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), make_activation(activation)]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        initialise(self.net)
 
     def forward(self, x: Tensor) -> Tensor:
         u = ((x - self.mean) / self.scale).flatten(1)
