@@ -18,6 +18,7 @@ from ebm_lab.core.registry import build
 from ebm_lab.core.settings import check
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.ema import EMA
+from ebm_lab.training.guard import Guard
 from ebm_lab.training.trainer import Schedule, Trainer
 
 GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger")
@@ -48,7 +49,7 @@ class RunSettings:
 
 def run_settings(config: Mapping[str, Any]) -> RunSettings:
     """The root keys of `config`, checked."""
-    root = {k: v for k, v in config.items() if k not in GROUPS}
+    root = {k: v for k, v in config.items() if k not in (*GROUPS, "guard")}
     settings = RunSettings(**check(RunSettings, root, ""))
     if settings.ema >= 1:
         raise UserError(f"ema={settings.ema}: must be less than 1")
@@ -119,6 +120,8 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         name: build("evaluation", values, f"evaluation.{name}", **wiring)
         for name, values in (config.get("evaluation") or {}).items()
     }
+    cold = (config.get("sampler") or {}).get("noise_scale", 1.0) != 1.0
+    guard = Guard(dataset, cold, **check(Guard, config.get("guard") or {}, "guard"))
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
     resolved = {**config, "threads": threads, "objective": {**config["objective"], **objective.chosen}}
     trainer = Trainer(
@@ -130,6 +133,7 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         sampler=sampler,
         evaluators=evaluators,
         generator=wiring["generator"],
+        guard=guard,
         schedule=Schedule(**plan),
         config=resolved,
     )

@@ -25,10 +25,11 @@ from ebm_lab.experiment import assemble, import_plugins, pick_device
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.training import checkpoint
+from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.rundir import RunDir
-from ebm_lab.training.trainer import Trainer, machine
+from ebm_lab.training.trainer import Trainer
 
-RESUME_MAY_CHANGE = ("steps", "max_seconds", "device", "logger", "plugins")
+RESUME_MAY_CHANGE = ("steps", "max_seconds", "device", "logger", "plugins", "guard")
 EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130}
 """Exit status of the command line by the run's status; 2 is a mistake in the settings."""
 
@@ -66,7 +67,8 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
     console = Console(trainer.schedule.steps, trainer.counters.step, trainer.objective.headline, quiet)
     trainer.say = console.say
     trainer.start_clock(time.perf_counter() - began[0], time.process_time() - began[1])
-    files = Files(run.metrics_file, run.images, trainer.counters.step)
+    files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events)
+    trainer.rewound = files.rewind
     trainer.loggers = (files, console, build_logger(trainer, run.path.name, console.say))
     introduce(trainer, run)
     summary = live(trainer, run)
@@ -94,9 +96,7 @@ def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
             final |= trainer.evaluate("test")
     except Diverged as problem:
         status, final["message"] = "diverged", str(problem)
-        trainer.say(
-            f"diverged: {problem}. Try a smaller optim.lr or sampler.step_size, optim.clip or objective.energy_l2"
-        )
+        trainer.say(f"diverged: {problem}")
     except KeyboardInterrupt:
         status = "interrupted"
     except Exception as problem:
@@ -106,6 +106,7 @@ def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
     c = trainer.counters
     trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
     summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
+    summary["rollbacks"] = len(trainer.guard.events)
     summary["said"] = trainer.said
     run.write_summary(summary)
     for logger in trainer.loggers:
@@ -209,10 +210,13 @@ def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:
     if summary["status"] == "running":
         raise UserError(f"resume={run.path}: that run is still running, as process {summary.get('pid')}")
     trainer, resolved = assemble(config)
-    if not run.last.is_file():
+    trainer.run = run
+    first = run.last if run.last.is_file() else run.good  # killed before its first checkpoint: the initial state
+    if not first.is_file():
         return trainer, run
-    content = checkpoint.load(run.last, trainer.generator.device)
+    content = checkpoint.load(first, trainer.generator.device)
     trainer.restore(content)
+    trainer.keep_candidate()
     if trainer.counters.step >= trainer.schedule.steps:
         raise UserError(
             f"resume={run.path}: already at step {trainer.counters.step} of {trainer.schedule.steps}; "

@@ -27,7 +27,9 @@ def bars(
     out: str = "outputs/bars",
 ) -> None:
     """Held-out gaps of objectives on data sets over seeds; see the top of this file."""
-    cases = [(o, d, s) for d in str(datasets).split(",") for o in str(objectives).split(",") for s in str(seeds).split(",")]
+    cases = [
+        (o, d, s) for d in str(datasets).split(",") for o in str(objectives).split(",") for s in str(seeds).split(",")
+    ]
     with ThreadPoolExecutor(jobs) as pool:
         results = dict(zip(cases, pool.map(lambda case: run(*case, Path(out)), cases), strict=True))
     print(f"| {'data set':<18} | objective | nll_gap per seed (nats) | worst | CPU-seconds (worst) | diverged |")

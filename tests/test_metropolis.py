@@ -103,7 +103,9 @@ def test_hmc_takes_11_gradients_for_10_leapfrogs_and_carries_them(generator):
     out = sampler(net, torch.zeros(4, 3), {}, generator=generator)
     assert net.calls == 11 and out.grad_evals == 44 and net.seen == {(False, False)} and net.training
     net.calls = 0
-    HMC(1.0, steps=3, leapfrog=10, step_size=0.1, temperature=1.0, **FIXED)(net, torch.zeros(4, 3), {}, generator=generator)
+    HMC(1.0, steps=3, leapfrog=10, step_size=0.1, temperature=1.0, **FIXED)(
+        net, torch.zeros(4, 3), {}, generator=generator
+    )
     assert net.calls == 31
 
 
@@ -144,7 +146,9 @@ def test_differentiable_chains_reach_the_energy_s_parameters(make, generator):
     def end(a):
         own = torch.Generator().manual_seed(5)
         energy = lambda x: 0.5 * a * x.square().sum(1)  # noqa: E731
-        return make(0.2, steps=2)(energy, torch.full((3, 2), 1.5).double(), {}, generator=own, differentiable=True).x.sum()
+        return make(0.2, steps=2)(
+            energy, torch.full((3, 2), 1.5).double(), {}, generator=own, differentiable=True
+        ).x.sum()
 
     a = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
     (grad,) = torch.autograd.grad(end(a), a)

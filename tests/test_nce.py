@@ -52,7 +52,7 @@ def test_the_equation_is_the_logistic_loss_of_its_logit(k, generator):
     noise = IsotropicGaussian(torch.zeros(2).double(), 1.5)
     x, y = torch.randn(6, 2).double(), torch.randn(6 * k, 2).double()
     c = torch.tensor(0.7).double()
-    values, h_x, h_y = noise_contrastive_estimation(energy, c, x, y, noise)
+    values, h_x, _ = noise_contrastive_estimation(energy, c, x, y, noise)
 
     def posterior(z):  # of being data, with k noise samples per datum
         p, q = torch.exp(-energy(z) - c), noise.log_prob(z).exp()
@@ -83,7 +83,9 @@ def test_training_finds_precision_and_log_z(d, generator):
     cov = covariance(d, generator)
     x = exact_sample(torch.zeros(d).double(), cov, 4000, generator).float()
     energy = gaussian_energy(torch.zeros(d).double(), 0.5 * torch.eye(d).double()).float()
-    objective = NCE(energy, Points(x), generator, noise="gaussian", components=1, widen=1.2, noise_ratio=10, data_noise=0.0)
+    objective = NCE(
+        energy, Points(x), generator, noise="gaussian", components=1, widen=1.2, noise_ratio=10, data_noise=0.0
+    )
     optimiser = torch.optim.Adam(objective.parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1000)
     for _ in range(1000):
@@ -100,7 +102,9 @@ def test_log_z_begins_at_the_estimate_under_the_noise(generator):
     """Importance sampling with noise twice as wide: log Z of a known Gaussian within 0.1."""
     x = torch.randn(2000, 2, generator=generator)
     energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double()).float()
-    objective = NCE(energy, Points(x), generator, noise="gaussian", components=1, widen=1.5, noise_ratio=1, data_noise=0.0)
+    objective = NCE(
+        energy, Points(x), generator, noise="gaussian", components=1, widen=1.5, noise_ratio=1, data_noise=0.0
+    )
     assert objective.log_z.item() == pytest.approx(math.log(2 * math.pi), abs=0.1)
 
 
@@ -129,4 +133,13 @@ def test_gaussian_noise_has_the_data_s_moments_widened(generator):
 
 def test_an_energy_of_shape_b1_is_refused(generator):
     with pytest.raises(UserError, match="it must return one value per sample"):
-        NCE(torch.nn.Linear(2, 1), Points(torch.randn(64, 2)), generator, noise="gaussian", components=1, widen=1.0, noise_ratio=1, data_noise=0.0)
+        NCE(
+            torch.nn.Linear(2, 1),
+            Points(torch.randn(64, 2)),
+            generator,
+            noise="gaussian",
+            components=1,
+            widen=1.0,
+            noise_ratio=1,
+            data_noise=0.0,
+        )

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ebm_lab.core.buffer import ReplayBuffer
+from ebm_lab.core.contrastive import contrast
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch
-from ebm_lab.core.contrastive import contrast
 from ebm_lab.objectives.pcd import PCD
 from ebm_lab.samplers.langevin import Langevin
 from tests.helpers import Drift, Exact, Points, covariance, exact_sample, factor_gradient, gaussian_energy

@@ -1,4 +1,4 @@
-"""The loop's parts: data order, averages, schedules, guard, run directories."""
+"""The loop's parts: data order, averages, schedules, run directories."""
 
 import json
 import math
@@ -10,7 +10,6 @@ from torch import nn
 
 import ebm_lab
 from ebm_lab.core.schedules import factor
-from ebm_lab.training import guard
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.meter import Meter
@@ -83,17 +82,6 @@ def test_a_run_directory_holds_what_it_promises(tmp_path):
     assert {"loss", "e_pos", "e_neg", "gap", "grad_norm", "acceptance", "buffer_age", "val/nll_gap"} <= rows[0].keys()
 
 
-def test_a_diverging_run_stops_says_so_and_keeps_its_last_good_checkpoint(tmp_path, capsys):
-    """A learning rate of 1e30 makes the energy overflow; no nan is hidden and no checkpoint holds one."""
-    more = ["objective=dsm", "steps=200", "log_every=5", "checkpoint_every=5", "optim.lr=1e30", "optim.clip=null"]
-    result = ebm_lab.train([*QUICK, *more, "optim.schedule=constant", "optim.warmup=0", f"output_dir={tmp_path}"])
-    assert result.status == "diverged" and "nan" in result.summary["message"]
-    assert "diverged: step" in capsys.readouterr().out
-    for path in result.path.rglob("*.pt"):
-        weights = torch.load(path, weights_only=True)["objective"]
-        assert all(v.isfinite().all() for v in weights.values() if isinstance(v, torch.Tensor))
-
-
 def test_max_seconds_ends_a_run_that_can_go_on(tmp_path):
     more = ["objective=dsm", "steps=100000", "max_seconds=0.5", f"output_dir={tmp_path}"]
     result = ebm_lab.train([*QUICK, *more], quiet=True)
@@ -125,10 +113,3 @@ def test_training_on_a_gaussian_finds_its_precision(tmp_path):
     ratio = expected @ cov
     gap = 0.5 * float(ratio.trace() - 3 - ratio.logdet())
     assert result.summary["nll_gap"] == pytest.approx(gap, abs=0.02)
-
-
-def test_the_guard_names_what_is_not_finite():
-    assert guard.complaint({"loss": 1.0, "gap": math.nan}) == "gap is nan: not a finite number"
-    assert guard.complaint({"loss": 1.0}) is None
-    assert guard.unfit([torch.ones(3), torch.tensor([1.0, math.inf])]) == "a parameter is nan or inf"
-    assert guard.unfit([torch.ones(3)]) is None

@@ -3,7 +3,7 @@
     grad L = E_data[ grad_theta E(x) ] - E_chains[ grad_theta E(x_neg) ]
 
 the gradient of the negative log-likelihood where the chains have reached the model's law. The surrogate loss
-mean E(x) - mean E(sg x_neg) has this gradient; its value is no likelihood. An objective adds only where its chains begin.
+mean E(x) - mean E(sg x_neg) has this gradient; its value is no likelihood. An objective adds where its chains begin.
 
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 3, arXiv:2101.03288.
 """
@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler
+from ebm_lab.core.metropolis import independence_step
 
 
 def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,8 +61,15 @@ class Contrastive(Objective):
         metrics = {name: value.detach() for name, value in metrics.items()} | chain.metrics
         return Loss(loss, metrics, grad_evals=chain.grad_evals + 2 * len(x))
 
-    def advance(self, x: Tensor) -> Chain:
-        """The sampler's steps from x, with what it adapts kept for the next call."""
+    def advance(self, x: Tensor, refresh: int = 0) -> Chain:
+        """`refresh` independence-Metropolis steps from the starting noise, then the sampler's steps, from x.
+
+        Both leave the model's law as it is; what the sampler adapts is kept for the next call.
+        """
+        refreshed = []
+        for _ in range(refresh):
+            x, accepted = independence_step(self.energy, x, self.start, self.generator)
+            refreshed.append(accepted.float().mean())
         chain = self.sampler(self.energy, x, self.sampler_state, generator=self.generator)
         self.sampler_state = chain.state
-        return chain
+        return chain._replace(metrics=chain.metrics | ({"refreshed": torch.stack(refreshed).mean()} if refresh else {}))

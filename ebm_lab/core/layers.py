@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset
 
 Activation = Literal["silu", "softplus", "tanh", "gelu", "relu", "leaky_relu"]
 _MODULES: dict[str, type[nn.Module]] = {
@@ -46,6 +48,34 @@ def require_smooth(energy: nn.Module, who: str) -> None:
             )
 
 
-def quadratic(u: Tensor, width: float | None) -> Tensor | float:
-    """|u|^2 / (2 width^2) per sample, (B, ...) -> (B,); 0 where width is None."""
-    return 0.0 if width is None else u.flatten(1).square().sum(1) / (2 * width**2)
+ConfineShape = Literal["isotropic", "covariance"]
+
+
+class Quadratic(nn.Module):
+    """The fixed quadratic that makes Z exist: |W (x - mean)|^2 / (2 width^2) per sample, (B, *shape) -> (B,).
+
+    shape `isotropic`: W = 1 / scale of the data; `covariance`: W = L^-1 with L L' the training data's covariance (plus
+    a tenth of its mean variance), so that chains from anywhere come down to where a Gaussian fit to the data lives.
+    width None: no quadratic, 0.
+    """
+
+    mean: Tensor
+    whiten: Tensor
+
+    def __init__(self, dataset: Dataset, width: float | None, shape: ConfineShape) -> None:
+        super().__init__()
+        self.width, d = width, dataset.mean.numel()
+        self.register_buffer("mean", dataset.mean.flatten().clone())
+        whiten = torch.tensor(1 / dataset.scale, dtype=torch.float64)
+        if shape == "covariance":
+            covariance = dataset.train.flatten(1).double().T.cov().view(d, d).cpu()
+            factor = torch.linalg.cholesky(covariance + 0.1 * dataset.scale**2 * torch.eye(d, dtype=torch.float64))
+            whiten = torch.linalg.inv(factor)
+        self.register_buffer("whiten", whiten.to(dataset.mean))
+
+    def forward(self, x: Tensor) -> Tensor | float:
+        if self.width is None:
+            return 0.0
+        centred = x.flatten(1) - self.mean
+        u = centred @ self.whiten.T if self.whiten.ndim else centred * self.whiten
+        return u.square().sum(1) / (2 * self.width**2)

@@ -1,6 +1,7 @@
 """Metropolis-Hastings: accept a proposal so that exp(-E / T) stays exactly invariant, and tune its step size.
 
-    accept x -> x' with probability min(1, exp(log_ratio)),  log_ratio = (E(x) - E(x')) / T + log q(x | x') - log q(x' | x)
+    accept x -> x' with probability min(1, exp(log_ratio)),
+    log_ratio = (E(x) - E(x')) / T + log q(x | x') - log q(x' | x)
 
 W. K. Hastings, Monte Carlo Sampling Methods Using Markov Chains and Their Applications, 1970.
 Christophe Andrieu and Johannes Thoms, A tutorial on adaptive MCMC, 2008, algorithm 4 (step size).
@@ -40,7 +41,9 @@ def choose(accepted: Tensor, new: Point, old: Point) -> Point:
 
 
 @torch.no_grad()
-def independence_step(energy: EnergyFn, x: Tensor, proposal: Distribution, generator: Generator) -> tuple[Tensor, Tensor]:
+def independence_step(
+    energy: EnergyFn, x: Tensor, proposal: Distribution, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """One independence-Metropolis step for exp(-E): x' ~ q whatever x is; returns (x, accepted), (B, *shape) and (B,).
 
     log_ratio = E(x) - E(x') + log q(x) - log q(x'): exact, and a true restart wherever it accepts.

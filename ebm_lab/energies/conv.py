@@ -1,6 +1,6 @@
 """A small convolutional energy for images, plus a fixed quadratic that makes Z exist.
 
-    E(x) = f(x) + |x|^2 / (2 confine^2 scale^2)
+    E(x) = f(x) + |W (x - mean)|^2 / (2 confine^2),    W = 1 / scale or a whitening
 
 3x3 convolutions, of which the first keeps the image's size and each further one halves it, then two linear layers. No
 normalisation and no dropout: an energy must be a function of its sample alone.
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset, Energy
-from ebm_lab.core.layers import Activation, make_activation, quadratic
+from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, make_activation
 from ebm_lab.core.registry import register
 
 
 @register("energy", "conv")
 class Conv(Energy):
     """Images (C, H, W). `channels`: per convolution; `hidden`: width of the linear layer; `confine`: the quadratic's
-    width in units of the data's scale, null for none."""
+    width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance."""
 
     def __init__(
         self,
@@ -31,12 +31,13 @@ class Conv(Energy):
         hidden: PositiveInt,
         activation: Activation,
         confine: PositiveFloat | None,
+        confine_shape: ConfineShape,
     ) -> None:
         super().__init__()
         shape = dataset.event_shape
         if len(shape) != 3:
             raise UserError(f"energy=conv: needs images (C, H, W), and the data set's samples have shape {shape}")
-        self.scale, self.confine = dataset.scale, confine
+        self.quadratic = Quadratic(dataset, confine, confine_shape)
         depth, height, width = shape
         layers: list[nn.Module] = []
         for i, (c_in, c_out) in enumerate(zip([depth, *channels], channels, strict=False)):
@@ -49,4 +50,4 @@ class Conv(Energy):
         ).to(memory_format=torch.channels_last)  # a quarter faster on a CPU than the default layout
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).squeeze(1) + quadratic(x / self.scale, self.confine)
+        return self.net(x).squeeze(1) + self.quadratic(x)

@@ -1,6 +1,6 @@
 """A multilayer perceptron on flat inputs, plus a fixed quadratic that makes Z exist.
 
-    E(x) = f(u) + |u|^2 / (2 confine^2),    u = (x - mean) / scale
+    E(x) = f(u) + |W (x - mean)|^2 / (2 confine^2),    u = (x - mean) / scale,  W = 1 / scale or a whitening
 
 with the mean and the scale of the training data. f grows at most linearly, so the quadratic wins far away and
 exp(-E) can be integrated; score matching cannot see whether it can.
@@ -12,23 +12,30 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ebm_lab.core.interfaces import Dataset, Energy
-from ebm_lab.core.layers import Activation, initialise, make_activation, quadratic
+from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, initialise, make_activation
 from ebm_lab.core.registry import register
 
 
 @register("energy", "mlp")
 class MLP(Energy):
-    """Any event shape, flattened; He's initialisation. `hidden`: widths of the hidden layers; `confine`: the quadratic's width in units of
-    the data's scale, null for none."""
+    """Any event shape, flattened; He's initialisation. `hidden`: widths of the hidden layers; `confine`: the
+    quadratic's width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance.
+    """
 
     mean: Tensor
 
     def __init__(
-        self, dataset: Dataset, *, hidden: list[PositiveInt], activation: Activation, confine: PositiveFloat | None
+        self,
+        dataset: Dataset,
+        *,
+        hidden: list[PositiveInt],
+        activation: Activation,
+        confine: PositiveFloat | None,
+        confine_shape: ConfineShape,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", dataset.mean.clone())
-        self.scale, self.confine = dataset.scale, confine
+        self.scale, self.quadratic = dataset.scale, Quadratic(dataset, confine, confine_shape)
         widths = [self.mean.numel(), *hidden]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
@@ -38,4 +45,4 @@ class MLP(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         u = ((x - self.mean) / self.scale).flatten(1)
-        return self.net(u).squeeze(1) + quadratic(u, self.confine)
+        return self.net(u).squeeze(1) + self.quadratic(x)

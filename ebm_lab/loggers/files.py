@@ -1,7 +1,8 @@
 """The run directory's own record: `metrics.jsonl` and `images/*.png`, whatever other logger a run has."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ from ebm_lab.core.pictures import save_png
 
 class Files:
     """Begins after `step`: lines of later steps, left by a process that was killed, and a line cut in its middle are
-    dropped, for a resumed run writes them again."""
+    dropped, for a resumed run writes them again. Lines with the key `event` are rollbacks; without them, steps rise."""
 
-    def __init__(self, metrics: Path, images: Path, step: int) -> None:
-        self.images = images
-        kept = [line for line in _lines(metrics) if json.loads(line)["step"] <= step]
-        metrics.write_text("".join(kept))
-        self.file = open(metrics, "a", buffering=1)  # noqa: SIM115 (closed in close)
+    def __init__(self, metrics: Path, images: Path, step: int, events: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.metrics, self.images = metrics, images
+        self.file = open(metrics, "a")  # noqa: SIM115 (closed in close)
+        self.rewind(step, events)
+
+    def rewind(self, step: int, events: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the metrics up to `step` and put each of `events` behind those of its own step; replaced whole."""
+        self.file.close()
+        rows = [row for row in _rows(self.metrics) if row["step"] <= step and "event" not in row]
+        rows = sorted([*rows, *events], key=lambda row: (row["step"], "event" in row))
+        temporary = self.metrics.with_name(self.metrics.name + ".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(temporary, self.metrics)
+        self.file = open(self.metrics, "a", buffering=1)  # noqa: SIM115 (closed in close)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
@@ -30,7 +40,5 @@ class Files:
         self.file.close()
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]

@@ -37,15 +37,16 @@ class WandB:
         self.project, self.group, self.tags, self.directory = project, group, tags, Path(directory)
         self.run: Any = None
         self.broken = False
+        self.step = self.ticks = 0
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._try(lambda run: run.log(dict(values), step=step))
+        self._try(lambda run: run.log({**values, "step": step}, step=self._tick(run, step)))
 
     def image(self, name: str, image: Tensor, step: int) -> None:
         def send(run: Any) -> None:
             import wandb
 
-            run.log({name: wandb.Image(image.permute(1, 2, 0).numpy())}, step=step)
+            run.log({name: wandb.Image(image.permute(1, 2, 0).numpy())}, step=self._tick(run, step))
 
         self._try(send)
 
@@ -59,6 +60,13 @@ class WandB:
             run.finish(exit_code=0 if status in ("finished", "interrupted") else 1)
 
         self._try(finish)
+
+    def _tick(self, run: Any, step: int) -> int:
+        """W&B's own step, which may never fall: the training step, ahead of it by what rollbacks took back."""
+        if step != self.step:
+            self.ticks = max(self.ticks + max(1, step - self.step), run.step)
+            self.step = step
+        return self.ticks
 
     def _try(self, action: Any) -> None:
         if self.broken:

@@ -10,7 +10,7 @@ Energy-Based Model, 2019, arXiv:1904.09770.
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equations 3 to 5, arXiv:2101.03288.
 """
 
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.contrastive import Contrastive
@@ -20,8 +20,9 @@ from ebm_lab.core.registry import register
 
 @register("objective", "mle")
 class MLE(Contrastive):
-    """k is the sampler's `steps`; noise is the data set's `start`. `data_noise` and `energy_l2` as in
-    core/contrastive.py."""
+    """k is the sampler's `steps`; noise is the data set's `start`. `refresh`: independence-Metropolis proposals of that
+    noise before them, exact steps that settle how much mass each mode gets where noise and model overlap (few
+    dimensions). `data_noise` and `energy_l2` as in core/contrastive.py."""
 
     def __init__(
         self,
@@ -30,10 +31,12 @@ class MLE(Contrastive):
         dataset: Dataset,
         generator: Generator,
         *,
+        refresh: NonNegativeInt,
         data_noise: NonNegativeFloat,
         energy_l2: NonNegativeFloat,
     ) -> None:
         super().__init__(energy, sampler, dataset, generator, data_noise, energy_l2)
+        self.refresh = refresh
 
     def negatives(self, x: Tensor) -> Chain:
-        return self.advance(self.start.sample(len(x), self.generator))
+        return self.advance(self.start.sample(len(x), self.generator), self.refresh)

@@ -4,8 +4,8 @@
     L = E_p[ softplus(-h(x)) ] + k E_{p_n}[ softplus(h(x)) ]
 
 with k noise samples per datum (`noise_ratio` = noise / data; the tutorial's nu is its inverse). At the optimum
-E + c = -log p for any noise that covers the data, so c is log Z. As k grows the gradient tends to the likelihood's, with
-an error of O(1 / k); the closer the noise is to the data, the less k matters. Noise narrower than the data fails.
+E + c = -log p for any noise that covers the data, so c is log Z. As k grows the gradient tends to the likelihood's,
+with an error of O(1 / k); the closer the noise is to the data, the less k matters. Noise narrower than the data fails.
 
 Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012, eq. 8.
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, section 5, arXiv:2101.03288.

@@ -21,7 +21,6 @@ from ebm_lab.core.buffer import ReplayBuffer
 from ebm_lab.core.contrastive import Contrastive
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Chain, Dataset, Sampler
-from ebm_lab.core.metropolis import independence_step
 from ebm_lab.core.registry import register
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -57,16 +56,9 @@ class PCD(Contrastive):
         slots = self.buffer.draw(len(x), self.generator)
         fresh = self.start.sample(len(x), self.generator)
         x = self.buffer.restart(slots, fresh, self.restart, self.generator)
-        refreshed = []
-        for _ in range(self.refresh):
-            x, accepted = independence_step(self.energy, x, self.start, self.generator)
-            refreshed.append(accepted.float().mean())
-        chain = self.advance(x)
+        chain = self.advance(x, self.refresh)
         self.buffer.put(slots, chain.x, self.sampler.steps)
-        metrics = chain.metrics | {"buffer_age": self.buffer.age.float().mean()}
-        if refreshed:
-            metrics["refreshed"] = sum(refreshed[1:], refreshed[0]) / len(refreshed)
-        return chain._replace(metrics=metrics)
+        return chain._replace(metrics=chain.metrics | {"buffer_age": self.buffer.age.float().mean()})
 
     def chains(self) -> Tensor:
         return self.buffer.x

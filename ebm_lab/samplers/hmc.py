@@ -66,7 +66,9 @@ class HMC:
         metrics = {"acceptance": torch.stack(accepted).float().mean(), "step_size": log_h.exp()}
         return Chain(now.x, {"log_eps": log_h}, metrics, (self.steps * self.leapfrog + 1) * len(x))
 
-    def _leapfrog(self, energy: EnergyFn, at: Point, v: Tensor, h: Tensor, differentiable: bool) -> tuple[Point, Tensor]:
+    def _leapfrog(
+        self, energy: EnergyFn, at: Point, v: Tensor, h: Tensor, differentiable: bool
+    ) -> tuple[Point, Tensor]:
         for _ in range(self.leapfrog):
             v = v - (h / 2) * at.grad
             at = self._point(energy, at.x + h * v, differentiable)

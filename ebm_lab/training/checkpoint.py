@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,21 @@ def save(path: Path, content: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Make `target` hold what `source` holds now: a hard link where the file system has them, for `save` never writes
+    into an existing file; replaced whole."""
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # left where both were links to one file
+
+
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint with `weights_only=True`. Raises UserError for a missing, damaged or foreign file."""
     if not path.is_file():
@@ -34,3 +50,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: checkpoint format {found}, and this version reads format {FORMAT}")
     return content
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What bit-exact resuming depends on."""
+    return {"threads": torch.get_num_threads(), "device": device.type, "torch": str(torch.__version__)}

@@ -25,7 +25,8 @@ class Optimiser:
     ) -> None:
         self.optimiser, self.steps, self.warmup, self.clip = optimiser, steps, warmup, clip
         self.schedule: Schedule = schedule
-        self.base = optimiser.param_groups[0]["lr"]
+        self.base: float = optimiser.param_groups[0]["lr"]
+        """What the schedule's factor multiplies; a rollback halves it."""
         self.parameters = optimiser.param_groups[0]["params"]
 
     def step(self, step: int) -> torch.Tensor:
@@ -38,10 +39,11 @@ class Optimiser:
         return norm
 
     def state_dict(self) -> dict:
-        return self.optimiser.state_dict()
+        return self.optimiser.state_dict() | {"base": self.base}
 
     def load_state_dict(self, state: dict) -> None:
-        self.optimiser.load_state_dict(state)
+        self.base = state["base"]
+        self.optimiser.load_state_dict({k: v for k, v in state.items() if k != "base"})
 
 
 @register("optim", "adam")

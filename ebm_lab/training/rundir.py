@@ -15,13 +15,18 @@ RUNS = "runs"
 
 
 class RunDir:
-    """Paths of one run. `create` never returns a directory that existed."""
+    """Paths of one run. `create` never returns a directory that existed.
+
+    `last`: the newest checkpoint; `good`: the last one that the guard has proven; `candidate`: one that it may prove.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_file, self.summary_file = path / "config.yaml", path / "summary.json"
         self.metrics_file, self.images = path / "metrics.jsonl", path / "images"
-        self.last, self.best = path / "checkpoints" / "last.pt", path / "checkpoints" / "best.pt"
+        kept = path / "checkpoints"
+        self.last, self.best, self.good = kept / "last.pt", kept / "best.pt", kept / "good.pt"
+        self.candidate = kept / "candidate.pt"
 
     @classmethod
     def create(cls, root: Path, label: str) -> "RunDir":
@@ -51,6 +56,11 @@ class RunDir:
         if missing:
             raise UserError(f"{key}={path}: not a run directory, it has no {' and no '.join(missing)}")
         return run
+
+    def promote(self) -> None:
+        """The candidate becomes the good checkpoint; where it is gone, a process that was killed had done so."""
+        if self.candidate.is_file():
+            os.replace(self.candidate, self.good)
 
     def write_config(self, config: dict[str, Any]) -> None:
         _replace(self.config_file, yaml.safe_dump(config, sort_keys=False))

@@ -2,18 +2,18 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Generator
 
-from ebm_lab.core.errors import Diverged
+from ebm_lab.core.errors import Diverged, UserError
 from ebm_lab.core.interfaces import Dataset, Evaluator, EvalView, Logger, Objective, Sampler
 from ebm_lab.core.random import stream
-from ebm_lab.training import checkpoint, guard
+from ebm_lab.training import checkpoint
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.ema import EMA
+from ebm_lab.training.guard import Guard, Trouble, advice
 from ebm_lab.training.meter import Meter
 from ebm_lab.training.optim import Optimiser
 from ebm_lab.training.rundir import RunDir
@@ -63,6 +63,7 @@ class Trainer:
     sampler: Sampler | None
     evaluators: dict[str, Evaluator]
     generator: Generator
+    guard: Guard
     schedule: Schedule
     config: Mapping[str, Any]
     meter: Meter = field(default_factory=Meter)
@@ -70,6 +71,8 @@ class Trainer:
     loggers: Sequence[Logger] = ()
     run: RunDir | None = None
     say: Callable[[str], None] = print
+    rewound: Callable[[int, list[dict[str, Any]]], None] = lambda step, events: None
+    """Told the step that a rollback returned to, and all rollbacks so far."""
     stop: str | None = None
     """Set from outside (a signal) to end the loop after the current step."""
     _said: set[str] = field(default_factory=set)
@@ -79,26 +82,29 @@ class Trainer:
     def fit(self) -> str:
         """Train up to `schedule.steps`; returns why the loop ended: 'done', 'max_seconds' or the value of `stop`.
 
-        Raises Diverged, before anything is written of it, when the numbers stop being finite.
+        Trouble is never written: the run returns to its last good checkpoint, or Diverged is raised.
         """
-        plan, c = self.schedule, self.counters
-        began = time.perf_counter()
-        for step in range(c.step + 1, plan.steps + 1):
+        plan, began = self.schedule, time.perf_counter()
+        self._keep_start()
+        while self.counters.step < plan.steps:
+            step = self.counters.step + 1
             self._train_step(step)
+            late = plan.max_seconds is not None and time.perf_counter() - began > plan.max_seconds
+            stop = self.stop or ("max_seconds" if late and step < plan.steps else None)
             logging = step % plan.log_every == 0 or step == plan.steps
-            if logging:
-                metrics = self._window()
             evaluating = step % plan.eval_every == 0 and step < plan.steps
-            if evaluating:
-                metrics = (metrics if logging else {}) | self._validate()
+            saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
+            if (logging or evaluating or saving) and (troubles := self._troubles(logging)):
+                self._roll_back(troubles)
+                continue
             if logging or evaluating:
+                metrics = (self._window() if logging else {}) | (self._validate() if evaluating else {})
                 for logger in self.loggers:
                     logger.scalars(metrics, step)
-            late = plan.max_seconds is not None and time.perf_counter() - began > plan.max_seconds
-            if step % plan.checkpoint_every == 0 or step == plan.steps or self.stop or late:
-                self.save()
-            if self.stop or (late and step < plan.steps):
-                return self.stop or "max_seconds"
+            if saving:  # one that a stop brings is no candidate, so that stopping changes nothing
+                self.save(candidate=step % plan.checkpoint_every == 0)
+            if stop:
+                return stop
         return "done"
 
     def _train_step(self, step: int) -> None:
@@ -111,11 +117,56 @@ class Trainer:
         self.counters.step = step
         self.counters.grad_evals += loss.grad_evals
 
+    def _troubles(self, whole: bool) -> list[Trouble]:
+        """What the guard finds in the window so far; only a `whole` one is measured against the limits."""
+        means = self.meter.means()
+        return self.guard.broken(means, self.ema.parameters) or (self.guard.watch(means) if whole else [])
+
+    def _keep_start(self) -> None:
+        """The first good checkpoint is the initial state."""
+        if self.run is not None and not self.counters.step:
+            checkpoint.save(self.run.good, self.content())
+
+    def _roll_back(self, troubles: list[Trouble]) -> None:
+        """Return to the last good checkpoint with half the learning rate; raises Diverged if that was done too often.
+
+        What the run has spent and the best validation value stay; `last.pt` is written before metrics.jsonl is cut, and
+        holds the events, so a kill in between loses nothing.
+        """
+        seen = f"step {self.counters.step}: {'; '.join(t.seen for t in troubles)}"
+        tips = advice(troubles, self.config, "chain_distance" in self.meter.names)
+        if self.run is None:
+            raise Diverged(f"{seen}. {tips}")
+        spent, events = self.counters, self.guard.events
+        bases = {name: optimiser.base for name, optimiser in self.optimisers.items()}
+        again = len(events) < self.guard.rollbacks
+        self.restore(checkpoint.load(self.run.good, self.generator.device))
+        step = self.counters.step
+        self.counters = replace(spent, step=step)
+        self.guard.events, self.guard.candidate = events, None
+        for name, optimiser in self.optimisers.items():
+            optimiser.base = bases[name] / 2 if again else bases[name]
+        if again:
+            count, lr = len(events) + 1, next(iter(self.optimisers.values())).base
+            event = {"step": step, "event": "rollback", "from": spent.step, "rollback": count, "seen": seen, "lr": lr}
+            self.guard.events = [*events, event]
+        self.save()
+        if not again:
+            tried = f" after {len(events)} rollback(s)" if events else ""
+            raise Diverged(f"{seen}{tried}. Kept: the good checkpoint of step {step}. {tips}")
+        self.rewound(step, self.guard.events)
+        self._window_began = (step, self.counters.seconds - self.counters.eval_seconds)
+        self.say(
+            f"guard: {seen}; rolled back to step {step}, learning rate halved to {lr:g} "
+            f"(rollback {count} of {self.guard.rollbacks})"
+        )
+
     def _window(self) -> dict[str, float]:
-        """Mean metrics since the last log line, with rates and costs; raises Diverged on nonsense."""
+        """Mean metrics since the last log line, with rates and costs; a clean window may prove a checkpoint good."""
         metrics = self.meter.means()
-        self._refuse_nonsense(metrics)
         self.meter.clear()
+        if self.guard.learn(metrics, self.counters.step) and self.run is not None:
+            self.run.promote()
         self.tick()
         now = (self.counters.step, self.counters.seconds - self.counters.eval_seconds)
         rate = (now[0] - self._window_began[0]) / max(1e-9, now[1] - self._window_began[1])
@@ -136,11 +187,6 @@ class Trainer:
         self.counters.cpu_seconds += cpu_seconds
         self._clock = (time.perf_counter(), time.process_time())
         self._window_began = (self.counters.step, self.counters.seconds - self.counters.eval_seconds)
-
-    def _refuse_nonsense(self, metrics: dict[str, float]) -> None:
-        wrong = guard.complaint(metrics) or guard.unfit(self.ema.parameters)
-        if wrong:
-            raise Diverged(f"step {self.counters.step}: {wrong}")
 
     def tick(self) -> None:
         """Bring the counters' times up to now."""
@@ -208,32 +254,43 @@ class Trainer:
             "objective": self.objective,
             "ema": self.ema,
             "meter": self.meter,
+            "guard": self.guard,
             **{f"optimiser/{name}": o for name, o in self.optimisers.items()},
         }
 
-    def save(self, best: bool = False) -> None:
-        """Write the checkpoint `last.pt` (or `best.pt`); raises Diverged instead of keeping nonsense."""
-        if self.run is None:
-            return
-        self._refuse_nonsense(self.meter.means())
+    def content(self) -> dict[str, Any]:
+        """The whole state, as a checkpoint holds it."""
         self.tick()
-        content = {name: part.state_dict() for name, part in self.parts().items()}
-        content |= {
+        return {name: part.state_dict() for name, part in self.parts().items()} | {
             "generator": self.generator.get_state(),
             "counters": vars(self.counters),
             "config": dict(self.config),
+            "machine": checkpoint.machine(self.generator.device),
         }
-        content["machine"] = machine(self.generator.device)
-        checkpoint.save(self.run.best if best else self.run.last, content)
+
+    def save(self, *, best: bool = False, candidate: bool = False) -> None:
+        """Write the checkpoint `last.pt` (or `best.pt`), as a candidate for `good.pt` if asked and if none waits."""
+        if self.run is None:
+            return
+        if best:
+            return checkpoint.save(self.run.best, self.content())
+        step = self.counters.step
+        if candidate and self.guard.candidate is None:
+            self.guard.candidate = step
+        checkpoint.save(self.run.last, self.content())
+        self.keep_candidate()
+
+    def keep_candidate(self) -> None:
+        """Set `last.pt` aside if it is the candidate; a resumed run does so again, for a kill may have come between."""
+        if self.run is not None and self.guard.candidate == self.counters.step:
+            checkpoint.copy(self.run.last, self.run.candidate)
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Take up the state that `save` wrote."""
+        """Take up the state that `content` returned."""
+        lacking = sorted(self.parts().keys() - content.keys())
+        if lacking:
+            raise UserError(f"checkpoint without {', '.join(lacking)}: an earlier version wrote it")
         for name, part in self.parts().items():
             part.load_state_dict(content[name])
         self.generator.set_state(content["generator"].cpu())
         self.counters = Counters(**content["counters"])
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What bit-exact resuming depends on."""
-    return {"threads": torch.get_num_threads(), "device": device.type, "torch": str(torch.__version__)}

@@ -1,0 +1,100 @@
+"""Image data sets: bytes to pixels, held-out parts, and the official training and test sets of MNIST's format.
+
+x = (pixel - 127.5) / 127.5,    pixels 0 to 255 on [-1, 1], (n, C, H, W) in float32, resident in memory
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.random import stream
+from ebm_lab.core.transforms import Affine
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+HeldOut = PositiveInt | Fraction
+"""A number of images, or a fraction of them."""
+
+
+class Images(Dataset):
+    """Splits of bytes (n, C, H, W), with labels (n,) where there are any."""
+
+    def __init__(self, splits: dict[str, Tensor], labels: dict[str, Tensor] | None) -> None:
+        self.bounds = (-1.0, 1.0)
+        self.transform = Affine(torch.tensor(127.5), torch.tensor(127.5))
+        self.train, self.val, self.test = (self.transform.forward(splits[s]) for s in ("train", "val", "test"))
+        self.labels = labels
+
+
+class OfficialImages(Images):
+    """The official test set, and the official training set less `val`, which `seed` chooses.
+
+    training, testing: (bytes (n, C, H, W), labels (n,)).
+    """
+
+    def __init__(
+        self, training: tuple[Tensor, Tensor], testing: tuple[Tensor, Tensor], val: HeldOut, seed: int
+    ) -> None:
+        parts = hold_out(len(training[0]), val, seed)
+        splits, labels = ({**{s: training[i][index] for s, index in parts.items()}, "test": testing[i]} for i in (0, 1))
+        super().__init__(splits, labels)
+
+
+def hold_out(n: int, val: HeldOut, seed: int) -> dict[str, Tensor]:
+    """Shuffled disjoint indices of `train` and `val` among n."""
+    count = val if isinstance(val, int) else round(n * val)
+    if not 1 <= count < n:
+        raise UserError(f"dataset.val={val}: takes {count} of the {n} training images: each split needs at least one")
+    order = torch.randperm(n, generator=stream(seed, "split"))
+    return {"val": order[:count], "train": order[count:]}
+
+
+IDX = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+
+def idx_pair(name: str, root: str, download: bool) -> list[tuple[Tensor, Tensor]]:
+    """Training and test set, each bytes (n, 1, 28, 28) and labels (n,), of the torchvision data set `name`.
+
+    Reads <root>/<name>/raw/*-ubyte; missing files are fetched if `download`. Raises UserError, saying what belongs
+    where, when there is nothing to be had.
+    """
+    import torchvision.datasets  # a slow import, needed only here
+
+    source, folder = getattr(torchvision.datasets, name), Path(root) / name / "raw"
+    missing = [f for f in IDX if not (folder / f).is_file()]
+    try:
+        if missing and download:
+            source(root, train=True, download=True)
+        sets = [source(root, train=train, download=False) for train in (True, False)]
+        pairs = [(s.data.unsqueeze(1), s.targets.long()) for s in sets]
+    except (RuntimeError, OSError, ValueError, AssertionError, KeyError, IndexError, EOFError) as error:
+        raise unavailable(name, root, folder, IDX, missing, download, error) from None
+    for images, targets in pairs:
+        if images.ndim != 4 or len(images) != len(targets):
+            error = ValueError(f"{len(images)} images and {len(targets)} labels")
+            raise unavailable(name, root, folder, IDX, [], download, error)
+    return pairs
+
+
+def unavailable(
+    name: str,
+    root: str,
+    folder: Path,
+    files: tuple[str, ...],
+    missing: list[str],
+    download: bool,
+    error: BaseException | None,
+) -> UserError:
+    """The one line about a data set that isn't there, can't be fetched or can't be read."""
+    put = f"put {', '.join(files)} into {folder}"
+    cause = ((str(error).splitlines() or [""])[0] or type(error).__name__)[:120]
+    if missing and download:
+        return UserError(f"dataset.root={root}: {name} is not there and can't be downloaded ({cause}); {put}")
+    if missing:
+        there = f"{name} is not there ({len(missing)} of {len(files)} files missing)"
+        return UserError(f"dataset.root={root}: {there}; {put}, or set dataset.download=true")
+    return UserError(f"dataset.root={root}: the files of {name} can't be read ({cause}); {put}, unpacked and whole")

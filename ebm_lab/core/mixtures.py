@@ -1,0 +1,69 @@
+"""Gaussian mixtures: exact samples and an exact density, as data or as noise.
+
+    p(x) = sum_k w_k N(x; m_k, S_k),    S_k = diag(std_k^2) or a full covariance
+
+With x = m_k + L_k z, z ~ N(0, I) and L_k L_k' = S_k:  -2 log N(x; m_k, S_k) = |z|^2 + 2 log det L_k + d log 2 pi.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """weights (K,): positive, relative to their sum; means (K, *shape). One of the two: stds, positive, broadcast
+    against the means, so (K, 1) gives each component of vectors its own; or covariances (K, d, d) over the d
+    flattened coordinates. Draws have the means' dtype and device."""
+
+    weights: Tensor
+    means: Tensor
+    stds: Tensor | None = None
+    covariances: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.stds is None) == (self.covariances is None):
+            raise ValueError("give a mixture either stds or covariances")
+        if self.weights.shape != self.means.shape[:1]:
+            raise ValueError(f"{tuple(self.weights.shape)} weights for {len(self.means)} means")
+
+    @cached_property
+    def _flat_means(self) -> Tensor:
+        return self.means.flatten(1)
+
+    @cached_property
+    def _flat_stds(self) -> Tensor | None:
+        return None if self.stds is None else self.stds.expand_as(self.means).flatten(1)
+
+    @cached_property
+    def _factors(self) -> Tensor | None:
+        return None if self.covariances is None else torch.linalg.cholesky(self.covariances)
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """n draws, (n, *shape)."""
+        means, stds, factors = self._flat_means, self._flat_stds, self._factors
+        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.empty(n, means.shape[1], dtype=means.dtype, device=means.device).normal_(generator=generator)
+        if stds is not None:
+            noise = stds[which] * z
+        else:
+            assert factors is not None
+            noise = (z @ factors.mT)[which, torch.arange(n, device=z.device)]
+        return (means[which] + noise).view(n, *self.means.shape[1:])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density in nats, (B, *shape) -> (B,); differentiable in x."""
+        means, stds, factors = self._flat_means, self._flat_stds, self._factors
+        offset = x.flatten(1).unsqueeze(1) - means  # (B, K, d)
+        if stds is not None:
+            z, log_det = offset / stds, stds.log().sum(1)
+        else:
+            assert factors is not None
+            z = torch.linalg.solve_triangular(factors, offset.permute(1, 2, 0), upper=False).permute(2, 0, 1)
+            log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        log_weights = (self.weights / self.weights.sum()).log()
+        constant = 0.5 * means.shape[1] * math.log(2 * math.pi)
+        return torch.logsumexp(log_weights - log_det - 0.5 * z.square().sum(2), 1) - constant

@@ -1,0 +1,21 @@
+"""Fashion-MNIST: 70,000 pictures of clothes of 28 x 28 pixels, 10,000 of them the official test set.
+
+Pixels 0 to 255 are mapped linearly to [-1, 1]; shape (1, 28, 28).
+H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms, 2017,
+https://arxiv.org/abs/1708.07747.
+"""
+
+from pydantic import NonNegativeInt
+
+from ebm_lab.core.images import HeldOut, OfficialImages, idx_pair
+from ebm_lab.core.registry import register
+
+
+@register("dataset", "fashion_mnist")
+class FashionMNIST(OfficialImages):
+    """`root`: the folder that holds FashionMNIST/raw/*-ubyte; `download`: fetch them if they are missing; `val`: how
+    many training images, or which fraction of them, to hold out for validation; `seed` chooses them."""
+
+    def __init__(self, *, root: str, download: bool, val: HeldOut, seed: NonNegativeInt) -> None:
+        training, testing = idx_pair("FashionMNIST", root, download)
+        super().__init__(training, testing, val, seed)

@@ -1,0 +1,67 @@
+"""Pinwheel: Gaussian arms twisted around the origin, and their density by an area-preserving change of variables.
+
+    v ~ 1/arms sum_k N(R(2 pi k/arms) (radius, 0)', R diag(radial_std^2, tangential_std^2) R'),   R = R(2 pi k/arms)
+    x = R(twist |v|/radius) v,    p(x) = p_v(R(-twist |x|/radius) x)
+
+The turn depends on the distance from the origin alone and keeps it, so in polar coordinates it is a shift of the
+angle, and its Jacobian is 1. Alike in shape, but not in law, to the pinwheel of Johnson et al., Composing graphical
+models with neural networks for structured representations and fast inference, 2016, https://arxiv.org/abs/1603.06277,
+whose density has no formula.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Generator, Tensor
+
+from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.core.registry import register
+from ebm_lab.core.synthetic import Synthetic
+
+
+def rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """Each row of x (n, 2) turned by its own angle (n,), counter-clockwise."""
+    c, s = angle.cos(), angle.sin()
+    return torch.stack([c * x[:, 0] - s * x[:, 1], s * x[:, 0] + c * x[:, 1]], 1)
+
+
+@dataclass(frozen=True)
+class Twisted:
+    """`base` after a turn of `rate` radians per unit of distance from the origin."""
+
+    base: GaussianMixture
+    rate: float
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        v = self.base.sample(n, generator)
+        return rotate(v, self.rate * v.norm(dim=1))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.base.log_prob(rotate(x, -self.rate * x.norm(dim=1)))
+
+
+@register("dataset", "pinwheel")
+class Pinwheel(Synthetic):
+    """`arms`: how many; `radius`: where each has its centre; `radial_std` and `tangential_std`: its length and width
+    before the twist, in data units; `twist`: radians at the radius; `train` / `held_out`: sizes of the splits."""
+
+    def __init__(
+        self,
+        *,
+        arms: PositiveInt,
+        radius: PositiveFloat,
+        radial_std: PositiveFloat,
+        tangential_std: PositiveFloat,
+        twist: float,
+        train: PositiveInt,
+        held_out: PositiveInt,
+        seed: NonNegativeInt,
+    ) -> None:
+        angle = 2 * math.pi / arms * torch.arange(arms, dtype=torch.float64)
+        out, along = torch.stack([angle.cos(), angle.sin()], 1), torch.stack([-angle.sin(), angle.cos()], 1)
+        covariances = radial_std**2 * out.unsqueeze(2) * out.unsqueeze(1)
+        covariances = covariances + tangential_std**2 * along.unsqueeze(2) * along.unsqueeze(1)
+        base = GaussianMixture(torch.ones_like(angle), radius * out, covariances=covariances)
+        super().__init__(Twisted(base, twist / radius), "pinwheel", train, held_out, seed)
