@@ -76,7 +76,7 @@ def test_a_run_directory_holds_what_it_promises(tmp_path):
     wanted = "status step seconds cpu_seconds steps_per_second grad_evals versions git_commit command nll_gap nll_true"
     assert set(wanted.split()) <= summary.keys()
     assert summary["status"] == "finished" and summary["step"] == 10
-    assert summary["grad_evals"] == 10 * 32 * (10 + 2)
+    assert summary["grad_evals"] == 10 * 32 * (10 + 1 + 2)  # 10 steps of MALA take 11 gradients, the loss 2
     rows = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [5, 10]
     assert {"loss", "e_pos", "e_neg", "gap", "grad_norm", "acceptance", "buffer_age", "val/nll_gap"} <= rows[0].keys()

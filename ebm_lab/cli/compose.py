@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 import ebm_lab
 from ebm_lab.core.errors import UserError, did_you_mean
 
-COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger")
+COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "guard")
 GROUPS = (*COMPONENTS, "debug", "recipe", "experiment")
 
 

@@ -9,8 +9,8 @@ It reads the mean metrics of each log window, m. With D the data's dimension, a 
 
 The median is over the whole run, not over its last windows: whatever grows exponentially outruns it in the end, and a
 polynomial drift (t / 2)^p never does, for p < log2(growth). Losses are judged upward only, since downward is where
-they are meant to go, and from the second window on: what a first loss may be is known to nobody. A metric that an
-objective does not report is not judged.
+they are meant to go. The record opens with the untrained model's own loss and gap, for no one can know beforehand how
+large they are. A metric that an objective does not report is not judged.
 
 A checkpoint is good once a whole window that began after it stayed below a third of every limit: a state that already
 slides is not worth going back to.
@@ -88,6 +88,11 @@ class Guard:
         self.window_began = self.windows = self.low = 0
         self.stride, self.sizes = 1, {"gap": list[float](), "loss": list[float]()}
 
+    def begin(self, metrics: Mapping[str, float]) -> None:
+        """Open the record with the metrics of the first step, which are those of the untrained model."""
+        for name in self.sizes.keys() & metrics.keys():
+            self.sizes[name] = [abs(metrics[name])] if math.isfinite(metrics[name]) else []
+
     def usual(self, name: str) -> float:
         """The usual size of the gap or the loss: the median over the run; 0 before its first window."""
         return median(self.sizes[name]) if self.sizes[name] else 0.0
@@ -106,7 +111,7 @@ class Guard:
         if distance > part * self.reach:
             text = f"chains left the data: chain_distance is {distance:.3g} (about 1 is usual, limit {self.reach:.3g})"
             found.append(Trouble(text, "chains"))
-        for name in ("gap", "loss") if self.sizes["loss"] else ("gap",):
+        for name in ("gap", "loss"):
             size = abs(metrics.get(name, 0.0)) if name == "gap" else metrics.get(name, 0.0)
             limit = self.growth * max(self.floor, self.usual(name))
             if size > part * limit and not any(t.kind == "gap" for t in found):

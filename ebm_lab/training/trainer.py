@@ -114,6 +114,8 @@ class Trainer:
             loss.metrics[f"grad_norm_{name}" if len(self.optimisers) > 1 else "grad_norm"] = optimiser.step(step)
         self.ema.update(step)
         self.meter.add(loss.metrics)
+        if step == 1:
+            self.guard.begin(self.meter.means())
         self.counters.step = step
         self.counters.grad_evals += loss.grad_evals
 
