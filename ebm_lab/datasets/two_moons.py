@@ -29,7 +29,8 @@ class TwoMoons(Dataset):
     def __init__(
         self, *, noise: PositiveFloat, train: PositiveInt, held_out: PositiveInt, seed: NonNegativeInt
     ) -> None:
-        self.law = NoisyCurves(moon, 2, noise)
+        nodes = max(1000, math.ceil(1.5 * math.pi / (noise / 8)))  # neighbours at most an eighth of the noise apart
+        self.law = NoisyCurves(moon, 2, noise, nodes)
         self.train, self.val, self.test = (
             self.law.sample(n, stream(seed, f"two_moons/{split}")).float()
             for n, split in ((train, "train"), (held_out, "val"), (held_out, "test"))
