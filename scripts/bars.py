@@ -31,7 +31,7 @@ def bars(
         (o, d, s) for d in str(datasets).split(",") for o in str(objectives).split(",") for s in str(seeds).split(",")
     ]
     with ThreadPoolExecutor(jobs) as pool:
-        results = dict(zip(cases, pool.map(lambda case: run(*case, Path(out)), cases), strict=True))
+        results = dict(zip(cases, pool.map(lambda case: run(case, Path(out)), cases), strict=True))
     print(f"| {'data set':<18} | objective | nll_gap per seed (nats) | worst | CPU-seconds (worst) | diverged |")
     print("|---|---|---|---|---|---|")
     for d in str(datasets).split(","):
@@ -39,8 +39,9 @@ def bars(
             print(row(d, o, [results[o, d, s] for s in str(seeds).split(",")]))
 
 
-def run(objective: str, dataset: str, seed: str, out: Path) -> dict:
-    """One run in a process of its own; its summary."""
+def run(case: tuple[str, str, str], out: Path) -> dict:
+    """One run (objective, data set, seed) in a process of its own; its summary."""
+    objective, dataset, seed = case
     overrides = [f"objective={objective}", f"dataset={dataset}", f"seed={seed}", "logger=none", "threads=1"]
     command = [sys.executable, str(ROOT / "train.py"), *overrides, f"output_dir={out}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

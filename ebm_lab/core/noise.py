@@ -40,4 +40,4 @@ def _fit_mixture(flat: Tensor, components: int, generator: Generator) -> tuple[T
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     spread = float(flat.var(0).mean())
     model = GaussianMixture(components, reg_covar=1e-3 * spread, random_state=seed).fit(flat[:10_000].cpu().numpy())
-    return tuple(torch.from_numpy(a) for a in (model.weights_, model.means_, model.covariances_))
+    return torch.from_numpy(model.weights_), torch.from_numpy(model.means_), torch.from_numpy(model.covariances_)

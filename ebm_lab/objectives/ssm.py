@@ -68,7 +68,8 @@ class SSM(Objective):
     ) -> None:
         super().__init__(energy)
         require_smooth(energy, "ssm")
-        self.generator, self.law, self.count = generator, projection, projections
+        self.generator, self.count = generator, projections
+        self.law: Projection = projection
         self.variance_reduced, self.data_noise = variance_reduced, data_noise * dataset.scale
 
     def forward(self, batch: Batch) -> Loss:
