@@ -26,7 +26,9 @@ def langevin_step(x: Tensor, grad: Tensor, z: Tensor, eps: float, noise_scale: f
     return x - (eps**2 / 2) * grad + (eps * noise_scale) * z
 
 
-def log_acceptance(e: Tensor, grad: Tensor, x: Tensor, e_new: Tensor, grad_new: Tensor, x_new: Tensor, eps: float):
+def log_acceptance(
+    e: Tensor, grad: Tensor, x: Tensor, e_new: Tensor, grad_new: Tensor, x_new: Tensor, eps: Tensor | float
+) -> Tensor:
     """log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1."""
     back = flat_sum((x - x_new + (eps**2 / 2) * grad_new) ** 2)
     there = flat_sum((x_new - x + (eps**2 / 2) * grad) ** 2)

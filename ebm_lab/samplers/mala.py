@@ -19,19 +19,13 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen
+from ebm_lab.core.functional import EnergyFn, energy_and_grad, frozen
 from ebm_lab.core.interfaces import Chain
 from ebm_lab.core.metropolis import Point, StepSize, accept, choose
 from ebm_lab.core.registry import register
+from ebm_lab.samplers.langevin import log_acceptance
 
 Target = Annotated[float, Field(gt=0, lt=1)]
-
-
-def mala_log_ratio(old: Point, new: Point, eps: Tensor | float) -> Tensor:
-    """log of the Metropolis-Hastings ratio of the Langevin move old -> new, (B,), energies and gradients over T."""
-    back = flat_sum((old.x - new.x + (eps**2 / 2) * new.grad) ** 2)
-    there = flat_sum((new.x - old.x + (eps**2 / 2) * old.grad) ** 2)
-    return old.e - new.e - (back - there) / (2 * eps**2)
 
 
 @register("sampler", "mala")
@@ -68,7 +62,7 @@ class MALA:
                 eps = log_eps.exp()
                 z = torch.empty_like(x).normal_(generator=generator)
                 new = self._point(energy, now.x - (eps**2 / 2) * now.grad + eps * z, differentiable)
-                log_ratio = mala_log_ratio(now, new, eps)
+                log_ratio = log_acceptance(now.e, now.grad, now.x, new.e, new.grad, new.x, eps)
                 yes = accept(log_ratio, generator)
                 accepted.append(yes)
                 now, log_eps = choose(yes, new, now), self.step_size.update(log_eps, log_ratio)
