@@ -54,22 +54,22 @@ ConfineShape = Literal["isotropic", "covariance"]
 class Quadratic(nn.Module):
     """The fixed quadratic that makes Z exist: |W (x - mean)|^2 / (2 width^2) per sample, (B, *shape) -> (B,).
 
-    shape `isotropic`: W = 1 / scale of the data; `covariance`: W = L^-1 with L L' the training data's covariance (plus
-    a tenth of its mean variance), so that chains from anywhere come down to where a Gaussian fit to the data lives.
-    width None: no quadratic, 0.
+    shape `isotropic`: W = 1 / scale of the data; `covariance`: W = L^-1 with L L' the training data's covariance plus
+    floor * scale^2 * I, so that chains from anywhere come down to where a Gaussian fit to the data lives; a floor of
+    data_noise^2 and a width of 1 make that the Gaussian fit to the noisy data. width None: no quadratic, 0.
     """
 
     mean: Tensor
     whiten: Tensor
 
-    def __init__(self, dataset: Dataset, width: float | None, shape: ConfineShape) -> None:
+    def __init__(self, dataset: Dataset, width: float | None, shape: ConfineShape, floor: float) -> None:
         super().__init__()
         self.width, d = width, dataset.mean.numel()
         self.register_buffer("mean", dataset.mean.flatten().clone())
         whiten = torch.tensor(1 / dataset.scale, dtype=torch.float64)
         if shape == "covariance":
             covariance = dataset.train.flatten(1).double().T.cov().view(d, d).cpu()
-            factor = torch.linalg.cholesky(covariance + 0.1 * dataset.scale**2 * torch.eye(d, dtype=torch.float64))
+            factor = torch.linalg.cholesky(covariance + floor * dataset.scale**2 * torch.eye(d, dtype=torch.float64))
             whiten = torch.linalg.inv(factor)
         self.register_buffer("whiten", whiten.to(dataset.mean))
 

@@ -32,12 +32,13 @@ class Conv(Energy):
         activation: Activation,
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
+        confine_floor: PositiveFloat,
     ) -> None:
         super().__init__()
         shape = dataset.event_shape
         if len(shape) != 3:
             raise UserError(f"energy=conv: needs images (C, H, W), and the data set's samples have shape {shape}")
-        self.quadratic = Quadratic(dataset, confine, confine_shape)
+        self.quadratic = Quadratic(dataset, confine, confine_shape, confine_floor)
         depth, height, width = shape
         layers: list[nn.Module] = []
         for i, (c_in, c_out) in enumerate(zip([depth, *channels], channels, strict=False)):

@@ -32,10 +32,11 @@ class MLP(Energy):
         activation: Activation,
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
+        confine_floor: PositiveFloat,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", dataset.mean.clone())
-        self.scale, self.quadratic = dataset.scale, Quadratic(dataset, confine, confine_shape)
+        self.scale, self.quadratic = dataset.scale, Quadratic(dataset, confine, confine_shape, confine_floor)
         widths = [self.mean.numel(), *hidden]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
