@@ -103,7 +103,7 @@ def test_classifier_knows_real_digits_from_noise(generator):
     digits = Digits(val=0.15, test=0.15, seed=0)
     real = view(lambda x: x.flatten(1).sum(1), digits, sampler=object(), generator=generator)
     real.__dict__["film"] = [(0, digits.val)]
-    metrics = Classifier(confident=0.9, hidden=64, points=2000)(real).metrics
+    metrics = Classifier(confident=0.9, hidden=64, points=2000, passes=130_000)(real).metrics
     assert metrics["classifier_accuracy"] > 0.94
     assert metrics["confident_share"] > 0.8 and metrics["classes_found"] == 10
     assert metrics["confident_share_noise"] < 0.3 and metrics["class_entropy"] > 2.2
