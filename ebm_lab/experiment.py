@@ -41,6 +41,7 @@ class RunSettings:
     checkpoint_every: PositiveInt
     samples: PositiveInt
     sample_steps: PositiveInt
+    sample_temperature: PositiveFloat
     output_dir: str
     plugins: list[str]
     resume: str | None

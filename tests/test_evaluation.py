@@ -11,6 +11,7 @@ from ebm_lab.evaluation.classifier import Classifier, nearest_images
 from ebm_lab.evaluation.likelihood import Likelihood
 from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.evaluation.samples import spread
+from ebm_lab.samplers.mala import MALA
 from tests.helpers import Points, covariance, exact_sample, gaussian_energy
 
 
@@ -108,6 +109,19 @@ def test_classifier_knows_real_digits_from_noise(generator):
     assert metrics["confident_share"] > 0.8 and metrics["classes_found"] == 10
     assert metrics["confident_share_noise"] < 0.3 and metrics["class_entropy"] > 2.2
     assert metrics["nearest_distance"] == pytest.approx(metrics["nearest_distance_real"], rel=0.1)
+
+
+def test_samples_at_a_temperature_have_that_part_of_the_variance(generator):
+    """exp(-E / T) of a Gaussian with covariance S is a Gaussian with covariance T S; MALA is exact. The standard error
+    of a variance from n independent chains is sqrt(2 / n)."""
+    precision = covariance(2, generator)
+    data = Points(exact_sample(torch.zeros(2).double(), torch.linalg.inv(precision), 1000, generator))
+    energy = gaussian_energy(torch.zeros(2).double(), precision)
+    mala = MALA(data.scale, steps=100, step_size=0.7, target_acceptance=0.6, adapt_rate=0.02, temperature=1.0)
+    n = 8000
+    cold = view(energy, data, sampler=mala, count=n, steps=300, temperature=0.25)
+    white = cold.samples @ torch.linalg.cholesky(precision)
+    assert torch.allclose(white.var(0), torch.tensor(0.25).double(), atol=4 * 0.25 * (2 / n) ** 0.5)
 
 
 def test_film_frames_run_from_first_to_last():

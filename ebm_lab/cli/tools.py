@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ebm_lab.cli.main import complain
 from ebm_lab.core.errors import UserError
@@ -22,6 +22,7 @@ def evaluate(
     ema: bool = True,
     samples: PositiveInt | None = None,
     sample_steps: PositiveInt | None = None,
+    sample_temperature: PositiveFloat | None = None,
     seed: NonNegativeInt = 0,
     device: str = "auto",
     plugins: list[str] | None = None,
@@ -29,8 +30,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run on its test split, with its own evaluations; writes evaluation.json and pictures.
 
-    which: the last or the best checkpoint; ema: averaged weights; samples, sample_steps: instead of the run's own;
-    out: where to write (default: <run>/evaluation).
+    which: the last or the best checkpoint; ema: averaged weights; samples, sample_steps, sample_temperature: instead
+    of the run's own; out: where to write (default: <run>/evaluation).
     """
     from dataclasses import replace
 
@@ -39,7 +40,7 @@ def evaluate(
 
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
     trainer = loaded.trainer
-    changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed}
+    changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}
     trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
     folder = Path(out or loaded.path / "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,7 @@ def sample(
     run: str,
     n: PositiveInt = 64,
     steps: PositiveInt | None = None,
+    temperature: PositiveFloat | None = None,
     which: Literal["last", "best"] = "last",
     ema: bool = True,
     seed: NonNegativeInt = 0,
@@ -73,7 +75,8 @@ def sample(
 ) -> None:
     """Draw n samples from noise by a run's sampler; writes samples.npy (raw data units) and, for images, samples.png.
 
-    steps: of the sampler (default: the run's sample_steps); out: where to write (default: <run>/samples).
+    steps: of the sampler; temperature: samples are of exp(-E / temperature); both by default the run's own; out: where
+    to write (default: <run>/samples).
     """
     import numpy as np
 
@@ -86,8 +89,9 @@ def sample(
     if loaded.sampler is None:
         raise UserError(f"run={run}: it has no sampler to draw samples with")
     generator = stream(seed, "sample", 0, loaded.trainer.generator.device)
-    steps = steps or loaded.trainer.schedule.sample_steps
-    view = EvalView(loaded.energy, loaded.dataset, "test", loaded.sampler, n, steps, generator)
+    plan = loaded.trainer.schedule
+    steps, temperature = steps or plan.sample_steps, temperature or plan.sample_temperature
+    view = EvalView(loaded.energy, loaded.dataset, "test", loaded.sampler, n, steps, generator, temperature)
     samples = view.samples.cpu()
     folder = Path(out or loaded.path / "samples")
     folder.mkdir(parents=True, exist_ok=True)

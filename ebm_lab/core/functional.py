@@ -56,6 +56,17 @@ def flat_sum(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
 
 
+class Tempered(nn.Module):
+    """E(x) / T: the energy of exp(-E / T), sharper than the model for T < 1."""
+
+    def __init__(self, energy: EnergyFn, temperature: float) -> None:
+        super().__init__()
+        self.energy, self.temperature = energy, temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy(x) / self.temperature
+
+
 @contextmanager
 def frozen(energy: EnergyFn) -> Iterator[None]:
     """Within: modules in eval mode and parameters without gradients, as sampling wants them; restored after."""

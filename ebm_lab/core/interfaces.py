@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.distributions import Distribution, IsotropicGaussian, UniformBox
-from ebm_lab.core.functional import EnergyFn
+from ebm_lab.core.functional import EnergyFn, Tempered
 from ebm_lab.core.transforms import Affine, identity
 
 
@@ -166,6 +166,8 @@ class EvalView:
     steps: int
     """Sampler steps from noise to sample."""
     generator: Generator
+    temperature: float = 1.0
+    """Samples are drawn from exp(-E / temperature)."""
 
     @property
     def held_out(self) -> Tensor:
@@ -176,10 +178,11 @@ class EvalView:
         """(step, (count, *shape)) states of the same chains, from noise at step 0 to the samples."""
         if self.sampler is None:
             return []
+        energy = self.energy if self.temperature == 1 else Tempered(self.energy, self.temperature)
         x, state = self.dataset.start.sample(self.count, self.generator), {}
         film, step = [(0, x)], 0
         while step < self.steps:
-            x, state, self.chain_metrics, _ = self.sampler(self.energy, x, state, generator=self.generator)
+            x, state, self.chain_metrics, _ = self.sampler(energy, x, state, generator=self.generator)
             step += self.sampler.steps
             film.append((step, x))
         return film

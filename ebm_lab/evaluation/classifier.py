@@ -20,11 +20,16 @@ from ebm_lab.core.registry import register
 
 @register("evaluation", "classifier")
 class Classifier:
-    """A perceptron of one hidden layer of width `hidden` from scikit-learn, fitted once per run with fixed seed on at most
-    `points` images, of which it sees `passes` in all; `confident` is the probability that counts as sure."""
+    """A perceptron of one hidden layer of width `hidden` from scikit-learn, fitted once per run with fixed seed on
+    at most `points` images, of which it sees `passes` in all; `confident` is the probability that counts as sure."""
 
     def __init__(
-        self, *, confident: Annotated[float, Field(gt=0, lt=1)], hidden: PositiveInt, points: PositiveInt, passes: PositiveInt
+        self,
+        *,
+        confident: Annotated[float, Field(gt=0, lt=1)],
+        hidden: PositiveInt,
+        points: PositiveInt,
+        passes: PositiveInt,
     ) -> None:
         self.confident, self.hidden, self.points, self.passes = confident, hidden, points, passes
         self._fitted: Any = None

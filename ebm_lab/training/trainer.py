@@ -25,7 +25,8 @@ MONITORS = ("nll", "mmd2")
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """When things happen, in steps; `samples` and `sample_steps`: how many samples an evaluation draws, and sampler
-    steps from noise to sample; `max_seconds`: of training in this process, null for no limit."""
+    steps from noise to sample, at `sample_temperature`; `max_seconds`: of training in this process, null for no
+    limit."""
 
     steps: int
     log_every: int
@@ -34,6 +35,7 @@ class Schedule:
     max_seconds: float | None
     samples: int
     sample_steps: int
+    sample_temperature: float
     seed: int
 
 
@@ -230,6 +232,7 @@ class Trainer:
             sampler=self.sampler,
             count=plan.samples,
             steps=plan.sample_steps,
+            temperature=plan.sample_temperature,
             generator=stream(plan.seed, f"evaluation/{split}", self.counters.step, self.generator.device),
         )
         for name, evaluator in self.evaluators.items():
