@@ -37,7 +37,8 @@ class DSM(Objective):
     """Settings: `sigma`, the noise level in data units; `auto` takes 4/3 of the bandwidth that maximises the
     leave-one-out likelihood of a kernel density estimate on the training data: a little more blur than that costs
     little and weighs neighbouring modes against each other by many more points. `antithetic`: each noise vector is
-    used with both signs, which cancels the odd part of the gradient's variance (most of it when sigma is small) at twice the cost.
+    used with both signs, which cancels the odd part of the gradient's variance (most of it when sigma is small) at
+    twice the cost.
     """
 
     headline = ("loss", "score_norm")
