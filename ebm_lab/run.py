@@ -78,6 +78,7 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
         energy = trainer.objective.energy
         weights = {k: v.clone() for k, v in energy.state_dict().items()}
     energy.load_state_dict(weights)
+    energy.eval()
     return Result(run.path, summary, energy, trainer.dataset)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Generator
 
 from ebm_lab.core.errors import Diverged, UserError
+from ebm_lab.core.functional import frozen
 from ebm_lab.core.interfaces import Dataset, Evaluator, EvalView, Logger, Objective, Sampler
 from ebm_lab.core.random import stream
 from ebm_lab.training import checkpoint
@@ -208,10 +209,11 @@ class Trainer:
         return {f"val/{name}": value for name, value in metrics.items()}
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Run the evaluations that apply, on the averaged weights; their pictures go to the loggers."""
+        """Run the evaluations that apply, on the averaged weights; their pictures go to the loggers. The energy is in
+        eval mode, so that looking at it changes nothing that it keeps."""
         metrics: dict[str, float] = {}
         began = time.perf_counter()
-        with self.ema.applied():
+        with self.ema.applied(), frozen(self.objective.energy):
             for report in self.reports(split):
                 metrics |= report.metrics
                 for note in report.notes:

@@ -1,0 +1,96 @@
+"""A residual network as an energy for images, plus a fixed quadratic that makes Z exist.
+
+    E(x) = w . sum over positions of a(h_n) + b + |W (x - mean)|^2 / (2 confine^2),    W = 1 / scale or a whitening
+    h_0 = conv(x),    h_i = pool(skip(h_{i-1}) + conv(a(conv(a(h_{i-1})))))
+
+Stages of residual blocks: from one to the next the image halves (an average over 2 x 2, at the end of the earlier
+stage's last block) and the width changes, where the skip is a 1 x 1 convolution, else the identity. Features are summed
+over positions, so that the energy is a sum of local ones. No normalisation and no dropout: an energy must be a function
+of its sample alone. `spectral_norm` divides each weight (a kernel as the matrix out x rest) by its largest singular
+value, followed by one power iteration per call in training mode; those vectors are buffers, so they travel in the
+checkpoint, and in eval mode (while chains run and while a run is evaluated) they rest: the energy is then one function.
+Averaged weights are divided by u' W v with the vectors u, v of the weights in training, an error of second order.
+
+Yilun Du and Igor Mordatch, Implicit Generation and Modeling with Energy-Based Models, 2019, appendix A.8,
+arXiv:1903.08689.
+Takeru Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018, equation 8, arXiv:1802.05957.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.core.registry import register
+
+
+class Block(nn.Module):
+    """pool(skip(h) + conv(a(conv(a(h))))): (B, c_in, H, W) -> (B, c_out, H, W), or half of each side, rounded up."""
+
+    def __init__(self, c_in: int, c_out: int, activation: Activation, halve: bool) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            make_activation(activation),
+            nn.Conv2d(c_in, c_out, 3, padding=1),
+            make_activation(activation),
+            nn.Conv2d(c_out, c_out, 3, padding=1),
+        )
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.pool = nn.AvgPool2d(2, ceil_mode=True) if halve else nn.Identity()
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.pool(self.skip(h) + self.branch(h))
+
+
+@register("energy", "resnet")
+class ResNet(Energy):
+    """Images (C, H, W) of any size. `channels`: width per stage; `blocks`: residual blocks per stage; `spectral_norm`:
+    on every convolution and the linear layer; `confine`: the quadratic's width in units of the data's scale, null for
+    none; `confine_shape`: isotropic, or the data's covariance."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        channels: Annotated[list[PositiveInt], Field(min_length=1)],
+        blocks: PositiveInt,
+        activation: Activation,
+        spectral_norm: bool,
+        confine: PositiveFloat | None,
+        confine_shape: ConfineShape,
+    ) -> None:
+        super().__init__()
+        shape = dataset.event_shape
+        if len(shape) != 3:
+            raise UserError(f"energy=resnet: needs images (C, H, W), and the data set's samples have shape {shape}")
+        self.quadratic = Quadratic(dataset, confine, confine_shape)
+        widths = [c for c in channels for _ in range(blocks)]
+        ends = [i % blocks == blocks - 1 and i < len(widths) - 1 for i in range(len(widths))]
+        self.stem = nn.Conv2d(shape[0], channels[0], 3, padding=1)
+        pairs = zip([channels[0], *widths], widths, ends, strict=False)
+        self.blocks = nn.Sequential(*[Block(c_in, c_out, activation, halve) for c_in, c_out, halve in pairs])
+        self.last, self.head = make_activation(activation), nn.Linear(channels[-1], 1)
+        self._initialise()
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
+        if spectral_norm:
+            for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]:
+                parametrizations.spectral_norm(layer)
+
+    def _initialise(self) -> None:
+        """He's initialisation where an activation comes before; a branch's end so small that all branches together
+        weigh as much as the skips."""
+        for module in self.blocks:
+            first, last = (m for m in module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+            nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
+            with torch.no_grad():
+                last.weight /= len(self.blocks) ** 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.last(self.blocks(self.stem(x)))
+        return self.head(h.sum((2, 3))).squeeze(1) + self.quadratic(x)
