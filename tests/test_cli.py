@@ -129,7 +129,8 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
     elif group == "energy":
         overrides = ["dataset=gaussian"] if option in ("mlp", "gaussian") else []
     elif group == "recipe":
-        overrides = [f"objective={option.split('_')[0]}", *(["dataset=two_moons"] if option.endswith("mlp") else [])]
+        objective, _, energy = option.rpartition("_")
+        overrides = [f"objective={objective}", *(["dataset=two_moons"] if energy == "mlp" else [f"energy={energy}"])]
     else:
         overrides = []
     choice = f"{group}=[{option}]" if group == "evaluation" else f"{group}={option}"
@@ -158,6 +159,22 @@ def test_recipes_yield_to_the_command_line():
     assert default["batch_size"] == 64 and compose_config(["batch_size=7"])["batch_size"] == 7
     assert compose_config(["dataset=two_moons"])["energy"]["name"] == "mlp"
     assert compose_config(["dataset=two_moons", "energy=gaussian"])["energy"]["name"] == "gaussian"
+
+
+def test_short_runs_are_sampled_as_they_are_trained():
+    """As many steps from noise as in training, cold, whatever the sampler's steps are set to."""
+    for overrides in (["dataset=two_moons"], ["dataset=two_moons", "sampler=langevin"], ["dataset=digits"]):
+        config = compose_config(["objective=mle_short", *overrides])
+        sampler = config["sampler"]
+        assert config["objective"]["name"] == "mle" and config["sample_steps"] == sampler["steps"] < 100
+        assert sampler.get("temperature", 1.0) < 1 or sampler.get("noise_scale", 1.0) < 1
+        assert compose_config(["objective=mle_short", *overrides, "sampler.steps=7"])["sample_steps"] == 7
+    mala, langevin = (
+        compose_config(["objective=mle_short", "dataset=two_moons", f"sampler={s}"])["sampler"]
+        for s in ("mala", "langevin")
+    )
+    assert mala["temperature"] == langevin["noise_scale"] ** 2
+    assert mala["step_size"] == langevin["step_size"] * langevin["noise_scale"]
 
 
 def test_an_energy_of_the_wrong_shape_is_one_line(tmp_path, monkeypatch):

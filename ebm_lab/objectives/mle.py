@@ -3,7 +3,8 @@
     grad L = E_data[ grad_theta E(x) ] - E_{q_k}[ grad_theta E(x_neg) ],    q_k: k sampler steps from noise
 
 Long runs (k large enough to reach the model's law) follow the likelihood's gradient. Short runs (the preset
-`mle_short`) train a sampler instead: k steps from noise come to match the data, and the energy is no log-density.
+`mle_short`) train a sampler instead: k steps from noise come to match the data, and the energy is no log-density. Its
+samples are those of exactly k steps, so there `sample_steps` follows the sampler's `steps`.
 
 Erik Nijkamp, Mitch Hill, Song-Chun Zhu and Ying Nian Wu, Learning Non-Convergent Non-Persistent Short-Run MCMC Toward
 Energy-Based Model, 2019, arXiv:1904.09770.
