@@ -122,7 +122,8 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         for name, values in (config.get("evaluation") or {}).items()
     }
     cold = (config.get("sampler") or {}).get("noise_scale", 1.0) != 1.0
-    guard = Guard(dataset, cold, **check(Guard, config.get("guard") or {}, "guard"))
+    tempered = cold or (config.get("sampler") or {}).get("temperature", 1.0) != 1.0
+    guard = Guard(dataset, cold, tempered, **check(Guard, config.get("guard") or {}, "guard"))
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
     resolved = {**config, "threads": threads, "objective": {**config["objective"], **objective.chosen}}
     trainer = Trainer(

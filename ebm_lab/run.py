@@ -26,6 +26,7 @@ from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
+from ebm_lab.training.guard import advice
 from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trainer import Trainer
 
@@ -95,6 +96,9 @@ def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
         final["ended_by"] = ended
         if status == "finished":
             final |= trainer.evaluate("test")
+            if found := trainer.guard.weigh(final):
+                tips = advice(found, trainer.config, chains=False)
+                raise Diverged(f"step {trainer.counters.step}: {found[0].seen}. {tips}")
     except Diverged as problem:
         status, final["message"] = "diverged", str(problem)
         trainer.say(f"diverged: {problem}")

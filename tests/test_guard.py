@@ -20,12 +20,10 @@ from tests.test_resume import lines, same, state, stop_at
 
 LIMITS = {"enabled": True, "rollbacks": 2, "growth": 10.0, "nats": 5.0, "chain_distance": 10.0, "acceptance": 0.01}
 POINTS = Points(torch.randn(500, 2, generator=torch.Generator().manual_seed(0)))
-MOONS = ["dataset=two_moons", "dataset.train=2000", "dataset.held_out=200", "evaluation=[]", "logger=none"]
-MOONS += ["energy.hidden=[32,32]", "batch_size=128", "optim.schedule=constant", "log_every=20", "checkpoint_every=50"]
 
 
 def make(cold=False, **changes):
-    return Guard(POINTS, cold, **{**LIMITS, **changes})
+    return Guard(POINTS, cold, cold, **{**LIMITS, **changes})
 
 
 def feed(watcher, windows):
@@ -95,12 +93,23 @@ def test_chains_that_leave_and_acceptance_that_vanishes():
     assert feed(make(acceptance=None, chain_distance=None), frozen) is None
 
 
+def test_a_model_worse_than_noise_is_lost():
+    """N(mean, scale^2) on its own fit has nll log 2 pi + 2 log scale + 1 at D = 2; 7 nats more is the limit."""
+    known = math.log(2 * math.pi) + 2 * math.log(POINTS.scale) + 0.5 * 2 * 499 / 500
+    assert guard.noise_nll(POINTS) == pytest.approx(known, abs=1e-4)
+    assert make().weigh({"nll": known + 6.99}) == [] and make().weigh({"loss": 1e9}) == []
+    (trouble,) = make().weigh({"nll": known + 7.01})
+    assert trouble.kind == "likelihood" and "the model lost the data: nll is " in trouble.seen
+    assert make().weigh({"nll": math.nan}) and make().weigh({"nll": math.inf})
+    assert make(cold=True).weigh({"nll": 1e9}) == [] and make(enabled=False).weigh({"nll": 1e9}) == []
+
+
 def test_starting_noise_far_from_the_data_moves_the_limit():
     """Pictures of little contrast in [-1, 1]: uniform noise has distance 0.577 / 0.01 from their mean."""
     grey = 0.01 * torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     data = Points(grey, bounds=(-1.0, 1.0))
     assert guard.noise_distance(data) == pytest.approx(3**-0.5 / data.scale, rel=0.03)
-    assert feed(Guard(data, False, **LIMITS), [{"chain_distance": 60.0}]) is None
+    assert feed(Guard(data, False, False, **LIMITS), [{"chain_distance": 60.0}]) is None
     assert guard.noise_distance(POINTS) == pytest.approx(1.0, abs=0.15)  # 512 numbers: 5 standard errors
 
 
@@ -303,47 +312,12 @@ def test_a_kill_at_any_write_leaves_a_directory_that_resumes_to_the_same_bits(ev
         assert lines(path) == lines(straight.path), name
 
 
-@pytest.mark.parametrize(
-    "overrides, words",
-    [
-        (
-            ["objective=pcd", "sampler=langevin", "optim.lr=30", "optim.clip=null"],
-            ("chains left the data", "gap exploded", "finite"),
-        ),
-        (["objective=dsm", "optim.lr=30", "optim.clip=null"], ("loss exploded", "finite")),
-        (["objective=pcd", "sampler=langevin", "sampler.step_size=10"], ("chains left", "sampler.step_size (now 10")),
-        (
-            ["objective=pcd", "sampler=langevin", "optim.lr=1", "energy.confine=null"],
-            ("chains left the data", "gap exploded"),
-        ),
-    ],
-)
-def test_absurd_settings_end_diverged_in_words(overrides, words, tmp_path):
-    result = ebm_lab.train(["steps=300", *MOONS, *overrides, "optim.warmup=0", f"output_dir={tmp_path}"], quiet=True)
-    assert result.summary["rollbacks"] >= 1
-    told = [e["seen"] for e in record(result.path)[1]] + [result.summary.get("message", "")]
-    assert any(word in line for word in words for line in told), told
-    assert all(finite(p) for p in result.path.rglob("*.pt"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["steps=150"], ["objective=dsm", "dataset=two_moons", "steps=300"]])
 def test_healthy_training_is_left_alone(overrides, tmp_path):
     more = ["evaluation=[]", "logger=none", "log_every=10", "threads=1", f"output_dir={tmp_path}"]
     result = ebm_lab.train([*overrides, *more], quiet=True)
     assert result.status == "finished" and result.summary["rollbacks"] == 0
-
-
-@pytest.mark.slow
-def test_contrastive_divergence_at_a_large_langevin_step_is_caught_while_finite(tmp_path):
-    """CD on two moons, step 0.14, Adam 1e-3, nothing that holds the energy: it explodes, and stays finite."""
-    more = ["objective=cd", "dataset=two_moons", "sampler=langevin", "sampler.step_size=0.14", "energy.confine=null"]
-    more += ["optim.lr=1e-3", "optim.schedule=constant", "optim.warmup=0", "optim.clip=null", "objective.energy_l2=0"]
-    more += ["batch_size=256", "evaluation=[]", "logger=none", "log_every=50", "steps=8000", f"output_dir={tmp_path}"]
-    result = ebm_lab.train(more, quiet=True)
-    told = [e["seen"] for e in record(result.path)[1]] + [result.summary.get("message", "")]
-    assert result.summary["rollbacks"] >= 1 and ("gap exploded" in told[0] or "chains left" in told[0])
-    assert all(abs(row["gap"]) < 1e3 for row in record(result.path)[0])
 
 
 def test_wandb_s_step_never_falls_and_is_the_training_step_until_a_rollback():

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm_lab.core.distributions import Distribution, UniformBox
+from ebm_lab.core.errors import UserError
 from ebm_lab.core.mixtures import GaussianMixture
 
 NoiseLaw = Literal["gaussian", "mixture", "uniform"]
@@ -15,7 +16,12 @@ def fit_noise(
     law: NoiseLaw, train: Tensor, components: int, widen: float, data_noise: float, generator: Generator
 ) -> Distribution:
     """The noise of that law for the data train (n, *shape), stds times `widen`; `data_noise` is the std of what will
-    be added to the data, and joins the covariance."""
+    be added to the data, and joins the covariance. Noise narrower than the data is refused: where it has no samples,
+    nothing tells the model that its density may not be high."""
+    if widen < 1:
+        raise UserError(
+            f"objective.widen={widen:g}: noise narrower than the data teaches no density; must be at least 1"
+        )
     shape, flat = tuple(train.shape[1:]), train.flatten(1).double()
     if law == "uniform":
         low, high = train.amin(0) - 3 * data_noise, train.amax(0) + 3 * data_noise

@@ -12,6 +12,13 @@ polynomial drift (t / 2)^p never does, for p < log2(growth). Losses are judged u
 they are meant to go. The record opens with the untrained model's own loss and gap, for no one can know beforehand how
 large they are. A metric that an objective does not report is not judged.
 
+At the end the model itself is weighed, for a loss may not see where its mass went (score matching sees the data alone):
+
+    nll > (nats + D) above that of the starting noise, on the test points, where the likelihood is known
+
+for a density so far below one that knows nothing is no model. Energies learnt with cold chains are no log-densities
+and are not weighed.
+
 A checkpoint is good once a whole window that began after it stayed below a third of every limit: a state that already
 slides is not worth going back to.
 """
@@ -37,7 +44,8 @@ KEPT = 256
 
 
 class Trouble(NamedTuple):
-    """What was seen, in words, and its kind: 'finite', 'gap', 'loss', 'chains' or 'acceptance'."""
+    """What was seen, in words, and its kind: 'finite', 'gap', 'loss', 'chains', 'acceptance' or
+    'likelihood'."""
 
     seen: str
     kind: str
@@ -61,14 +69,21 @@ def noise_distance(dataset: Dataset) -> float:
     return float((x - dataset.mean).double().square().mean().sqrt()) / max(dataset.scale, 1e-12)
 
 
+def noise_nll(dataset: Dataset) -> float:
+    """Mean negative log-likelihood of the test points under the starting noise, nats: a model that knows nothing."""
+    return -float(dataset.start.log_prob(dataset.test).double().mean())
+
+
 class Guard:
     """Settings as in configs/guard/standard.yaml. `watch` judges, `learn` remembers; what it remembers travels in the
-    checkpoint. `cold`: chains at a lowered temperature, of whose moves a Metropolis test says nothing."""
+    checkpoint. `cold`: chains with little noise, of whose moves a Metropolis test says nothing; `tempered`: those, and
+    chains of a Metropolis sampler at another temperature than 1."""
 
     def __init__(
         self,
         dataset: Dataset,
         cold: bool,
+        tempered: bool,
         *,
         enabled: bool,
         rollbacks: NonNegativeInt,
@@ -80,6 +95,7 @@ class Guard:
         self.enabled, self.rollbacks = enabled, rollbacks if enabled else 0
         self.growth, self.floor = growth or math.inf, nats + dataset.mean.numel()
         self.reach = (chain_distance or math.inf) * max(1.0, noise_distance(dataset))
+        self.dataset, self.tempered = dataset, tempered
         self.acceptance = 0.0 if acceptance is None or cold else acceptance
         self.events: list[dict[str, Any]] = []
         """The rollbacks so far, as they stand in metrics.jsonl."""
@@ -122,6 +138,16 @@ class Guard:
             text = f"acceptance vanished: it is {metrics['acceptance']:.2g} (limit {self.acceptance:g})"
             found.append(Trouble(text, "acceptance"))
         return found
+
+    def weigh(self, metrics: Mapping[str, float]) -> list[Trouble]:
+        """The trouble of a trained model whose evaluation on the test points reports these metrics."""
+        if not self.enabled or self.tempered or "nll" not in metrics:
+            return []
+        noise = noise_nll(self.dataset)
+        if metrics["nll"] <= noise + self.floor:
+            return []
+        text = f"nll is {metrics['nll']:.3g} (the starting noise has {noise:.3g}, limit {noise + self.floor:.3g})"
+        return [Trouble(f"the model lost the data: {text}", "likelihood")]
 
     def learn(self, metrics: Mapping[str, float], step: int) -> bool:
         """Take a window without trouble, ended at `step`, into the record; True if it proves the candidate good."""
@@ -169,8 +195,10 @@ def advice(troubles: Iterable[Trouble], config: Mapping[str, Any], chains: bool)
         tips.append(f"a smaller optim.lr (now {optim.get('lr')})")
     if kinds & {"gap", "finite"} and objective.get("energy_l2") == 0:
         tips.append("objective.energy_l2=0.01")
-    if kinds & {"gap", "chains"} and energy.get("confine", 0) is None and "energy.confine=2" not in tips:
+    if kinds & {"gap", "chains", "likelihood"} and energy.get("confine", 0) is None and "energy.confine=2" not in tips:
         tips.append("energy.confine=2")
+    if "likelihood" in kinds and 0 < (energy.get("confine") or 0) < 1:
+        tips.append(f"a larger energy.confine (now {energy['confine']})")
     if kinds & {"loss", "finite"} and optim.get("clip", 1) is None:
         tips.append("optim.clip=1")
     return f"Try {', '.join(tips[:-1])}{' or ' if tips[:-1] else ''}{tips[-1]}" if tips else "Try guard.acceptance=null"
