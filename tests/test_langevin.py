@@ -67,6 +67,16 @@ def test_clip_grad_shortens_long_gradients_only(generator):
     torch.testing.assert_close(moved, 0.5 * torch.tensor([[1.0, 0.0], [1.2, 1.6]]).double())
 
 
+def test_the_step_is_relative_to_the_data_s_scale(generator):
+    """eps = 0.3 * 2: one step without noise on E = |x|^2 / 2 moves by eps^2 / 2 = 0.18 of x; its gradients are counted
+    per chain and step."""
+    sampler = Langevin(2.0, steps=1, step_size=0.3, noise_scale=0.0, clip_grad=None)
+    x = torch.ones(7, 2).double()
+    out = sampler(gaussian_energy(torch.zeros(2).double(), torch.eye(2).double()), x, {}, generator=generator)
+    torch.testing.assert_close(x - out.x, 0.18 * x)
+    assert out.grad_evals == 7
+
+
 def test_sampling_freezes_and_restores_the_energy(generator):
     """Dropout is off and no parameter collects a gradient while chains run; both come back after."""
 

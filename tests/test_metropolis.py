@@ -103,10 +103,10 @@ def test_hmc_takes_11_gradients_for_10_leapfrogs_and_carries_them(generator):
     out = sampler(net, torch.zeros(4, 3), {}, generator=generator)
     assert net.calls == 11 and out.grad_evals == 44 and net.seen == {(False, False)} and net.training
     net.calls = 0
-    HMC(1.0, steps=3, leapfrog=10, step_size=0.1, temperature=1.0, **FIXED)(
+    out = HMC(1.0, steps=3, leapfrog=10, step_size=0.1, temperature=1.0, **FIXED)(
         net, torch.zeros(4, 3), {}, generator=generator
     )
-    assert net.calls == 31
+    assert net.calls == 31 and out.grad_evals == 31 * 4
 
 
 def test_mala_takes_k_plus_1_gradients(generator):
@@ -155,3 +155,30 @@ def test_differentiable_chains_reach_the_energy_s_parameters(make, generator):
     with torch.no_grad():
         difference = (end(a + 1e-5) - end(a - 1e-5)) / 2e-5
     assert float(grad) == pytest.approx(float(difference), rel=1e-4) and abs(float(grad)) > 1e-3
+
+
+@pytest.mark.parametrize("sampler", [MALA, HMC], ids=["mala", "hmc"])
+def test_the_step_is_relative_to_the_data_s_scale(sampler, generator):
+    more = {"leapfrog": 3} if sampler is HMC else {}
+    made = sampler(2.5, steps=1, step_size=0.3, temperature=1.0, **FIXED, **more)
+    out = made(quartic, torch.zeros(4, 2), {}, generator=generator)
+    assert float(out.metrics["step_size"]) == pytest.approx(0.75)
+
+
+def test_mala_s_proposal_is_the_tempered_langevin_step():
+    """x' = x - (eps^2 / 2) grad E / T + eps z with the generator's own z, where the small step is accepted; another
+    drift would stay exact, and be slower."""
+    x, temperature, eps = torch.linspace(1, 2, 10).view(5, 2).double(), 0.25, 0.05
+    out = mala(eps, steps=1, temperature=temperature)(quartic, x, {}, generator=torch.Generator().manual_seed(3))
+    z = torch.empty_like(x).normal_(generator=torch.Generator().manual_seed(3))
+    accepted = (out.x != x).all(1)
+    assert int(accepted.sum()) >= 3
+    torch.testing.assert_close(out.x[accepted], (x - eps**2 / 2 * (x**3 + x) / temperature + eps * z)[accepted])
+
+
+def test_hmc_s_force_is_that_of_the_tempered_energy(generator):
+    """Leapfrog conserves H = E / T + |v|^2 / 2 up to O(h^2), so small steps are nearly all accepted: 20 of size 0.02
+    go far enough that the force at T = 1 would change H by more than 1."""
+    sampler = HMC(1.0, steps=5, leapfrog=20, step_size=0.02, temperature=0.25, **FIXED)
+    out = sampler(quartic, torch.full((500, 4), 1.5).double(), {}, generator=generator)
+    assert float(out.metrics["acceptance"]) > 0.99

@@ -131,6 +131,68 @@ def test_gaussian_noise_has_the_data_s_moments_widened(generator):
     torch.testing.assert_close(draws.flatten(1).T.cov().double(), 4 * x.T.cov(), rtol=0.05, atol=0.05)
 
 
+def test_the_objective_counts_reports_and_blurs(generator):
+    """A model that is the data's own law against noise three times as wide: k + 1 gradients per datum, an accuracy
+    beyond chance, an exact loss; and data noise of the given std, which widens the fitted noise too."""
+    x = exact_sample(torch.zeros(2).double(), torch.eye(2).double(), 2000, generator)
+    energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
+    settings = {"noise": "gaussian", "components": 1, "widen": 3.0, "noise_ratio": 2}
+    objective = NCE(energy, Points(x), generator, data_noise=0.0, **settings).double()
+    loss = objective(Batch(x))
+    assert loss.grad_evals == 3 * 2000
+    ratio = lambda z: -energy(z) - objective.log_z - objective.noise.log_prob(z) - math.log(2)  # noqa: E731
+    told = float((ratio(x) > 0).double().mean())
+    other = float((ratio(objective.noise.sample(20_000, generator)) < 0).double().mean())
+    assert float(loss.metrics["accuracy"]) == pytest.approx((told + other) / 2, abs=0.03)  # 5 standard errors
+    assert (told + other) / 2 > 0.7
+
+    seen = []
+
+    class Record(torch.nn.Module):
+        def forward(self, z):
+            seen.append(z.detach())
+            return z.square().sum(1)
+
+    data = Points(5 * x)
+    blurred = NCE(Record(), data, generator, data_noise=0.2, **{**settings, "widen": 1.0})
+    blurred(Batch(torch.zeros(4000, 2).double()))
+    assert float(seen[-1][:4000].std()) == pytest.approx(0.2 * data.scale, rel=0.04)  # 5 standard errors
+    draws = blurred.noise.sample(100_000, generator)
+    assert float(draws.var(0).mean()) == pytest.approx(25 * (1 + 0.04 + 0.001), rel=0.02)
+
+
+def test_noise_is_regular_where_the_data_are_not(generator):
+    """A coordinate that never changes gets a thousandth of the mean variance: a density, and draws near the data."""
+    x = torch.cat([torch.randn(2000, 1, generator=generator), torch.full((2000, 1), 4.0)], 1)
+    for law in ("gaussian", "mixture"):
+        noise = fit_noise(law, x, 2, 1.0, 0.0, generator)
+        draws = noise.sample(20_000, generator)
+        assert noise.log_prob(x).isfinite().all()
+        assert float(draws[:, 1].var()) == pytest.approx(1e-3 * 0.5, rel=1.1) and float(draws[:, 1].mean()) > 3.9
+
+
+def test_uniform_noise_covers_the_data_and_their_noise(generator):
+    """Range plus 3 stds of data noise, plus 5 % of the whole on either side, plus half of what `widen` adds."""
+    x = torch.stack([torch.linspace(-1, 1, 50), torch.linspace(0, 10, 50)], 1)
+    box = fit_noise("uniform", x, 1, 1.0, 0.0, generator)
+    torch.testing.assert_close(box.low, torch.tensor([-1.1, -0.5]))
+    torch.testing.assert_close(box.high, torch.tensor([1.1, 10.5]))
+    box = fit_noise("uniform", x, 1, 1.5, 0.1, generator)
+    torch.testing.assert_close(box.low, torch.tensor([-1.3 - 0.3 * 2.6, -0.3 - 0.3 * 10.6]))
+    torch.testing.assert_close(box.high, torch.tensor([1.3 + 0.3 * 2.6, 10.3 + 0.3 * 10.6]))
+
+
+def test_noise_narrower_than_the_data_is_refused(generator):
+    with pytest.raises(UserError, match="objective.widen=0.9: noise narrower than the data teaches no density"):
+        fit_noise("gaussian", torch.randn(50, 2, generator=generator), 1, 0.9, 0.0, generator)
+
+
+def test_mixture_noise_depends_on_the_generator_alone():
+    x = torch.randn(3000, 2, generator=torch.Generator().manual_seed(1))
+    first, second = (fit_noise("mixture", x, 5, 1.0, 0.0, torch.Generator().manual_seed(2)) for _ in range(2))
+    assert torch.equal(first.log_prob(x), second.log_prob(x))
+
+
 def test_an_energy_of_shape_b1_is_refused(generator):
     with pytest.raises(UserError, match="it must return one value per sample"):
         NCE(

@@ -111,6 +111,24 @@ def test_many_projections_average_over_the_same_points(generator):
     assert float(spread(1) / spread(5)) == pytest.approx(5, rel=0.3)
 
 
+def test_noise_on_the_data_has_the_given_std_and_gradients_are_counted(generator):
+    """The energy sees x + 0.2 * scale * z; three gradients per point and projection."""
+    data = Points(3 * torch.randn(4000, 1, generator=generator).double())
+    seen = []
+
+    class Record(nn.Module):
+        def forward(self, x):
+            seen.append(x.detach())
+            return x.square().sum(1)
+
+    settings = {"projection": "gaussian", "variance_reduced": True, "projections": 2}
+    loss = SSM(Record(), data, generator, data_noise=0.2, **settings)(Batch(torch.zeros(4000, 1).double()))
+    assert float(seen[-1].std()) == pytest.approx(0.2 * data.scale, rel=0.05)  # 4 standard errors of 4,000 draws
+    assert loss.grad_evals == 3 * 2 * 4000
+    SSM(Record(), data, generator, data_noise=0.0, **settings)(Batch(torch.zeros(4, 1).double()))
+    assert torch.equal(seen[-1], torch.zeros(8, 1).double())
+
+
 def test_a_non_smooth_energy_is_refused(generator):
     settings = {"projection": "gaussian", "variance_reduced": True, "projections": 1, "data_noise": 0.0}
     with pytest.raises(UserError, match="ReLU in the energy has no second derivative: choose a smooth one"):

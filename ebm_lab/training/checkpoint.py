@@ -52,6 +52,17 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     return content
 
 
+def fill(part: Any, state: Any, name: str) -> None:
+    """Load `state` into `part`. Raises UserError where it does not fit, as in a run whose config was edited."""
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise UserError(
+            f"checkpoint does not fit its config: {name}: {lines[1 if len(lines) > 1 else 0][:160]}"
+        ) from None
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What bit-exact resuming depends on."""
     return {"threads": torch.get_num_threads(), "device": device.type, "torch": str(torch.__version__)}

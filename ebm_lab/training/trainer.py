@@ -294,10 +294,10 @@ class Trainer:
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take up the state that `content` returned."""
-        lacking = sorted(self.parts().keys() - content.keys())
+        lacking = sorted({*self.parts(), "generator", "counters"} - content.keys())
         if lacking:
             raise UserError(f"checkpoint without {', '.join(lacking)}: an earlier version wrote it")
         for name, part in self.parts().items():
-            part.load_state_dict(content[name])
+            checkpoint.fill(part, content[name], name)
         self.generator.set_state(content["generator"].cpu())
         self.counters = Counters(**content["counters"])
