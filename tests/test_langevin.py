@@ -59,6 +59,21 @@ def test_acceptance_is_the_metropolis_ratio():
     torch.testing.assert_close(log_acceptance(e(x), x**3, x, e(x_new), x_new**3, x_new, eps), expected)
 
 
+def test_the_acceptance_metric_is_the_mean_of_min_1_ratio():
+    """Of the last move but one, recomputed along the chain with its own noise; some ratios lie above 1."""
+    eps, g = 1.2, torch.Generator().manual_seed(2)
+    x = torch.randn(500, 2, generator=g).double()
+    energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
+    sampler = Langevin(1.0, steps=2, step_size=eps, noise_scale=1.0, clip_grad=None)
+    out = sampler(energy, x, {}, generator=torch.Generator().manual_seed(7))
+    z = torch.empty_like(x).normal_(generator=torch.Generator().manual_seed(7))
+    new = (1 - eps**2 / 2) * x + eps * z
+    e, e_new = 0.5 * x.square().sum(1), 0.5 * new.square().sum(1)
+    ratio = log_acceptance(e, x, x, e_new, new, new, eps).exp()
+    assert ratio.max() > 1.1
+    torch.testing.assert_close(out.metrics["acceptance"], ratio.clamp_max(1).mean())
+
+
 def test_clip_grad_shortens_long_gradients_only(generator):
     energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
     sampler = Langevin(1.0, steps=1, step_size=1.0, noise_scale=0.0, clip_grad=2.0)

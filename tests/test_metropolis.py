@@ -75,7 +75,7 @@ def test_independence_metropolis_is_exact(generator):
         a, b = -((x[:, 0] + 4) ** 2) / 2 + math.log(0.2), -((x[:, 0] - 4) ** 2) / 2 + math.log(0.8)
         return -torch.logsumexp(torch.stack([a, b]), 0)
 
-    proposal = IsotropicGaussian(torch.zeros(1).double(), 5.0)
+    proposal = IsotropicGaussian(torch.full((1,), 2.0).double(), 5.0)  # likelier at one mode, so its density counts
     x, accepted = torch.zeros(10_000, 1).double() - 4, []
     for _ in range(60):
         x, yes = independence_step(energy, x, proposal, generator)
@@ -135,8 +135,9 @@ def test_a_proposal_of_nan_energy_is_refused(make, generator):
     def broken(x):
         return torch.where(x.abs() > 1, math.nan, x**2).sum(1)
 
-    x = make(0.8, target_acceptance=0.6, adapt_rate=0.1)(broken, torch.zeros(100, 1), {}, generator=generator).x
-    assert x.isfinite().all() and x.abs().max() <= 1
+    out = make(0.8, target_acceptance=0.6, adapt_rate=0.1)(broken, torch.zeros(100, 1), {}, generator=generator)
+    assert out.x.isfinite().all() and out.x.abs().max() <= 1
+    assert out.state["log_eps"].isfinite(), "nan counts as a refusal"
 
 
 @pytest.mark.parametrize("make", [mala, hmc], ids=["mala", "hmc"])

@@ -95,6 +95,7 @@ def test_no_chain_is_lost(generator):
         buffer.put(slots, x + 1, 1)
         visits[slots] += 1
     assert torch.equal(buffer.x[:, 0], start[:, 0] + visits)
+    assert (visits - 160).abs().max() < 5 * (1000 * 0.16 * 0.84) ** 0.5, "every slot is visited alike"
     assert torch.equal(buffer.age, visits.long())
 
 
