@@ -8,14 +8,20 @@ Christophe Andrieu and Johannes Thoms, A tutorial on adaptive MCMC, 2008, algori
 """
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from ebm_lab.core.distributions import Distribution
-from ebm_lab.core.functional import EnergyFn, evaluate
+from ebm_lab.core.functional import EnergyFn, energy_and_grad, evaluate, frozen
+from ebm_lab.core.interfaces import Chain
+
+Target = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Point(NamedTuple):
@@ -73,3 +79,47 @@ class StepSize:
             return log_eps
         acceptance = log_ratio.detach().clamp_max(0).exp().nan_to_num(0.0).mean()
         return log_eps + self.rate * (acceptance - self.target)
+
+
+class Metropolis(ABC):
+    """`steps` proposals for exp(-E / T), T = `temperature`, each accepted or refused; what they are is `propose`.
+
+    The energy and its gradient at the current state are carried from one proposal to the next. With `differentiable`
+    the derivative is that of the moves, given which were accepted: that the acceptances depend on the energy too is
+    left out.
+    """
+
+    cost: int
+    """Gradients that a proposal takes."""
+
+    def __init__(self, steps: int, temperature: float, step_size: StepSize) -> None:
+        self.steps, self.temperature, self.step_size = steps, temperature, step_size
+
+    @abstractmethod
+    def propose(
+        self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
+    ) -> tuple[Point, Tensor]:
+        """A proposal and its log ratio (B,), from `now`, with step size `eps`, 0-d; at(x) is the Point at x."""
+
+    def __call__(
+        self,
+        energy: EnergyFn,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+        *,
+        generator: Generator,
+        differentiable: bool = False,
+    ) -> Chain:
+        def at(x: Tensor) -> Point:
+            e, grad = energy_and_grad(energy, x, create_graph=differentiable)
+            return Point(x, e / self.temperature, grad / self.temperature)
+
+        with nullcontext() if differentiable else frozen(energy):
+            log_eps, accepted, now = self.step_size.begin(state, x), [], at(x)
+            for _ in range(self.steps):
+                new, log_ratio = self.propose(at, now, log_eps.exp(), generator)
+                yes = accept(log_ratio, generator)
+                accepted.append(yes)
+                now, log_eps = choose(yes, new, now), self.step_size.update(log_eps, log_ratio)
+        metrics = {"acceptance": torch.stack(accepted).float().mean(), "step_size": log_eps.exp()}
+        return Chain(now.x, {"log_eps": log_eps}, metrics, (self.steps * self.cost + 1) * len(x))

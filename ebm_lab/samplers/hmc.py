@@ -9,24 +9,19 @@ last one is carried over, so that n steps of L leapfrogs take n L + 1 gradients.
 Radford M. Neal, MCMC using Hamiltonian dynamics, 2011, section 3, arXiv:1206.1901.
 """
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import Annotated
+from collections.abc import Callable
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen
-from ebm_lab.core.interfaces import Chain
-from ebm_lab.core.metropolis import Point, StepSize, accept, choose
+from ebm_lab.core.functional import flat_sum
+from ebm_lab.core.metropolis import Metropolis, Point, StepSize, Target
 from ebm_lab.core.registry import register
-
-Target = Annotated[float, Field(gt=0, lt=1)]
 
 
 @register("sampler", "hmc")
-class HMC:
+class HMC(Metropolis):
     """`steps` proposals of `leapfrog` leapfrog steps of size h, which begins at step_size * scale and, unless
     `target_acceptance` is null, follows the target by `adapt_rate` a proposal; T = `temperature`."""
 
@@ -41,40 +36,16 @@ class HMC:
         adapt_rate: NonNegativeFloat,
         temperature: PositiveFloat,
     ) -> None:
-        self.steps, self.leapfrog, self.temperature = steps, leapfrog, temperature
-        self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
+        super().__init__(steps, temperature, StepSize(step_size * scale, target_acceptance, adapt_rate))
+        self.cost = leapfrog
 
-    def __call__(
-        self,
-        energy: EnergyFn,
-        x: Tensor,
-        state: Mapping[str, Tensor],
-        *,
-        generator: Generator,
-        differentiable: bool = False,
-    ) -> Chain:
-        with nullcontext() if differentiable else frozen(energy):
-            log_h, accepted = self.step_size.begin(state, x), []
-            now = self._point(energy, x, differentiable)
-            for _ in range(self.steps):
-                v = torch.empty_like(x).normal_(generator=generator)
-                new, v_new = self._leapfrog(energy, now, v, log_h.exp(), differentiable)
-                log_ratio = now.e - new.e + 0.5 * (flat_sum(v**2) - flat_sum(v_new**2))
-                yes = accept(log_ratio, generator)
-                accepted.append(yes)
-                now, log_h = choose(yes, new, now), self.step_size.update(log_h, log_ratio)
-        metrics = {"acceptance": torch.stack(accepted).float().mean(), "step_size": log_h.exp()}
-        return Chain(now.x, {"log_eps": log_h}, metrics, (self.steps * self.leapfrog + 1) * len(x))
-
-    def _leapfrog(
-        self, energy: EnergyFn, at: Point, v: Tensor, h: Tensor, differentiable: bool
+    def propose(
+        self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
     ) -> tuple[Point, Tensor]:
-        for _ in range(self.leapfrog):
-            v = v - (h / 2) * at.grad
-            at = self._point(energy, at.x + h * v, differentiable)
-            v = v - (h / 2) * at.grad
-        return at, v
-
-    def _point(self, energy: EnergyFn, x: Tensor, differentiable: bool) -> Point:
-        e, grad = energy_and_grad(energy, x, create_graph=differentiable)
-        return Point(x, e / self.temperature, grad / self.temperature)
+        v = torch.empty_like(now.x).normal_(generator=generator)
+        new, v_new = now, v
+        for _ in range(self.cost):
+            v_new = v_new - (eps / 2) * new.grad
+            new = at(new.x + eps * v_new)
+            v_new = v_new - (eps / 2) * new.grad
+        return new, now.e - new.e + 0.5 * (flat_sum(v**2) - flat_sum(v_new**2))

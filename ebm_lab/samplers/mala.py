@@ -11,27 +11,23 @@ Gareth O. Roberts and Jeffrey S. Rosenthal, Optimal scaling of discrete approxim
 an acceptance of 0.574 is optimal in high dimension.
 """
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import Annotated
+from collections.abc import Callable
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, frozen
-from ebm_lab.core.interfaces import Chain
-from ebm_lab.core.metropolis import Point, StepSize, accept, choose
+from ebm_lab.core.metropolis import Metropolis, Point, StepSize, Target
 from ebm_lab.core.registry import register
 from ebm_lab.samplers.langevin import log_acceptance
 
-Target = Annotated[float, Field(gt=0, lt=1)]
-
 
 @register("sampler", "mala")
-class MALA:
+class MALA(Metropolis):
     """`steps` steps of size eps, which begins at step_size * scale and, unless `target_acceptance` is null, follows the
     target by `adapt_rate` a step; T = `temperature`."""
+
+    cost = 1
 
     def __init__(
         self,
@@ -43,32 +39,11 @@ class MALA:
         adapt_rate: NonNegativeFloat,
         temperature: PositiveFloat,
     ) -> None:
-        self.steps, self.temperature = steps, temperature
-        self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
+        super().__init__(steps, temperature, StepSize(step_size * scale, target_acceptance, adapt_rate))
 
-    def __call__(
-        self,
-        energy: EnergyFn,
-        x: Tensor,
-        state: Mapping[str, Tensor],
-        *,
-        generator: Generator,
-        differentiable: bool = False,
-    ) -> Chain:
-        with nullcontext() if differentiable else frozen(energy):
-            log_eps, accepted = self.step_size.begin(state, x), []
-            now = self._point(energy, x, differentiable)
-            for _ in range(self.steps):
-                eps = log_eps.exp()
-                z = torch.empty_like(x).normal_(generator=generator)
-                new = self._point(energy, now.x - (eps**2 / 2) * now.grad + eps * z, differentiable)
-                log_ratio = log_acceptance(now.e, now.grad, now.x, new.e, new.grad, new.x, eps)
-                yes = accept(log_ratio, generator)
-                accepted.append(yes)
-                now, log_eps = choose(yes, new, now), self.step_size.update(log_eps, log_ratio)
-        metrics = {"acceptance": torch.stack(accepted).float().mean(), "step_size": log_eps.exp()}
-        return Chain(now.x, {"log_eps": log_eps}, metrics, (self.steps + 1) * len(x))
-
-    def _point(self, energy: EnergyFn, x: Tensor, differentiable: bool) -> Point:
-        e, grad = energy_and_grad(energy, x, create_graph=differentiable)
-        return Point(x, e / self.temperature, grad / self.temperature)
+    def propose(
+        self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
+    ) -> tuple[Point, Tensor]:
+        z = torch.empty_like(now.x).normal_(generator=generator)
+        new = at(now.x - (eps**2 / 2) * now.grad + eps * z)
+        return new, log_acceptance(now.e, now.grad, now.x, new.e, new.grad, new.x, eps)
