@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
 QUICK = [*SMALL, "logger=none", "samples=20", "sample_steps=20", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
 OBJECTIVES = sorted(p.stem for p in (ROOT / "configs" / "objective").glob("*.yaml"))
+SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem != "none")
 CLOCKS = ("cpu_seconds", "steps_per_second")
 
 
@@ -67,12 +68,16 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(Trainer, "_train_step", stopping)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_stop_at_9_resume_to_20_equals_20_straight(objective, tmp_path, monkeypatch):
-    straight = run(tmp_path, "a", f"objective={objective}", "steps=20")
+@pytest.mark.parametrize(
+    "choice",
+    [[f"objective={o}"] for o in OBJECTIVES] + [["objective=pcd", f"sampler={s}"] for s in SAMPLERS],
+    ids=" ".join,
+)
+def test_stop_at_9_resume_to_20_equals_20_straight(choice, tmp_path, monkeypatch):
+    straight = run(tmp_path, "a", *choice, "steps=20")
     with monkeypatch.context() as patch:
         stop_at(patch, 9)
-        stopped = run(tmp_path, "b", f"objective={objective}", "steps=20")
+        stopped = run(tmp_path, "b", *choice, "steps=20")
     assert stopped.status == "interrupted" and stopped.summary["step"] == 9
     resumed = ebm_lab.train([f"resume={stopped.path}"], quiet=True)
     assert resumed.path == stopped.path and resumed.status == "finished"
