@@ -74,10 +74,11 @@ class StepSize:
         return state["log_eps"] if "log_eps" in state else torch.tensor(math.log(self.initial), device=like.device)
 
     def update(self, log_eps: Tensor, log_ratio: Tensor) -> Tensor:
-        """log eps after a step whose proposals had these log ratios; a nan ratio counts as acceptance 0."""
+        """log eps after a step whose proposals had these log ratios (B,), or row by row (R,) for (R, B); a nan ratio
+        counts as acceptance 0."""
         if self.target is None:
             return log_eps
-        acceptance = log_ratio.detach().clamp_max(0).exp().nan_to_num(0.0).mean()
+        acceptance = log_ratio.detach().clamp_max(0).exp().nan_to_num(0.0).mean(-1)
         return log_eps + self.rate * (acceptance - self.target)
 
 

@@ -1,0 +1,149 @@
+"""Parallel tempering (replica exchange): chains that cross what a chain at T = 1 never would.
+
+    replicas x_1 .. x_R at T_r = max_temperature^((r - 1) / (R - 1)), their law  prod_r exp(-E(x_r) / T_r) / Z_r
+    move: one MALA step in each replica, at its temperature
+    swap: neighbours x_r <-> x_(r+1) with probability min(1, exp((1 / T_r - 1 / T_(r+1)) (E(x_r) - E(x_(r+1)))))
+
+after each move, pairs (1, 2), (3, 4), .. and pairs (2, 3), (4, 5), .. by turns. Both leave the product invariant, so
+that x_1 has the law exp(-E) / Z exactly. exp(-E / T) must be normalisable at max_temperature, which a confining
+quadratic in the energy sees to (energy.confine).
+
+Hot replicas go from call to call in `state`, by place in the batch. Where the chains of a batch change between calls (a
+replay buffer, `cd`), a chain meets another's hot replicas. That is exact too: the chains of all slots and all replicas
+together have a product law, which a swap between any two of them leaves invariant, so long as who meets whom does not
+depend on where they are. What is not exact: the first call, or one with a batch of another size, where the hot replicas
+begin as copies of x and take their time to their own laws; and chains begun anew from noise, as with any sampler.
+
+Robert H. Swendsen and Jian-Sheng Wang, Replica Monte Carlo Simulation of Spin-Glasses, 1986.
+Charles J. Geyer, Markov Chain Monte Carlo Maximum Likelihood, 1991.
+Saifuddin Syed, Alexandre Bouchard-Cote, George Deligiannidis and Arnaud Doucet, Non-Reversible Parallel Tempering: a
+Scalable Highly Parallel MCMC Scheme, 2021, arXiv:1905.02939 (why by turns).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Generator, Tensor
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.functional import EnergyFn, energy_and_grad, frozen
+from ebm_lab.core.interfaces import Chain
+from ebm_lab.core.metropolis import Point, StepSize, Target, accept, choose
+from ebm_lab.core.registry import register
+from ebm_lab.samplers.langevin import log_acceptance
+
+
+def mala(at: Callable[[Tensor], Point], now: Point, z: Tensor, eps: Tensor, t: Tensor) -> tuple[Point, Tensor]:
+    """A Langevin proposal with standard normal z (N, *shape), and its log ratio (N,), where each of the N states has
+    its own step size eps and temperature t, both (N,)."""
+    wide = (-1, *[1] * (z.ndim - 1))
+    eps, drift = eps.view(wide), (eps / t).view(wide)  # in units of eps, grad (E / T) is eps / T grad E
+
+    new = at(now.x - (eps * drift / 2) * now.grad + eps * z)
+    there = (now.e / t, drift * now.grad, now.x / eps)
+    return new, log_acceptance(*there, new.e / t, drift * new.grad, new.x / eps, 1.0)
+
+
+def swap_log_ratio(e: Tensor, t: Tensor) -> Tensor:
+    """(R - 1, B), for swaps of each replica with the next one; energies e (R, B), temperatures t (R,)."""
+    beta = (1 / t).view(-1, 1)
+    return (beta[:-1] - beta[1:]) * (e[:-1] - e[1:])
+
+
+def swapped(accepted: Tensor) -> Tensor:
+    """The replica that each place takes its state from, (R, B), where pairs (R - 1, B) that share no replica swap."""
+    step, none = accepted.long(), torch.zeros_like(accepted[:1], dtype=torch.int64)
+    places = torch.arange(len(accepted) + 1, device=accepted.device).view(-1, 1)
+    return places + torch.cat([step, none]) - torch.cat([none, step])
+
+
+@register("sampler", "tempering")
+class Tempering:
+    """`steps` moves and swaps of `replicas` replicas, whose temperatures rise geometrically from 1 to
+    `max_temperature`; a call returns the ones at T = 1. Each temperature has its own step size, which begins at
+    step_size * scale * sqrt(T) and, unless `target_acceptance` is null, follows the target by `adapt_rate` a step. A
+    step costs `replicas` gradients per chain, all in one batch.
+
+    Metrics: `acceptance` and `step_size` of MALA at T = 1; `swap_acceptance`, the mean over neighbours of the
+    probability to swap, and each pair's, `swap_1` the coldest (a pair near 0 cuts the ladder: give more replicas);
+    `round_trips`, from cold to hot and back, per chain in 1,000 steps.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        *,
+        steps: PositiveInt,
+        replicas: Annotated[int, Field(ge=2)],
+        max_temperature: Annotated[float, Field(gt=1)],
+        step_size: PositiveFloat,
+        target_acceptance: Target | None,
+        adapt_rate: NonNegativeFloat,
+    ) -> None:
+        self.steps = steps
+        self.temperatures = max_temperature ** torch.linspace(0, 1, replicas, dtype=torch.float64)
+        self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
+
+    def __call__(
+        self,
+        energy: EnergyFn,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+        *,
+        generator: Generator,
+        differentiable: bool = False,
+    ) -> Chain:
+        if differentiable:
+            raise UserError("sampler 'tempering': swaps have no derivative; choose sampler=langevin or underdamped")
+        with frozen(energy):
+            return self._run(lambda x: Point(x, *energy_and_grad(energy, x)), x, state, generator)
+
+    def _run(
+        self, at: Callable[[Tensor], Point], x: Tensor, state: Mapping[str, Tensor], generator: Generator
+    ) -> Chain:
+        t = self.temperatures.to(x)
+        r, b = len(t), len(x)
+        hot, log_eps, turn, was_hot = self._begin(x, t, state)
+        now = at(torch.cat([x, hot.flatten(0, 1)]))
+        pairs, accepted, chances, trips = torch.arange(r - 1, device=x.device).view(-1, 1), [], [], []
+        for _ in range(self.steps):
+            z = torch.empty_like(now.x).normal_(generator=generator)
+            new, log_ratio = mala(at, now, z, log_eps.exp().repeat_interleave(b), t.repeat_interleave(b))
+            yes = accept(log_ratio, generator)
+            now, log_eps = choose(yes, new, now), self.step_size.update(log_eps, log_ratio.view(r, b))
+            accepted.append(yes[:b])
+
+            log_ratio = swap_log_ratio(now.e.view(r, b), t)
+            source = swapped(accept(log_ratio, generator) & ((pairs + turn) % 2 == 0))
+            rows = (source * b + torch.arange(b, device=x.device)).flatten()
+            now, was_hot, turn = Point(*(part[rows] for part in now)), was_hot.flatten()[rows].view(r, b), turn + 1
+            was_hot[-1] = True
+            trips.append(was_hot[0].float().mean())
+            was_hot[0] = False
+            chances.append(log_ratio.clamp_max(0).exp().nan_to_num(0.0).mean(1))
+        chance = torch.stack(chances).mean(0)
+        metrics = {
+            "acceptance": torch.stack(accepted).float().mean(),
+            "step_size": log_eps[0].exp(),
+            "swap_acceptance": chance.mean(),
+            "round_trips": 1000 * torch.stack(trips).mean(),
+            **{f"swap_{i + 1}": c for i, c in enumerate(chance)},
+        }
+        hot = now.x[b:].view(r - 1, *x.shape)
+        state = {"hot": hot.clone(), "log_eps": log_eps, "turn": turn, "was_hot": was_hot}
+        return Chain(now.x[:b].clone(), state, metrics, (self.steps + 1) * r * b)
+
+    def _begin(self, x: Tensor, t: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Hot replicas (R - 1, B, *shape), log step sizes (R,), whose turn it is (0-d) and which replicas have been at
+        the top since they were at the bottom, (R, B)."""
+        r, b = len(t), len(x)
+        fits = "hot" in state and state["hot"].shape == (r - 1, *x.shape)
+        if fits:
+            hot, was_hot = state["hot"], state["was_hot"].clone()
+        else:
+            hot, was_hot = x.expand(r - 1, *x.shape), torch.zeros(r, b, dtype=torch.bool, device=x.device)
+        log_eps = state["log_eps"] if "log_eps" in state else self.step_size.begin({}, x) + 0.5 * t.log()
+        turn = state["turn"] if "turn" in state else torch.zeros((), dtype=torch.int64, device=x.device)
+        return hot, log_eps, turn, was_hot
