@@ -12,7 +12,7 @@ from ebm_lab.samplers.hmc import HMC
 from ebm_lab.samplers.mala import MALA
 from tests.helpers import covariance, gaussian_energy
 
-FIXED = {"target_acceptance": None, "adapt_rate": 0.0}
+FIXED = {"target_acceptance": None, "adapt_rate": 0.0, "mass": "identity", "warmup": None}
 
 
 def mala(eps=0.8, steps=20, temperature=1.0, **adapt):

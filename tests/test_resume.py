@@ -20,6 +20,11 @@ SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "ener
 QUICK = [*SMALL, "logger=none", "samples=20", "sample_steps=20", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
 OBJECTIVES = sorted(p.stem for p in (ROOT / "configs" / "objective").glob("*.yaml"))
 SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem != "none")
+CHOICES = [
+    *([f"objective={o}"] for o in OBJECTIVES),
+    *(["objective=pcd", f"sampler={s}"] for s in SAMPLERS),
+    ["objective=pcd", "sampler=mala", "sampler.mass=diagonal", "sampler.warmup=120"],  # ends between the two halves
+]
 CLOCKS = ("cpu_seconds", "steps_per_second")
 
 
@@ -68,11 +73,7 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(Trainer, "_train_step", stopping)
 
 
-@pytest.mark.parametrize(
-    "choice",
-    [[f"objective={o}"] for o in OBJECTIVES] + [["objective=pcd", f"sampler={s}"] for s in SAMPLERS],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("choice", CHOICES, ids=" ".join)
 def test_stop_at_9_resume_to_20_equals_20_straight(choice, tmp_path, monkeypatch):
     straight = run(tmp_path, "a", *choice, "steps=20")
     with monkeypatch.context() as patch:

@@ -74,7 +74,8 @@ def test_it_finds_the_weights_of_modes_that_langevin_and_mala_never_leave(genera
     n, gradients = 4000, 6 * 300
     x = -6 + torch.randn(n, 1, generator=generator).double()
     langevin = Langevin(1.0, steps=gradients, step_size=0.7, noise_scale=1.0, clip_grad=None)
-    mala = MALA(1.0, steps=gradients, step_size=1.0, target_acceptance=None, adapt_rate=0.0, temperature=1.0)
+    fixed = {"target_acceptance": None, "adapt_rate": 0.0, "temperature": 1.0, "mass": "identity", "warmup": None}
+    mala = MALA(1.0, steps=gradients, step_size=1.0, **fixed)
     far = lambda x: mixture(x, 12.0)  # noqa: E731
     for stuck in (langevin, mala):
         assert float((stuck(far, x, {}, generator=generator).x > 0).double().mean()) < 0.01

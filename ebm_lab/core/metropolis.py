@@ -1,13 +1,11 @@
-"""Metropolis-Hastings: accept a proposal so that exp(-E / T) stays exactly invariant, and tune its step size.
+"""Metropolis-Hastings: accept a proposal so that exp(-E / T) stays exactly invariant.
 
     accept x -> x' with probability min(1, exp(log_ratio)),
     log_ratio = (E(x) - E(x')) / T + log q(x | x') - log q(x' | x)
 
 W. K. Hastings, Monte Carlo Sampling Methods Using Markov Chains and Their Applications, 1970.
-Christophe Andrieu and Johannes Thoms, A tutorial on adaptive MCMC, 2008, algorithm 4 (step size).
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from ebm_lab.core.adaptation import Mass, StepSize, Widths
 from ebm_lab.core.distributions import Distribution
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, evaluate, frozen
 from ebm_lab.core.interfaces import Chain
@@ -60,47 +59,42 @@ def independence_step(
     return torch.where(accepted.view(-1, *[1] * (x.ndim - 1)), new, x), accepted
 
 
-class StepSize:
-    """A step size that follows a target acceptance, log eps <- log eps + rate (acceptance - target), after each step.
-
-    `target` None keeps it fixed. The state is handed in and out: `begin` reads it, `end` returns it.
-    """
-
-    def __init__(self, initial: float, target: float | None, rate: float) -> None:
-        self.initial, self.target, self.rate = initial, target, rate
-
-    def begin(self, state: Mapping[str, Tensor], like: Tensor) -> Tensor:
-        """log eps, 0-d."""
-        return state["log_eps"] if "log_eps" in state else torch.tensor(math.log(self.initial), device=like.device)
-
-    def update(self, log_eps: Tensor, log_ratio: Tensor) -> Tensor:
-        """log eps after a step whose proposals had these log ratios (B,), or row by row (R,) for (R, B); a nan ratio
-        counts as acceptance 0."""
-        if self.target is None:
-            return log_eps
-        acceptance = log_ratio.detach().clamp_max(0).exp().nan_to_num(0.0).mean(-1)
-        return log_eps + self.rate * (acceptance - self.target)
-
-
 class Metropolis(ABC):
     """`steps` proposals for exp(-E / T), T = `temperature`, each accepted or refused; what they are is `propose`.
+
+    Their size begins at step_size * scale, `scale` the data's, and follows `target_acceptance` by `adapt_rate` a
+    proposal, unless that is null. `mass` diagonal moves the chains in y = x / w, w their width in each coordinate
+    relative to `scale`, as of the last call (core/adaptation.py). After `warmup` proposals, counted in the state that
+    is handed from call to call, both are frozen; null: never.
 
     The energy and its gradient at the current state are carried from one proposal to the next. With `differentiable`
     the derivative is that of the moves, given which were accepted: that the acceptances depend on the energy too is
     left out.
     """
 
+    def __init__(
+        self,
+        scale: float,
+        steps: int,
+        step_size: float,
+        target_acceptance: float | None,
+        adapt_rate: float,
+        temperature: float,
+        mass: Mass,
+        warmup: int | None,
+    ) -> None:
+        self.steps, self.temperature, self.warmup, self.cost = steps, temperature, warmup, 1
+        self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
+        self.widths = Widths(scale, 0.0 if warmup else adapt_rate) if mass == "diagonal" else None
+
     cost: int
     """Gradients that a proposal takes."""
-
-    def __init__(self, steps: int, temperature: float, step_size: StepSize) -> None:
-        self.steps, self.temperature, self.step_size = steps, temperature, step_size
 
     @abstractmethod
     def propose(
         self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
     ) -> tuple[Point, Tensor]:
-        """A proposal and its log ratio (B,), from `now`, with step size `eps`, 0-d; at(x) is the Point at x."""
+        """A proposal and its log ratio (B,), from `now`, with step size `eps`, 0-d; at(y) is the Point at y."""
 
     def __call__(
         self,
@@ -111,16 +105,27 @@ class Metropolis(ABC):
         generator: Generator,
         differentiable: bool = False,
     ) -> Chain:
-        def at(x: Tensor) -> Point:
-            e, grad = energy_and_grad(energy, x, create_graph=differentiable)
-            return Point(x, e / self.temperature, grad / self.temperature)
+        w = None if self.widths is None else self.widths.begin(state, x)
+
+        def at(y: Tensor) -> Point:
+            e, grad = energy_and_grad(energy, y if w is None else w * y, create_graph=differentiable)
+            return Point(y, e / self.temperature, (grad if w is None else w * grad) / self.temperature)
 
         with nullcontext() if differentiable else frozen(energy):
-            log_eps, accepted, now = self.step_size.begin(state, x), [], at(x)
+            log_eps, accepted, now = self.step_size.begin(state, x), [], at(x if w is None else x / w)
+            age = state["age"] if "age" in state else torch.zeros((), dtype=torch.int64, device=x.device)
             for _ in range(self.steps):
                 new, log_ratio = self.propose(at, now, log_eps.exp(), generator)
-                yes = accept(log_ratio, generator)
+                yes, warm, age = accept(log_ratio, generator), self._warm(age), age + 1
                 accepted.append(yes)
-                now, log_eps = choose(yes, new, now), self.step_size.update(log_eps, log_ratio)
+                now, log_eps = choose(yes, new, now), self.step_size.update(log_eps, log_ratio, warm)
+        x = now.x if w is None else w * now.x
         metrics = {"acceptance": torch.stack(accepted).float().mean(), "step_size": log_eps.exp()}
-        return Chain(now.x, {"log_eps": log_eps}, metrics, (self.steps * self.cost + 1) * len(x))
+        known = {"log_eps": log_eps, "age": age}
+        if self.widths is not None:
+            known |= self.widths.update(state, x, self.steps, age, self._warm(age - 1))
+        return Chain(x, known, metrics, (self.steps * self.cost + 1) * len(x))
+
+    def _warm(self, age: Tensor) -> Tensor | None:
+        """Does the proposal after `age` others adapt? None: always."""
+        return None if self.warmup is None else age < self.warmup

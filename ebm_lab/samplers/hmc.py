@@ -15,15 +15,15 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
+from ebm_lab.core.adaptation import Mass
 from ebm_lab.core.functional import flat_sum
-from ebm_lab.core.metropolis import Metropolis, Point, StepSize, Target
+from ebm_lab.core.metropolis import Metropolis, Point, Target
 from ebm_lab.core.registry import register
 
 
 @register("sampler", "hmc")
 class HMC(Metropolis):
-    """`steps` proposals of `leapfrog` leapfrog steps of size h, which begins at step_size * scale and, unless
-    `target_acceptance` is null, follows the target by `adapt_rate` a proposal; T = `temperature`."""
+    """`steps` proposals of `leapfrog` leapfrog steps of size h; the other settings are those of core/metropolis.py."""
 
     def __init__(
         self,
@@ -35,8 +35,10 @@ class HMC(Metropolis):
         target_acceptance: Target | None,
         adapt_rate: NonNegativeFloat,
         temperature: PositiveFloat,
+        mass: Mass,
+        warmup: PositiveInt | None,
     ) -> None:
-        super().__init__(steps, temperature, StepSize(step_size * scale, target_acceptance, adapt_rate))
+        super().__init__(scale, steps, step_size, target_acceptance, adapt_rate, temperature, mass, warmup)
         self.cost = leapfrog
 
     def propose(

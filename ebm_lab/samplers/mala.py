@@ -17,17 +17,15 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.metropolis import Metropolis, Point, StepSize, Target
+from ebm_lab.core.adaptation import Mass
+from ebm_lab.core.metropolis import Metropolis, Point, Target
 from ebm_lab.core.registry import register
 from ebm_lab.samplers.langevin import log_acceptance
 
 
 @register("sampler", "mala")
 class MALA(Metropolis):
-    """`steps` steps of size eps, which begins at step_size * scale and, unless `target_acceptance` is null, follows the
-    target by `adapt_rate` a step; T = `temperature`."""
-
-    cost = 1
+    """`steps` steps of size eps; the settings are those of core/metropolis.py."""
 
     def __init__(
         self,
@@ -38,8 +36,10 @@ class MALA(Metropolis):
         target_acceptance: Target | None,
         adapt_rate: NonNegativeFloat,
         temperature: PositiveFloat,
+        mass: Mass,
+        warmup: PositiveInt | None,
     ) -> None:
-        super().__init__(steps, temperature, StepSize(step_size * scale, target_acceptance, adapt_rate))
+        super().__init__(scale, steps, step_size, target_acceptance, adapt_rate, temperature, mass, warmup)
 
     def propose(
         self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator

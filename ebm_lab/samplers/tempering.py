@@ -27,10 +27,11 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
+from ebm_lab.core.adaptation import StepSize
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, frozen
 from ebm_lab.core.interfaces import Chain
-from ebm_lab.core.metropolis import Point, StepSize, Target, accept, choose
+from ebm_lab.core.metropolis import Point, Target, accept, choose
 from ebm_lab.core.registry import register
 from ebm_lab.samplers.langevin import log_acceptance
 

@@ -1,0 +1,84 @@
+"""What a Metropolis sampler learns about its target: a step size and a diagonal mass.
+
+    step size:  log eps <- log eps + rate (acceptance - target), after each proposal
+    mass:       chains move in y = x / w, w_i = std_i / scale, with std_i the chains' own in coordinate i:
+                M^-1 = diag(w^2), so that coordinates of any width get steps in proportion
+
+The variances pool all chains of all calls so far, those of proposal n with weight n^7, so that where the chains began
+is forgotten. They are drawn toward 1e-3 scale^2 as by 5 points, so that no coordinate is ever held fast.
+
+While either changes with the chains' own past, the law is only nearly invariant; after `warmup` proposals both are
+frozen and it is exactly so. `warmup` null never freezes: chains of a model in training follow it, with a memory of
+1 / rate proposals for the mass.
+
+Christophe Andrieu and Johannes Thoms, A tutorial on adaptive MCMC, 2008, algorithm 4 (step size).
+D. H. D. West, Updating Mean and Variance Estimates: An Improved Method, 1979 (pooling).
+Bob Carpenter et al., Stan: A Probabilistic Programming Language, 2017 (a mass from the variances of a warm-up, and its
+shrinkage).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Mass = Literal["identity", "diagonal"]
+
+
+class StepSize:
+    """A step size that follows a target acceptance; `target` None keeps it fixed. The state is handed in and out:
+    `begin` reads it, `update` returns it."""
+
+    def __init__(self, initial: float, target: float | None, rate: float) -> None:
+        self.initial, self.target, self.rate = initial, target, rate
+
+    def begin(self, state: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        """log eps, 0-d."""
+        return state["log_eps"] if "log_eps" in state else torch.tensor(math.log(self.initial), device=like.device)
+
+    def update(self, log_eps: Tensor, log_ratio: Tensor, warm: Tensor | None = None) -> Tensor:
+        """log eps after a step whose proposals had these log ratios (B,), or row by row (R,) for (R, B); a nan ratio
+        counts as acceptance 0. `warm`: a 0-d boolean, false where it is to stay; None: true."""
+        if self.target is None:
+            return log_eps
+        acceptance = log_ratio.detach().clamp_max(0).exp().nan_to_num(0.0).mean(-1)
+        change = self.rate * (acceptance - self.target)
+        return log_eps + (change if warm is None else change * warm)
+
+
+def pooled(mean: Tensor, var: Tensor, x: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (*shape) of a law that is x (B, *shape) with weight rho, 0-d, and what was known with the
+    rest."""
+    there = x.mean(0)
+    spread = (1 - rho) * var + rho * x.var(0, correction=0) + rho * (1 - rho) * (there - mean) ** 2
+    return mean + rho * (there - mean), spread
+
+
+class Widths:
+    """The diagonal mass: widths w (*shape) of the chains, relative to `scale`. `rate`: the least weight that a proposal
+    gets."""
+
+    keys = ("mean", "var", "points")
+
+    def __init__(self, scale: float, rate: float) -> None:
+        self.scale, self.rate = scale, rate
+
+    def begin(self, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """w; 1 before the first call."""
+        if "var" not in state:
+            return torch.ones_like(x[0])
+        n = state["points"]
+        return ((n * state["var"] + 5e-3 * self.scale**2) / (n + 5)).sqrt() / self.scale
+
+    def update(self, state: Mapping[str, Tensor], x: Tensor, steps: int, age: Tensor, warm: Tensor | None) -> dict:
+        """What to keep after a call of `steps` proposals, the last of them number `age`, that took the chains to x."""
+        x = x.detach()
+        rho = (8 * steps / age).clamp(min(1.0, self.rate * steps), 1.0).to(x)
+        points = len(x) / rho
+        known = (state["mean"], state["var"]) if "var" in state else (torch.zeros_like(x[0]), torch.zeros_like(x[0]))
+        new = dict(zip(self.keys, (*pooled(*known, x, rho), points), strict=True))
+        if warm is None or "var" not in state:
+            return new
+        return {key: torch.where(warm, new[key], state[key]) for key in self.keys}
