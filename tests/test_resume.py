@@ -24,6 +24,7 @@ CHOICES = [
     *([f"objective={o}"] for o in OBJECTIVES),
     *(["objective=pcd", f"sampler={s}"] for s in SAMPLERS),
     ["objective=pcd", "sampler=mala", "sampler.mass=diagonal", "sampler.warmup=120"],  # ends between the two halves
+    ["objective=cd", "objective.neglected_term=0.1", "objective.neglected_steps=2", "sampler=underdamped"],
 ]
 CLOCKS = ("cpu_seconds", "steps_per_second")
 

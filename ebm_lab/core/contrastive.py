@@ -48,6 +48,10 @@ class Contrastive(Objective):
     def negatives(self, x: Tensor) -> Chain:
         """Chains at the end of their steps, as many as the (noisy) data x (B, *shape)."""
 
+    def extra(self, chain: Chain) -> Loss | None:
+        """What an objective adds to the contrast; None: nothing."""
+        return None
+
     def forward(self, batch: Batch) -> Loss:
         x = batch.x
         if self.data_noise:
@@ -56,10 +60,14 @@ class Contrastive(Objective):
         e_pos, e_neg = contrast(self.energy, x, chain.x)
         gap = e_pos.mean() - e_neg.mean()
         loss = gap + self.energy_l2 * (e_pos.square().mean() + e_neg.square().mean()) if self.energy_l2 else gap
+        if extra := self.extra(chain):
+            loss = loss + extra.value
         metrics = {"loss": loss, "e_pos": e_pos.mean(), "e_neg": e_neg.mean(), "gap": gap}
         metrics["chain_distance"] = flat_sum((chain.x - self.centre) ** 2).mean().sqrt() / self.reach
         metrics = {name: value.detach() for name, value in metrics.items()} | chain.metrics
-        return Loss(loss, metrics, grad_evals=chain.grad_evals + 2 * len(x))
+        if extra:
+            metrics |= extra.metrics
+        return Loss(loss, metrics, grad_evals=chain.grad_evals + 2 * len(x) + (extra.grad_evals if extra else 0))
 
     def advance(self, x: Tensor, refresh: int = 0) -> Chain:
         """`refresh` independence-Metropolis steps from the starting noise, then the sampler's steps, from x.

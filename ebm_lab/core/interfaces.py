@@ -41,7 +41,11 @@ class Chain(NamedTuple):
 
 
 class Sampler(Protocol):
-    """A Markov kernel, repeated `steps` times, that leaves exp(-energy) (nearly) invariant."""
+    """A Markov kernel, repeated `steps` times, that leaves exp(-energy) (nearly) invariant.
+
+    One whose end is a differentiable function of its start, the energy and its noise, so that nothing is accepted or
+    refused, says so by an attribute `reparameterised = True`.
+    """
 
     steps: int
 

@@ -44,6 +44,8 @@ class Langevin:
     Metropolis test would have said of the last move but one, mean of min(1, ratio): near 1, the step is small enough.
     """
 
+    reparameterised = True
+
     def __init__(
         self,
         scale: float,

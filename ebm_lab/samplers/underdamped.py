@@ -15,7 +15,7 @@ Velocities drawn anew from N(0, T I) at each call are not: too fast by the facto
 more the shorter the calls. They serve only the first call, or a batch of another size.
 
 Benedict Leimkuhler and Charles Matthews, Rational Construction of Stochastic Numerical Methods for Molecular Sampling,
-2013, equations 3 to 10, arXiv:1203.5428.
+2013, arXiv:1203.5428.
 David A. Sivak, John D. Chodera and Gavin E. Crooks, Using Nonequilibrium Fluctuation Theorems to Understand and Correct
 Errors in Equilibrium and Nonequilibrium Simulations of Discrete Langevin Dynamics, 2013, arXiv:1107.2967 (shadow work).
 """
