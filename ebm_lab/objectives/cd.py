@@ -52,8 +52,9 @@ class CD(Contrastive):
     `neglected_term`: the signed coefficient of the neglected term, 0 to leave it out; it needs a sampler without accept
     and reject, since that they depend on theta has no derivative along the chain. `neglected_steps`: the last so many
     steps are differentiated through (null: all), a bias at that much less memory and time. `neglected_entropy`: weight
-    of H within the term, estimated by nearest neighbours in the batch; 1 is exact. The published code has -1, 1 and
-    0.3 / D for D dimensions.
+    of H within the term, estimated by nearest neighbours in the batch, with a noise that has no finite variance in
+    fewer than three dimensions; 1 is exact. The published code has -1, 1 and 0.3 / D for D dimensions, with neighbours
+    among earlier chains.
     """
 
     def __init__(
