@@ -117,7 +117,8 @@ def test_samples_at_a_temperature_have_that_part_of_the_variance(generator):
     precision = covariance(2, generator)
     data = Points(exact_sample(torch.zeros(2).double(), torch.linalg.inv(precision), 1000, generator))
     energy = gaussian_energy(torch.zeros(2).double(), precision)
-    mala = MALA(data.scale, steps=100, step_size=0.7, target_acceptance=0.6, adapt_rate=0.02, temperature=1.0)
+    fixed = {"temperature": 1.0, "mass": "identity", "warmup": None}
+    mala = MALA(data.scale, steps=100, step_size=0.7, target_acceptance=0.6, adapt_rate=0.02, **fixed)
     n = 8000
     cold = view(energy, data, sampler=mala, count=n, steps=300, temperature=0.25)
     white = cold.samples @ torch.linalg.cholesky(precision)

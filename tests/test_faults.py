@@ -41,7 +41,8 @@ class Recording(nn.Module):
 def test_contrastive_divergence_begins_at_the_data_it_is_given(noise, generator):
     """With a sampler that adds 2, the negatives are the (noisy) data plus 2, row by row."""
     energy, x = Recording(), torch.randn(40, 3, generator=generator)
-    objective = CD(energy, Drift(2.0), Points(x), generator, data_noise=noise, energy_l2=0.0)
+    plain = {"energy_l2": 0.0, "neglected_term": 0.0, "neglected_steps": None, "neglected_entropy": 1.0}
+    objective = CD(energy, Drift(2.0), Points(x), generator, data_noise=noise, **plain)
     loss = objective(Batch(x[:16]))
     data, negatives = energy.seen[-1].chunk(2)
     torch.testing.assert_close(negatives, data + 2)
