@@ -13,7 +13,7 @@ from abc import abstractmethod
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum
+from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, frozen
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler
 from ebm_lab.core.metropolis import independence_step
 
@@ -75,9 +75,10 @@ class Contrastive(Objective):
         Both leave the model's law as it is; what the sampler adapts is kept for the next call.
         """
         refreshed = []
-        for _ in range(refresh):
-            x, accepted = independence_step(self.energy, x, self.start, self.generator)
-            refreshed.append(accepted.float().mean())
+        with frozen(self.energy):
+            for _ in range(refresh):
+                x, accepted = independence_step(self.energy, x, self.start, self.generator)
+                refreshed.append(accepted.float().mean())
         chain = self.sampler(self.energy, x, self.sampler_state, generator=self.generator)
         self.sampler_state = chain.state
         return chain._replace(metrics=chain.metrics | ({"refreshed": torch.stack(refreshed).mean()} if refresh else {}))

@@ -63,12 +63,13 @@ class ResNet(Energy):
         spectral_norm: bool,
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
+        confine_floor: PositiveFloat,
     ) -> None:
         super().__init__()
         shape = dataset.event_shape
         if len(shape) != 3:
             raise UserError(f"energy=resnet: needs images (C, H, W), and the data set's samples have shape {shape}")
-        self.quadratic = Quadratic(dataset, confine, confine_shape)
+        self.quadratic = Quadratic(dataset, confine, confine_shape, confine_floor)
         widths = [c for c in channels for _ in range(blocks)]
         ends = [i % blocks == blocks - 1 and i < len(widths) - 1 for i in range(len(widths))]
         self.stem = nn.Conv2d(shape[0], channels[0], 3, padding=1)
