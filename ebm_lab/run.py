@@ -67,7 +67,7 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
     trainer.run = run
     console = Console(trainer.schedule.steps, trainer.counters.step, trainer.objective.headline, quiet)
     trainer.say = console.say
-    trainer.start_clock(time.perf_counter() - began[0], time.process_time() - began[1])
+    trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
     files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events)
     trainer.rewound = files.rewind
     trainer.loggers = (files, console, build_logger(trainer, run.path.name, console.say))
@@ -107,7 +107,7 @@ def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
     except Exception as problem:
         final["message"] = f"{type(problem).__name__}: {problem}"
         error = problem
-    trainer.tick()
+    trainer.clock.tick(trainer.counters)
     c = trainer.counters
     trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
     summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}

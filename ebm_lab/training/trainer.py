@@ -13,6 +13,7 @@ from ebm_lab.core.interfaces import Dataset, Evaluator, EvalView, Logger, Object
 from ebm_lab.core.random import stream
 from ebm_lab.training import checkpoint
 from ebm_lab.training.batches import Batches
+from ebm_lab.training.counters import Clock, Counters
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.guard import Guard, Trouble, advice
 from ebm_lab.training.meter import Meter
@@ -41,20 +42,6 @@ class Schedule:
 
 
 @dataclass
-class Counters:
-    """What a run has come to; travels in the checkpoint. `best` is the best validation value so far."""
-
-    step: int = 0
-    grad_evals: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    startup_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    best: float | None = None
-    best_step: int | None = None
-
-
-@dataclass
 class Trainer:
     """Everything that a run needs, built; `fit` runs it."""
 
@@ -71,6 +58,7 @@ class Trainer:
     config: Mapping[str, Any]
     meter: Meter = field(default_factory=Meter)
     counters: Counters = field(default_factory=Counters)
+    clock: Clock = field(default_factory=Clock)
     loggers: Sequence[Logger] = ()
     run: RunDir | None = None
     say: Callable[[str], None] = print
@@ -79,8 +67,6 @@ class Trainer:
     stop: str | None = None
     """Set from outside (a signal) to end the loop after the current step."""
     _said: set[str] = field(default_factory=set)
-    _clock: tuple[float, float] = (0.0, 0.0)
-    _window_began: tuple[int, float] = (0, 0.0)
 
     def fit(self) -> str:
         """Train up to `schedule.steps`; returns why the loop ended: 'done', 'max_seconds' or the value of `stop`.
@@ -160,7 +146,7 @@ class Trainer:
             tried = f" after {len(events)} rollback(s)" if events else ""
             raise Diverged(f"{seen}{tried}. Kept: the good checkpoint of step {step}. {tips}")
         self.rewound(step, self.guard.events)
-        self._window_began = (step, self.counters.seconds - self.counters.eval_seconds)
+        self.clock.begin_window(self.counters)
         self.say(
             f"guard: {seen}; rolled back to step {step}, learning rate halved to {lr:g} "
             f"(rollback {count} of {self.guard.rollbacks})"
@@ -172,10 +158,7 @@ class Trainer:
         self.meter.clear()
         if self.guard.learn(metrics, self.counters.step) and self.run is not None:
             self.run.promote()
-        self.tick()
-        now = (self.counters.step, self.counters.seconds - self.counters.eval_seconds)
-        rate = (now[0] - self._window_began[0]) / max(1e-9, now[1] - self._window_began[1])
-        self._window_began = now
+        rate = self.clock.rate(self.counters)
         lr = next(iter(self.optimisers.values())).optimiser.param_groups[0]["lr"]
         costs = {
             "lr": lr,
@@ -184,21 +167,6 @@ class Trainer:
             "steps_per_second": round(rate, 3),
         }
         return metrics | costs
-
-    def start_clock(self, seconds: float, cpu_seconds: float) -> None:
-        """Begin to count time; what start-up took comes first."""
-        self.counters.seconds += seconds
-        self.counters.startup_seconds += seconds
-        self.counters.cpu_seconds += cpu_seconds
-        self._clock = (time.perf_counter(), time.process_time())
-        self._window_began = (self.counters.step, self.counters.seconds - self.counters.eval_seconds)
-
-    def tick(self) -> None:
-        """Bring the counters' times up to now."""
-        now = (time.perf_counter(), time.process_time())
-        self.counters.seconds += now[0] - self._clock[0]
-        self.counters.cpu_seconds += now[1] - self._clock[1]
-        self._clock = now
 
     def _validate(self) -> dict[str, float]:
         metrics = self.evaluate("val")
@@ -267,7 +235,7 @@ class Trainer:
 
     def content(self) -> dict[str, Any]:
         """The whole state, as a checkpoint holds it."""
-        self.tick()
+        self.clock.tick(self.counters)
         return {name: part.state_dict() for name, part in self.parts().items()} | {
             "generator": self.generator.get_state(),
             "counters": vars(self.counters),

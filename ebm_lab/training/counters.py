@@ -1,0 +1,52 @@
+"""What a run has come to, and the clock that counts what it costs."""
+
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Counters:
+    """What a run has come to; travels in the checkpoint. `best` is the best validation value so far."""
+
+    step: int = 0
+    grad_evals: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    startup_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+
+
+class Clock:
+    """Adds this process's time to a run's counters, and times its log windows without the evaluations in them."""
+
+    def __init__(self) -> None:
+        self._last = (0.0, 0.0)
+        self._window = (0, 0.0)
+
+    def start(self, counters: Counters, seconds: float, cpu_seconds: float) -> None:
+        """Begin to count; what start-up took comes first."""
+        counters.seconds += seconds
+        counters.startup_seconds += seconds
+        counters.cpu_seconds += cpu_seconds
+        self._last = (time.perf_counter(), time.process_time())
+        self.begin_window(counters)
+
+    def tick(self, counters: Counters) -> None:
+        """Bring the counters' times up to now."""
+        now = (time.perf_counter(), time.process_time())
+        counters.seconds += now[0] - self._last[0]
+        counters.cpu_seconds += now[1] - self._last[1]
+        self._last = now
+
+    def begin_window(self, counters: Counters) -> None:
+        """A window begins at the counters' step."""
+        self._window = (counters.step, counters.seconds - counters.eval_seconds)
+
+    def rate(self, counters: Counters) -> float:
+        """Steps per second since the window began; the next one begins."""
+        self.tick(counters)
+        step, seconds = self._window
+        self.begin_window(counters)
+        return (counters.step - step) / max(1e-9, self._window[1] - seconds)
