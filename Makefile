@@ -26,6 +26,12 @@ test-fast: .venv/installed  ## Run the tests that take seconds
 bars: .venv/installed  ## Train six objectives on two data sets, three seeds each, and print the held-out gaps
 	$(BIN)/python scripts/bars.py
 
+mutants: .venv/installed  ## Flip every sign and factor 1/2 in the equations and see that the tests notice: hours
+	$(BIN)/python scripts/mutants.py files=all jobs=2
+
+theory: .venv/installed  ## Measure and draw the identities that docs/theory.md shows
+	$(BIN)/python scripts/theory.py out=docs
+
 lint: .venv/installed  ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,4 +43,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast bars lint types clean
+.PHONY: help install train test test-fast bars mutants theory lint types clean

@@ -155,7 +155,7 @@ def label(config: Mapping[str, Any]) -> str:
 def introduce(trainer: Trainer, run: RunDir) -> None:
     """The lines above the progress bar."""
     config, device = trainer.config, trainer.generator.device
-    count = sum(p.numel() for p in trainer.objective.parameters())
+    count = sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad)
     choice = "  ".join(
         f"{g}={config[g]['name']}" for g in ("objective", "dataset", "energy", "sampler") if config.get(g)
     )
@@ -166,6 +166,8 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
     )
     for name, value in trainer.objective.chosen.items():
         trainer.say(f"chosen from the data: objective.{name}={value:g}")
+    for note in trainer.objective.notes:
+        trainer.say(note)
     if trainer.counters.step:
         trainer.say(f"resumed at step {trainer.counters.step}")
     trainer.say(f"run directory: {run.path}")
@@ -188,7 +190,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
             continue
     return {
         "format": checkpoint.FORMAT,
-        "parameters": sum(p.numel() for p in trainer.objective.parameters()),
+        "parameters": sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad),
         **{f"machine_{k}": v for k, v in machine(trainer.generator.device).items() if k != "torch"},
         "pid": os.getpid(),
         "host": socket.gethostname(),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ebm_lab.core.errors import UserError
 
@@ -49,6 +50,35 @@ def score_and_product(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, T
         e, grad = energy_and_grad(energy, leaf, create_graph=True)
         (product,) = torch.autograd.grad(-(grad * v).sum(), leaf, create_graph=True)
     return e, -grad, product
+
+
+def score_and_trace(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(E(x), s, tr grad_x s): energy (B,), score (B, *shape) and exact trace (B,), with their graph.
+
+    The d diagonal entries of grad_x s = -Hess E are taken `chunk` at a time. Where that is less than d, each chunk is
+    computed anew in the backward pass instead of being kept: memory for one chunk, at up to twice the time.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        e, grad = energy_and_grad(energy, leaf, create_graph=True)
+        d = x[0].numel()
+        if chunk >= d:
+            return e, -grad, -_diagonal_sum(grad, leaf, 0, d)
+
+        def part(first: int) -> Tensor:
+            fresh = x.detach().requires_grad_(True)
+            return _diagonal_sum(energy_and_grad(energy, fresh, create_graph=True)[1], fresh, first, first + chunk)
+
+        parts = [checkpoint(part, i, use_reentrant=False, preserve_rng_state=False) for i in range(0, d, chunk)]
+        return e, -grad, -torch.stack(parts).sum(0)
+
+
+def _diagonal_sum(grad: Tensor, leaf: Tensor, first: int, last: int) -> Tensor:
+    """Sum over dimensions first <= i < last of d grad_i / d leaf_i, (B,), by one batch of Hessian-vector products."""
+    basis = torch.eye(leaf[0].numel(), dtype=leaf.dtype, device=leaf.device)[first:last]
+    v = basis.view(-1, 1, *leaf.shape[1:]).expand(-1, *leaf.shape)
+    (rows,) = torch.autograd.grad(grad, leaf, v, create_graph=True, is_grads_batched=True)
+    return (rows * v).flatten(2).sum((0, 2))
 
 
 def flat_sum(x: Tensor) -> Tensor:

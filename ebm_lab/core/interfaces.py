@@ -87,6 +87,8 @@ class Objective(nn.Module, ABC):
         self.energy = energy
         self.chosen: dict[str, float] = {}
         """Settings given as `auto`, with the values chosen from the data."""
+        self.notes: list[str] = []
+        """Lines for the user, said once at the start of a run."""
         self.sampler_state: dict[str, Tensor] = {}
         """What the sampler adapts, where there is one."""
 
@@ -103,6 +105,10 @@ class Objective(nn.Module, ABC):
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         self.sampler_state = state
+
+    def learnt_log_z(self) -> Tensor | None:
+        """The energy's log Z in nats, 0-d, where the objective estimates it."""
+        return None
 
     def chains(self) -> Tensor | None:
         """(N, *shape) persistent chains, where the objective keeps any."""
@@ -192,6 +198,8 @@ class EvalView:
         return film
 
     chain_metrics: dict[str, Tensor] = field(default_factory=dict)
+    learnt_log_z: float | None = None
+    """The objective's own estimate of log Z, in nats, where it has one."""
 
     @property
     def samples(self) -> Tensor:

@@ -7,9 +7,10 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.distributions import Distribution, UniformBox
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.flow import Flow
 from ebm_lab.core.mixtures import GaussianMixture
 
-NoiseLaw = Literal["gaussian", "mixture", "uniform"]
+NoiseLaw = Literal["gaussian", "mixture", "uniform", "flow"]
 
 
 def fit_noise(
@@ -27,13 +28,15 @@ def fit_noise(
         low, high = train.amin(0) - 3 * data_noise, train.amax(0) + 3 * data_noise
         margin = (0.5 * (widen - 1) + 0.05) * (high - low).clamp_min(1e-3 * float((high - low).max()))
         return UniformBox(low - margin, high + margin)
+    # A thousandth of the data's variance keeps coordinates that never change (a digit's corners) from being singular.
+    floor = 1e-3 * float(flat.var(0).mean()) + data_noise**2
+    if law == "flow":
+        return Flow(train, floor**0.5, widen, generator)
     if law == "mixture" and components > 1:
         weights, means, covariances = _fit_mixture(flat, components, generator)
     else:
         weights, means, covariances = torch.ones(1).double(), flat.mean(0, keepdim=True), flat.T.cov()[None]
     d = flat.shape[1]
-    # A thousandth of the data's variance keeps coordinates that never change (a digit's corners) from being singular.
-    floor = 1e-3 * float(flat.var(0).mean()) + data_noise**2
     covariances = widen**2 * (covariances.view(-1, d, d) + floor * torch.eye(d, device=flat.device).double())
     weights, means, covariances = (t.to(train) for t in (weights, means, covariances))
     return GaussianMixture(weights, means.view(-1, *shape), covariances=covariances)

@@ -5,6 +5,7 @@
 The gap estimates KL(p_data || p_model) on the same points. log Z comes from the energy's own formula where it has one,
 else in one and two dimensions from the trapezoid rule on a box around the data, which grows until log Z no longer
 changes: the metric `log_z_change` is what the last growth added, so the mass outside the box is seen and not assumed.
+Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one.
 """
 
 import torch
@@ -45,6 +46,8 @@ class Likelihood:
             e = torch.cat([evaluate(view.energy, part) for part in view.held_out.split(65_536)])
         nll = float(e.double().mean()) + log_z
         report.metrics |= {"nll": nll, "log_z": log_z}
+        if view.learnt_log_z is not None:
+            report.metrics["log_z_error"] = view.learnt_log_z - log_z
         true = self._true_nll(view)
         if true is not None:
             report.metrics |= {"nll_true": true, "nll_gap": nll - true}

@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
 from ebm_lab.core.distributions import Distribution
+from ebm_lab.core.flow import Flow
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.noise import NoiseLaw, fit_noise
@@ -41,8 +42,9 @@ def noise_contrastive_estimation(
 
 @register("objective", "nce")
 class NCE(Objective):
-    """Settings: `noise`: gaussian (full covariance), mixture (of `components` such Gaussians, fitted by EM) or uniform
-    (the data's range with a margin), each fitted to the training data and widened by `widen` (1 keeps its std);
+    """Settings: `noise`: gaussian (full covariance), mixture (of `components` such Gaussians, fitted by EM), uniform
+    (the data's range with a margin) or flow (a normalising flow, fitted by maximum likelihood in some seconds at the
+    start), each fitted to the training data and widened by `widen` (1 keeps its std);
     `noise_ratio`: k; `data_noise`: std of Gaussian noise added to the data, in units of its scale."""
 
     headline = ("loss", "accuracy", "log_z")
@@ -63,6 +65,8 @@ class NCE(Objective):
         self.generator, self.k = generator, noise_ratio
         self.data_noise = data_noise * dataset.scale
         self.noise = fit_noise(noise, dataset.train, components, widen, self.data_noise, generator)
+        if isinstance(self.noise, Flow):
+            self.notes.append(self.noise.told)
         self.log_z = nn.Parameter(self._log_z_under_noise())
 
     @torch.no_grad()
@@ -70,6 +74,9 @@ class NCE(Objective):
         """log of the mean of exp(-E) / p_n over noise samples: where c begins."""
         x = self.noise.sample(n, self.generator)
         return torch.logsumexp(-evaluate(self.energy, x) - self.noise.log_prob(x), 0) - math.log(n)
+
+    def learnt_log_z(self) -> Tensor:
+        return self.log_z
 
     def forward(self, batch: Batch) -> Loss:
         x = batch.x

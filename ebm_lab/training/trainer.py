@@ -194,7 +194,7 @@ class Trainer:
 
     def reports(self, split: str):
         """The Report of each evaluation that applies; says once why the others do not."""
-        plan = self.schedule
+        plan, log_z = self.schedule, self.objective.learnt_log_z()
         view = EvalView(
             energy=self.objective.energy,
             dataset=self.dataset,
@@ -204,6 +204,7 @@ class Trainer:
             steps=plan.sample_steps,
             temperature=plan.sample_temperature,
             generator=stream(plan.seed, f"evaluation/{split}", self.counters.step, self.generator.device),
+            learnt_log_z=None if log_z is None else float(log_z.detach()),
         )
         for name, evaluator in self.evaluators.items():
             reason = evaluator.applies(view)

@@ -1,0 +1,101 @@
+"""Conditional noise-contrastive estimation: tell a data point from its own displaced copy. No Z.
+
+    G(x, x') = E(x') - E(x) + log p_c(x' | x) - log p_c(x | x'),    x' ~ p_c(. | x)
+    L = 2 E_x E_x'[ softplus(-G) ]
+
+G is the log odds that x and not x' is the datum. The minimiser is the data's law, up to the constant that Z would fix,
+for any kernel p_c that connects the space. For a symmetric kernel the two last terms cancel; for another they must not
+be left out, and their sign matters. As the kernel's width goes to 0, (L - 2 log 2) / width^2 tends to half the loss of
+score matching, with its blindness to the weights of far modes; a kernel that jumps between modes sees them.
+
+Two points x' = x - v and x' = x + v instead of a Gaussian kernel give the shifted-data form (equation 26 of the
+tutorial), the mean of this L over the two.
+
+Ciwan Ceylan and Michael U. Gutmann, Conditional Noise-Contrastive Estimation of Unnormalised Models, 2018,
+arXiv:1806.03664.
+Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 26, arXiv:2101.03288.
+"""
+
+from abc import abstractmethod
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Generator, Tensor, nn
+from torch.nn.functional import softplus
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.functional import EnergyFn, evaluate
+from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
+from ebm_lab.core.kernels import Kernel
+from ebm_lab.core.registry import register
+
+
+def conditional_odds(energy: EnergyFn, x: Tensor, x_new: Tensor, log_ratio: Tensor | float) -> tuple[Tensor, Tensor]:
+    """(G, E(x)), (B,) and (B,): log_ratio (B,) is log p_c(x' | x) - log p_c(x | x')."""
+    e, e_new = evaluate(energy, torch.cat([x, x_new])).chunk(2)
+    return e_new - e + log_ratio, e
+
+
+def conditional_nce(
+    energy: EnergyFn, x: Tensor, x_new: Tensor, log_ratio: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, G, E(x)), each (B,), for one displaced point x_new (B, *shape) per point x (B, *shape)."""
+    odds, e = conditional_odds(energy, x, x_new, log_ratio)
+    return 2 * softplus(-odds), odds, e
+
+
+def shifted_nce(energy: EnergyFn, x: Tensor, v: Tensor) -> Tensor:
+    """softplus(E(x) - E(x - v)) + softplus(E(x) - E(x + v)), (B,): the shifted-data form."""
+    behind, ahead = (conditional_nce(energy, x, x + shift, 0.0)[0] for shift in (-v, v))
+    return 0.5 * (behind + ahead)
+
+
+class Displaced(Objective):
+    """Objectives that compare each datum with its displaced copies. Settings: the kernel's `width_min` and `width_max`,
+    between which each pair's width is log-uniform, in units of the data's scale; `pull` in [0, 1): how far it pulls
+    towards the data's mean (0: symmetric); `copies` per datum; `data_noise`: std of Gaussian noise added to the data,
+    in units of its scale."""
+
+    headline = ("loss", "accuracy")
+
+    def __init__(
+        self,
+        energy: nn.Module,
+        dataset: Dataset,
+        generator: Generator,
+        *,
+        width_min: PositiveFloat,
+        width_max: PositiveFloat,
+        pull: NonNegativeFloat,
+        copies: PositiveInt,
+        data_noise: NonNegativeFloat,
+    ) -> None:
+        super().__init__(energy)
+        if width_max < width_min:
+            raise UserError(f"objective.width_max={width_max}: must be at least width_min={width_min}")
+        if pull >= 1:
+            raise UserError(f"objective.pull={pull}: must be less than 1")
+        self.generator, self.copies, self.data_noise = generator, copies, data_noise * dataset.scale
+        self.kernel = Kernel(dataset.mean, pull, width_min * dataset.scale, width_max * dataset.scale)
+
+    @abstractmethod
+    def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(loss, G, E(x)), each (B,)."""
+
+    def forward(self, batch: Batch) -> Loss:
+        x = batch.x
+        if self.data_noise:
+            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x = x.repeat(self.copies, *[1] * (x.ndim - 1))
+        values, odds, e = self.equation(x, *self.kernel(x, self.generator))
+        loss = values.mean()
+        metrics = {"loss": loss.detach(), "e_pos": e.detach().mean(), "accuracy": (odds > 0).float().mean()}
+        return Loss(loss, metrics, grad_evals=2 * len(x))
+
+
+@register("objective", "cnce")
+class CNCE(Displaced):
+    """Settings as in Displaced."""
+
+    def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return conditional_nce(self.energy, x, x_new, log_ratio)

@@ -1,0 +1,1 @@
+"""What ties the methods together: identities between objectives, each computed by the objectives' own functions."""

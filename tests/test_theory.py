@@ -1,0 +1,51 @@
+"""The identities that tie the methods together: each holds in the limit, and is approached at its rate."""
+
+import pytest
+
+from ebm_lab.theory import likelihood, score
+from ebm_lab.theory.line import IDENTITIES, LineEnergy, data, fisher, j_ism
+
+KNOWN = {
+    2: (8.4e-3, 2.1e-3, 5.2e-4, 1.3e-4),
+    11: (0.0216, 0.0022, 0.00022, 0.000022),
+}
+"""Errors found independently, where there are any."""
+
+
+@pytest.mark.parametrize("check", IDENTITIES, ids=lambda check: check.__name__)
+def test_identity(check):
+    found = check()
+    if found.slope is None:
+        assert max(found.error) <= found.tolerance, found
+    else:
+        assert found.fitted == pytest.approx(found.slope, abs=found.tolerance), found
+        small, large = sorted((found.error[0], found.error[-1]))
+        assert found.error[-1] == small < 0.5 * large, found
+    if found.row in KNOWN:
+        assert found.error == pytest.approx(KNOWN[found.row], rel=0.1)
+
+
+def test_every_row_is_there():
+    assert sorted(check().row for check in IDENTITIES if check.__module__.endswith(("score", "likelihood"))) == [
+        *range(1, 14),
+        16,
+        17,
+    ]
+
+
+def test_the_numbers_of_the_problem():
+    """J = -0.1458713 with the minus sign of the Laplacian, by quadrature done elsewhere; D_F = .2886 = .5772 / 2."""
+    energy = LineEnergy()
+    assert float(j_ism(energy, data()).detach()) == pytest.approx(-0.1458713, abs=1e-7)
+    assert 2 * float(fisher(data(), energy)) == pytest.approx(0.5772, abs=1e-4)
+
+
+@pytest.mark.parametrize("m, d_f, kl", [(1, 0.171, 0.246), (2, 0.0999, 0.467), (3, 0.0131, 0.508), (5, 7.6e-6, 0.511)])
+def test_score_matching_loses_the_weights_that_likelihood_sees(m, d_f, kl):
+    found = likelihood.blindness(m)
+    assert found == pytest.approx((d_f, kl), rel=0.01)
+
+
+def test_the_slope_fit():
+    made = score.Identity(0, "", "", "", "", (1.0, 2.0, 4.0), (3.0, 12.0, 48.0), 2.0, 0.01)
+    assert made.fitted == pytest.approx(2.0) and made.axis == "log"
