@@ -16,7 +16,7 @@ import torch
 from ebm_lab.cli.tools import main
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import score
-from ebm_lab.theory import estimators, likelihood
+from ebm_lab.theory import estimators, likelihood, published
 from ebm_lab.theory import score as _score  # noqa: F401  (files its identities)
 from ebm_lab.theory.line import IDENTITIES, Identity, nodes
 
@@ -46,6 +46,11 @@ def identities() -> torch.Tensor:
         print(f"{row} {i.holds} |")
     if not all(i.holds for i in found):
         sys.exit("an identity does not hold")
+
+    print("| published equation | should equal | as printed | corrected |")
+    print("|---|---|---|---|")
+    for v in published.verdicts():
+        print(f"| {v.where} | {v.truth:.5f} | {v.printed:.5f} | {v.corrected:.5f} |")
 
     def draw(fig) -> None:
         panels = fig.subplots(5, 3).flatten()

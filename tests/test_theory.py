@@ -2,7 +2,7 @@
 
 import pytest
 
-from ebm_lab.theory import likelihood, score
+from ebm_lab.theory import likelihood, published, score
 from ebm_lab.theory.line import IDENTITIES, LineEnergy, data, fisher, j_ism
 
 KNOWN = {
@@ -49,3 +49,12 @@ def test_score_matching_loses_the_weights_that_likelihood_sees(m, d_f, kl):
 def test_the_slope_fit():
     made = score.Identity(0, "", "", "", "", (1.0, 2.0, 4.0), (3.0, 12.0, 48.0), 2.0, 0.01)
     assert made.fitted == pytest.approx(2.0) and made.axis == "log"
+
+
+def test_the_published_signs_and_factors_are_wrong_and_the_corrected_ones_right():
+    """Corrected forms agree within the identities' own errors at the step used; printed ones are off by half."""
+    for verdict in published.verdicts():
+        assert verdict.corrected == pytest.approx(verdict.truth, rel=1e-3), verdict
+        assert abs(verdict.printed - verdict.truth) > 0.4 * abs(verdict.truth), verdict
+    implicit, *_ = published.verdicts()
+    assert implicit.printed == pytest.approx(0.355, abs=1e-3)

@@ -160,13 +160,8 @@ class Trainer:
             self.run.promote()
         rate = self.clock.rate(self.counters)
         lr = next(iter(self.optimisers.values())).optimiser.param_groups[0]["lr"]
-        costs = {
-            "lr": lr,
-            "grad_evals": self.counters.grad_evals,
-            "cpu_seconds": round(self.counters.cpu_seconds, 3),
-            "steps_per_second": round(rate, 3),
-        }
-        return metrics | costs
+        spent = {"grad_evals": self.counters.grad_evals, "cpu_seconds": round(self.counters.cpu_seconds, 3)}
+        return metrics | {"lr": lr, **spent, "steps_per_second": round(rate, 3)}
 
     def _validate(self) -> dict[str, float]:
         metrics = self.evaluate("val")
