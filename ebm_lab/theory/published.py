@@ -44,7 +44,7 @@ def verdicts() -> list[Verdict]:
     slope = float(gradient(energy, j_ism(energy, data()))[0])
 
     t, h = 0.2, 1e-3
-    rate = kl(data((t + h) ** 0.5), BlurredModel(energy, t + h)) - kl(data((t - h) ** 0.5), BlurredModel(energy, t - h))
+    after, before = (kl(data(u**0.5), BlurredModel(energy, u)) for u in (t + h, t - h))
     d_f = float(fisher(data(t**0.5), BlurredModel(energy, t)))
     return [
         Verdict("equation 8, implicit score matching", explicit, square + laplacian, j),
