@@ -34,8 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGETS = (
     "ebm_lab/objectives/*.py",
     "ebm_lab/samplers/*.py",
-    "ebm_lab/core/contrastive.py",
-    "ebm_lab/core/metropolis.py",
+    *(f"ebm_lab/core/{name}.py" for name in ("contrastive", "kernels", "metropolis")),
 )
 BAR = 0.95
 
