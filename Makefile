@@ -26,7 +26,7 @@ test-fast: .venv/installed  ## Run the tests that take seconds
 bars: .venv/installed  ## Train six objectives on two data sets, three seeds each, and print the held-out gaps
 	$(BIN)/python scripts/bars.py
 
-mutants: .venv/installed  ## Flip every sign and factor 1/2 in the equations and see that the tests notice: hours
+mutants: .venv/installed  ## Flip every sign and factor 1/2 in the equations and see that the tests notice: half an hour
 	$(BIN)/python scripts/mutants.py files=all jobs=2
 
 theory: .venv/installed  ## Measure and draw the identities that docs/theory.md shows

@@ -33,7 +33,10 @@ def test_value_and_gradient_are_the_closed_form(d, sigma, generator):
     m, cov, x, mu, precision = setting(d, generator)
     energy = gaussian_energy(mu, precision)
     eps = noise_like(x, generator)
-    value = denoising_score_matching(energy, x, eps, sigma)[0].mean()
+    values, e, s = denoising_score_matching(energy, x, eps, sigma)
+    torch.testing.assert_close(s.detach(), -(x + sigma * eps - mu) @ precision)
+    torch.testing.assert_close(e, energy(x + sigma * eps))
+    value = values.mean()
     value.backward()
 
     eye, delta = torch.eye(d, dtype=torch.float64), m - mu
