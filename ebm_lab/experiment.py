@@ -13,6 +13,7 @@ from torch import nn
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.random import seed_of, stream
 from ebm_lab.core.registry import build
 from ebm_lab.core.settings import check
@@ -125,7 +126,8 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
     tempered = cold or (config.get("sampler") or {}).get("temperature", 1.0) != 1.0
     guard = Guard(dataset, cold, tempered, **check(Guard, config.get("guard") or {}, "guard"))
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
-    resolved = {**config, "threads": threads, "objective": {**config["objective"], **objective.chosen}}
+    chosen = {"objective": objective.chosen, "energy": energy.chosen if isinstance(energy, NoiseLevels) else {}}
+    resolved = {**config, "threads": threads} | {g: {**config[g], **values} for g, values in chosen.items()}
     trainer = Trainer(
         objective=objective,
         optimisers=optim,
@@ -138,6 +140,7 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         guard=guard,
         schedule=Schedule(**plan),
         config=resolved,
+        chosen={f"{g}.{name}": value for g, values in chosen.items() for name, value in values.items()},
     )
     return trainer, resolved
 

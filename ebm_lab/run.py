@@ -164,8 +164,8 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
         f"{count:,} parameters; {len(trainer.dataset.train):,} training points of shape {trainer.dataset.event_shape}; "
         f"{device}, {torch.get_num_threads()} thread(s)"
     )
-    for name, value in trainer.objective.chosen.items():
-        trainer.say(f"chosen from the data: objective.{name}={value:g}")
+    for name, value in trainer.chosen.items():
+        trainer.say(f"chosen from the data: {name}={value:g}")
     for note in trainer.objective.notes:
         trainer.say(note)
     if trainer.counters.step:

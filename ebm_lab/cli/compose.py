@@ -15,7 +15,8 @@ import ebm_lab
 from ebm_lab.core.errors import UserError, did_you_mean
 
 COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "guard")
-GROUPS = (*COMPONENTS, "debug", "recipe", "experiment")
+CHOICES = ("architecture", "debug", "recipe", "experiment")
+GROUPS = (*COMPONENTS, *CHOICES)
 
 
 def config_dir() -> Path:
@@ -50,7 +51,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"{missing[0]}: missing; give it a value: {missing[0]}=...")
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
-    return {str(k): v for k, v in container.items() if k not in ("hydra", "debug", "recipe", "experiment")}
+    return {str(k): v for k, v in container.items() if k not in ("hydra", *CHOICES)}
 
 
 def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
@@ -58,7 +59,7 @@ def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
     for override in overrides:
         group, _, given = override.lstrip("+~").partition("=")
         dropped = given == "null" or override.startswith("~")
-        if group in COMPONENTS and dropped:
+        if group in (*COMPONENTS, "architecture") and dropped:
             raise UserError(f"{override}: must be one of {', '.join(options(group, extra))}")
         if group == "recipe" and given not in ("null", *options("recipe", extra)):
             allowed = options("recipe", extra)

@@ -81,6 +81,35 @@ def _diagonal_sum(grad: Tensor, leaf: Tensor, first: int, last: int) -> Tensor:
     return (rows * v).flatten(2).sum((0, 2))
 
 
+def level_gradients(
+    energy: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """E(x, sigma), (B,), grad_x E, (B, *shape), and dE / d log sigma, (B,), with their graph; sigma (B,)."""
+    with torch.enable_grad():
+        leaf, log_sigma = x.detach().requires_grad_(True), sigma.detach().log().requires_grad_(True)
+        e = evaluate(lambda y: energy(y, log_sigma.exp()), leaf)
+        grad, rate = torch.autograd.grad(e.sum(), (leaf, log_sigma), create_graph=True)
+    return e, grad, rate
+
+
+def divergence(field: Callable[[Tensor], Tensor], x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(field(x), div field(x)), (B, *shape) and (B,), detached; `field` keeps its graph to x.
+
+    Exact without v, in d backward passes; with v of E[v v'] = I, Hutchinson's unbiased v' (grad field) v, in one.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        value = field(leaf)
+        if v is not None:
+            (product,) = torch.autograd.grad((value * v).sum(), leaf)
+            return value.detach(), flat_sum(product * v)
+        flat, trace = value.flatten(1), torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        for i in range(flat.shape[1]):
+            (row,) = torch.autograd.grad(flat[:, i].sum(), leaf, retain_graph=True)
+            trace = trace + row.flatten(1)[:, i]
+    return value.detach(), trace
+
+
 def flat_sum(x: Tensor) -> Tensor:
     """Sum over everything but the batch: (B, *shape) -> (B,)."""
     return x.flatten(1).sum(1)

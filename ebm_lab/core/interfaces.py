@@ -40,15 +40,30 @@ class Chain(NamedTuple):
     grad_evals: int
 
 
-class Sampler(Protocol):
-    """A Markov kernel, repeated `steps` times, that leaves exp(-energy) (nearly) invariant.
+Needs = Literal["energy", "levels"]
+"""What a component asks of the model: an energy of x, or a score at many noise levels, with or without an energy."""
 
-    One whose end is a differentiable function of its start, the energy and its noise, so that nothing is accepted or
-    refused, says so by an attribute `reparameterised = True`.
-    """
+
+class Sampler(ABC):
+    """Takes chains a number of steps, `steps`, further."""
 
     steps: int
+    """Of one call."""
+    needs: Needs = "energy"
+    kernel: bool = True
+    """Leaves exp(-energy) (nearly) invariant, from wherever its chains come: what training by Markov chains needs."""
+    reparameterised: bool = False
+    """The end is a differentiable function of the start, the energy and the noise: nothing is accepted or refused."""
 
+    def start(self, energy: EnergyFn, dataset: "Dataset") -> Distribution:
+        """Where chains from noise begin."""
+        return dataset.start
+
+    def total(self, energy: EnergyFn) -> int | None:
+        """Steps from noise to a whole sample; None: as many as the run's `sample_steps`."""
+        return None
+
+    @abstractmethod
     def __call__(
         self,
         energy: EnergyFn,
@@ -62,7 +77,6 @@ class Sampler(Protocol):
 
         Detached from x and from the energy's parameters unless `differentiable`.
         """
-        ...
 
 
 class Energy(nn.Module, ABC):
@@ -81,6 +95,7 @@ class Objective(nn.Module, ABC):
 
     headline: tuple[str, ...] = ("loss",)
     """The metrics that the progress bar shows."""
+    needs: Needs = "energy"
 
     def __init__(self, energy: nn.Module) -> None:
         super().__init__()
@@ -174,7 +189,7 @@ class EvalView:
     count: int
     """How many samples are drawn."""
     steps: int
-    """Sampler steps from noise to sample."""
+    """Sampler steps from noise to sample, unless the sampler has a number of its own."""
     generator: Generator
     temperature: float = 1.0
     """Samples are drawn from exp(-E / temperature)."""
@@ -189,9 +204,10 @@ class EvalView:
         if self.sampler is None:
             return []
         energy = self.energy if self.temperature == 1 else Tempered(self.energy, self.temperature)
-        x, state = self.dataset.start.sample(self.count, self.generator), {}
+        start = self.sampler.start(self.energy, self.dataset)
+        x, state = start.sample(self.count, self.generator), {}
         film, step = [(0, x)], 0
-        while step < self.steps:
+        while step < (self.sampler.total(self.energy) or self.steps):
             x, state, self.chain_metrics, _ = self.sampler(energy, x, state, generator=self.generator)
             step += self.sampler.steps
             film.append((step, x))

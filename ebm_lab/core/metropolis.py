@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from ebm_lab.core.adaptation import Mass, StepSize, Widths
 from ebm_lab.core.distributions import Distribution
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, evaluate, frozen
-from ebm_lab.core.interfaces import Chain
+from ebm_lab.core.interfaces import Chain, Sampler
 
 Target = Annotated[float, Field(gt=0, lt=1)]
 
@@ -59,7 +59,7 @@ def independence_step(
     return torch.where(accepted.view(-1, *[1] * (x.ndim - 1)), new, x), accepted
 
 
-class Metropolis(ABC):
+class Metropolis(Sampler):
     """`steps` proposals for exp(-E / T), T = `temperature`, each accepted or refused; what they are is `propose`.
 
     Their size begins at step_size * scale, `scale` the data's, and follows `target_acceptance` by `adapt_rate` a

@@ -76,7 +76,7 @@ class CD(Contrastive):
         if not neglected_term:
             return
         require_smooth(energy, "cd")
-        if not getattr(sampler, "reparameterised", False):
+        if not sampler.reparameterised:
             raise UserError(
                 f"objective.neglected_term={neglected_term}: the chains must be differentiable, and those of "
                 f"{type(sampler).__name__} are not; choose sampler=langevin or sampler=underdamped"

@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen
-from ebm_lab.core.interfaces import Chain
+from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
 
 
@@ -36,7 +36,7 @@ def log_acceptance(
 
 
 @register("sampler", "langevin")
-class Langevin:
+class Langevin(Sampler):
     """`steps` Langevin steps of size eps = step_size * scale, with `scale` the data's.
 
     A per-sample gradient longer than `clip_grad` (nats per data unit; null: never) is shortened to it, which keeps a

@@ -30,7 +30,7 @@ from torch import Generator, Tensor
 from ebm_lab.core.adaptation import StepSize
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, frozen
-from ebm_lab.core.interfaces import Chain
+from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.metropolis import Point, Target, accept, choose
 from ebm_lab.core.registry import register
 from ebm_lab.samplers.langevin import log_acceptance
@@ -61,7 +61,7 @@ def swapped(accepted: Tensor) -> Tensor:
 
 
 @register("sampler", "tempering")
-class Tempering:
+class Tempering(Sampler):
     """`steps` moves and swaps of `replicas` replicas, whose temperatures rise geometrically from 1 to
     `max_temperature`; a call returns the ones at T = 1. Each temperature has its own step size, which begins at
     step_size * scale * sqrt(T) and, unless `target_acceptance` is null, follows the target by `adapt_rate` a step. A

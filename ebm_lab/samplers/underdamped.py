@@ -30,7 +30,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen
-from ebm_lab.core.interfaces import Chain
+from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
 
 
@@ -59,7 +59,7 @@ def baoab(
 
 
 @register("sampler", "underdamped")
-class Underdamped:
+class Underdamped(Sampler):
     """`steps` BAOAB steps of size h = step_size * scale, `scale` the data's, for exp(-E / T), T = `temperature`.
     `friction` is gamma * scale: velocities keep exp(-friction * step_size) of themselves a step, nothing of themselves
     after some 1 / (friction * step_size) steps. The metric `acceptance` is what a Metropolis test would have said of

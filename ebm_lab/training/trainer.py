@@ -56,6 +56,8 @@ class Trainer:
     guard: Guard
     schedule: Schedule
     config: Mapping[str, Any]
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    """Settings given as `auto`, by their full keys, with the values chosen from the data."""
     meter: Meter = field(default_factory=Meter)
     counters: Counters = field(default_factory=Counters)
     clock: Clock = field(default_factory=Clock)

@@ -1,0 +1,41 @@
+"""A multilayer perceptron as an energy of many noise levels.
+
+    E(x, sigma) = -log N(x; mean, v^2 I) + f(u, log sigma),    u = (x - mean) / v,    v^2 = sigma^2 + scale^2
+
+Each hidden layer is scaled and shifted by what Fourier features of log sigma say (core/conditioning.py). f grows at
+most linearly, so that Z exists at every level.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.conditioning import FilmMLP
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.ladder import Sigma
+from ebm_lab.core.layers import Activation
+from ebm_lab.core.levels import NoiseEnergy
+from ebm_lab.core.registry import register
+
+
+@register("energy", "noise_mlp")
+class NoiseMLP(NoiseEnergy):
+    """Any event shape, flattened. `hidden`: widths of the hidden layers; `sigma_min`, `sigma_max`, `levels`: the ladder,
+    `auto` from the data (core/ladder.py)."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        hidden: Annotated[list[PositiveInt], Field(min_length=1)],
+        activation: Activation,
+        sigma_min: Sigma,
+        sigma_max: Sigma,
+        levels: Annotated[int, Field(ge=2)],
+    ) -> None:
+        super().__init__(dataset, sigma_min, sigma_max, levels)
+        self.net = FilmMLP(dataset.mean.numel(), hidden, 1, activation)
+
+    def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
+        return self.net(u.flatten(1), self.ladder.height(sigma)).squeeze(1)

@@ -1,0 +1,97 @@
+"""Denoising score matching at many noise levels, for energies and for score networks.
+
+    L = E_sigma E_x E_z 1/2 | sigma s(x + sigma z, sigma) + z |^2,    z ~ N(0, I),    log sigma uniform over the ladder
+
+the weight lambda = sigma^2 makes every level count alike. The minimiser at each level is the score of
+q_sigma = p * N(0, sigma^2 I). High levels carry the weights of separated modes, which no single level sees; an energy
+can be held to them by the time term
+
+    L_t = E 1/2 (d - |z|^2 - dE(x + sigma z, sigma) / d log sigma)^2 / (2 d)
+
+whose minimiser is -d log q_sigma / d log sigma = E[d - |z|^2 | x + sigma z], since log N(y; x, sigma^2 I) has the
+derivative |z|^2 - d in log sigma. Together they leave one constant free in E(x, sigma), the same at every level and
+point. 2 d is the variance of |z|^2.
+
+Yang Song and Stefano Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, 2019, equation 6,
+arXiv:1907.05600.
+Florentin Guth, Zahra Kadkhodaie and Eero P. Simoncelli, Learning normalized image densities via dual score matching,
+2025 (time term, there in t = sigma^2).
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Generator, Tensor
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.functional import flat_sum, level_gradients
+from ebm_lab.core.ladder import Ladder
+from ebm_lab.core.levels import NoiseEnergy, NoiseLevels, per_sample
+from ebm_lab.core.interfaces import Batch, Loss, Objective
+from ebm_lab.core.registry import register
+
+
+def space_loss(s: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
+    """1/2 |sigma s + z|^2, (B,), for scores s at x + sigma z."""
+    return 0.5 * flat_sum((per_sample(sigma, z) * s + z) ** 2)
+
+
+def time_loss(rate: Tensor, z: Tensor) -> Tensor:
+    """1/2 (d - |z|^2 - rate)^2 / (2 d), (B,), for rate = dE / d log sigma at x + sigma z."""
+    d = z[0].numel()
+    return 0.5 * (d - flat_sum(z * z) - rate) ** 2 / (2 * d)
+
+
+def draw_levels(ladder: Ladder, n: int, discrete: bool, generator: Generator, like: Tensor) -> Tensor:
+    """(n,) levels, log sigma uniform: one draw from each of n equal parts of the ladder, so that a batch covers it."""
+    u = torch.empty(n, dtype=like.dtype, device=like.device).uniform_(generator=generator)
+    u = (torch.arange(n, device=like.device) + u) / n
+    if discrete:
+        u = (u * ladder.levels).floor().clamp_max(ladder.levels - 1) / (ladder.levels - 1)
+    return ladder.spread(u)
+
+
+@register("objective", "multi_dsm")
+class MultiDSM(Objective):
+    """Settings: `levels`: continuous, or the ladder's discrete ones; `antithetic`: each noise vector with both signs;
+    `time_weight`: weight of the time term, for energies only."""
+
+    headline = ("loss", "space", "time")
+    needs = "levels"
+
+    def __init__(
+        self,
+        energy: NoiseLevels,
+        generator: Generator,
+        *,
+        levels: Literal["continuous", "discrete"],
+        antithetic: bool,
+        time_weight: NonNegativeFloat,
+    ) -> None:
+        super().__init__(energy)
+        if time_weight and not isinstance(energy, NoiseEnergy):
+            raise UserError(
+                f"objective.time_weight={time_weight:g}: needs an energy, and the model is a score network: "
+                f"choose objective.time_weight=0"
+            )
+        self.generator, self.discrete = generator, levels == "discrete"
+        self.antithetic, self.time_weight = antithetic, time_weight
+
+    def forward(self, batch: Batch) -> Loss:
+        x, model = batch.x, self.energy
+        assert isinstance(model, NoiseLevels)
+        sigma = draw_levels(model.ladder, len(x), self.discrete, self.generator, x)
+        z = torch.empty_like(x).normal_(generator=self.generator)
+        if self.antithetic:
+            x, z, sigma = torch.cat([x, x]), torch.cat([z, -z]), torch.cat([sigma, sigma])
+        noisy = x + per_sample(sigma, x) * z
+        metrics = {}
+        if self.time_weight and isinstance(model, NoiseEnergy):
+            _, grad, rate = level_gradients(model.energy, noisy, sigma)
+            space, time = space_loss(-grad, z, sigma).mean(), time_loss(rate, z).mean()
+            loss, metrics["time"] = space + self.time_weight * time, time.detach()
+        else:
+            loss = space = space_loss(model.score(noisy, sigma, create_graph=True), z, sigma).mean()
+        metrics |= {"loss": loss.detach(), "space": space.detach()}
+        return Loss(loss, metrics, grad_evals=2 * len(x))
