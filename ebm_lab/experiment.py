@@ -12,11 +12,11 @@ from torch import nn
 
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.functional import evaluate
-from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.levels import NoiseLevels
+from ebm_lab.core.interfaces import Dataset, Sampler
+from ebm_lab.core.levels import NoiseLevels, ScoreNetwork
 from ebm_lab.core.random import seed_of, stream
-from ebm_lab.core.registry import build
-from ebm_lab.core.settings import check
+from ebm_lab.core.registry import build, find
+from ebm_lab.core.settings import check, wiring_of
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.guard import Guard
@@ -111,9 +111,10 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         "generator": stream(settings.seed, "objective", 0, device),
     }
     wiring["energy"] = energy = build_energy(config, settings.seed, wiring, device)
-    probe(energy, dataset, config)
     chosen = (config.get("sampler") or {}).get("name", "none")  # a recipe may have left settings without a name
     wiring["sampler"] = sampler = None if chosen == "none" else build("sampler", config["sampler"], **wiring)
+    check_fit(energy, sampler, config)
+    probe(energy, dataset, config)
     objective = build("objective", config.get("objective") or {}, **wiring).to(device)
 
     players = objective.players()
@@ -168,11 +169,40 @@ def build_energy(config: Mapping[str, Any], seed: int, wiring: Mapping[str, Any]
         return build("energy", config.get("energy") or {}, **wiring).to(device)
 
 
+def check_fit(energy: nn.Module, sampler: Sampler | None, config: Mapping[str, Any]) -> None:
+    """Refuse an objective or a sampler that asks the energy for what it has not, or a sampler that can't train."""
+    name = config["energy"]["name"]
+    objective = config["objective"]["name"]
+    learns: Any = find("objective", objective)
+    asks = [("objective", objective, learns.needs, "multi_dsm")]
+    if sampler is not None:
+        asks.append(("sampler", config["sampler"]["name"], sampler.needs, "annealed_langevin"))
+        if "sampler" in wiring_of(learns) and not sampler.kernel:
+            raise UserError(
+                f"objective '{objective}' trains with chains that stay at one energy, and sampler "
+                f"'{config['sampler']['name']}' goes down many noise levels: choose sampler=langevin, mala or hmc"
+            )
+    for kind, who, needs, instead in asks:
+        if needs == "levels" and not isinstance(energy, NoiseLevels):
+            raise UserError(
+                f"{kind} '{who}' needs a model of many noise levels, and energy '{name}' has none: choose energy=noise "
+                f"or another {kind}"
+            )
+        if needs == "energy" and isinstance(energy, ScoreNetwork):
+            raise UserError(
+                f"{kind} '{who}' needs an energy, and '{name}' is a score network, which has none: choose energy=noise "
+                f"or {kind}={instead}"
+            )
+
+
 def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> None:
     """Send two samples through the energy, so that shapes which don't fit are told now and in one line."""
     try:
         with torch.no_grad():
-            evaluate(energy, dataset.train[:2])
+            if isinstance(energy, ScoreNetwork):
+                energy.score(dataset.train[:2], energy.ladder.sigma_min)
+            else:
+                evaluate(energy, dataset.train[:2])
     except (RuntimeError, ValueError, IndexError) as error:
         raise UserError(
             f"energy={config['energy']['name']}: can't take samples of shape {dataset.event_shape} from "

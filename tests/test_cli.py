@@ -56,6 +56,18 @@ MISTAKES = [
     ("logger=wandb logger.mode=x", "logger.mode=x: should be 'auto', 'online' or 'offline'"),
     ("steps=[", "steps=.: can't be read as key=value"),
     ("batch_size=5000", "objective.buffer_size=1000: must be at least batch_size=5000"),
+    ("dataset=two_moons objective=multi_dsm energy=mlp", "objective 'multi_dsm' needs a model of many noise levels"),
+    ("dataset=two_moons energy=noise_conv", "energy=noise_conv: needs images .C, H, W., and the data set's samples"),
+    ("energy=score_unet", "objective 'pcd' needs an energy, and 'score_unet' is a score network, .* energy=noise"),
+    ("objective=nce energy=score_unet", "objective 'nce' needs an energy, and 'score_unet' is a score network"),
+    ("objective=multi_dsm energy=score_unet sampler=mala", "sampler 'mala' needs an energy.*sampler=annealed_langevin"),
+    ("objective=dsm sampler=annealed_langevin", "sampler 'annealed_langevin' needs a model of many noise levels"),
+    ("energy=noise sampler=probability_flow", "objective 'pcd' trains with chains that stay at one energy.*=langevin"),
+    ("objective=multi_dsm energy=score_unet objective.time_weight=1", "objective.time_weight=1: needs an energy"),
+    ("objective=multi_dsm energy.sigma_min=99", "energy.sigma_min=99: must be less than energy.sigma_max="),
+    ("objective=multi_dsm energy.sigma_max=x", "energy.sigma_max=x: should be a valid number or should be 'auto'"),
+    ("architecture=foo", "architecture=foo: no such option; allowed: conv, mlp"),
+    ("architecture=null", "architecture=null: must be one of conv, mlp"),
     ("output_dir=/proc/x", "output_dir=/proc/x: can't make a run directory there"),
 ]
 
@@ -130,10 +142,14 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
     elif (group, option) == ("sampler", "none"):
         overrides = ["objective=dsm"]
     elif group == "energy":
-        overrides = ["dataset=gaussian"] if option in ("mlp", "gaussian") else []
+        flat = option in ("mlp", "gaussian", "noise_mlp", "score_mlp")
+        overrides = [*(["dataset=gaussian"] if flat else []), *(["objective=multi_dsm"] if "score" in option else [])]
+    elif group == "sampler" and option in ("annealed_langevin", "predictor_corrector", "probability_flow"):
+        overrides = ["objective=multi_dsm"]
     elif group == "recipe":
-        objective, _, energy = option.rpartition("_")
-        overrides = [f"objective={objective}", *(["dataset=two_moons"] if energy == "mlp" else [f"energy={energy}"])]
+        objective = next(o for o in sorted(options("objective"), key=len, reverse=True) if option.startswith(f"{o}_"))
+        energy = option.removeprefix(f"{objective}_")
+        overrides = [f"objective={objective}", *(["dataset=two_moons"] if "mlp" in energy else []), f"energy={energy}"]
     else:
         overrides = []
     choice = f"{group}=[{option}]" if group == "evaluation" else f"{group}={option}"
@@ -274,6 +290,39 @@ def test_scripts_work_on_a_run_directory(tmp_path):
     assert any("'likelihood' is left out" in line for line in record["left_out"])
     wrong = subprocess.run([*script[:2], "run=/nope", "smaples=3"], capture_output=True, text=True, cwd=tmp_path)
     assert wrong.returncode == 2 and "did you mean 'samples'?" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_an_objective_of_many_levels_brings_its_energy_and_its_sampler():
+    """What the data set suggests yields to the objective, and both to the command line."""
+    for dataset, family in (("digits", "conv"), ("two_moons", "mlp")):
+        config = compose_config([f"dataset={dataset}", "objective=multi_dsm"])
+        assert config["energy"]["name"] == f"noise_{family}" and config["sampler"]["name"] == "annealed_langevin"
+        recipe = compose_config([f"dataset={dataset}", "objective=multi_dsm", f"energy=noise_{family}"])
+        assert recipe == config
+    config = compose_config(["objective=multi_dsm", "energy=noise_unet", "sampler=probability_flow", "steps=7"])
+    assert [config[g]["name"] for g in ("energy", "sampler")] == ["noise_unet", "probability_flow"]
+    assert config["steps"] == 7 and "architecture" not in config
+
+
+@pytest.mark.parametrize("sampler", ["annealed_langevin", "predictor_corrector", "probability_flow"])
+@pytest.mark.parametrize("energy", ["noise_mlp", "score_mlp"])
+def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sampler, tmp_path):
+    overrides = ["dataset=two_moons", "objective=multi_dsm", f"energy={energy}", f"sampler={sampler}"]
+    small = ["dataset.train=500", "dataset.held_out=100", "energy.hidden=[8]", "evaluation.flow_likelihood.steps=4"]
+    result = ebm_lab.train([*overrides, *small, *TINY, f"output_dir={tmp_path}"], quiet=True)
+    left_out = [line.split("'")[1] for line in result.summary["said"]]
+    assert ("likelihood" in left_out) == (energy == "score_mlp") and "flow_nll_gap" in result.summary
+    assert ("nll" in result.summary) == (energy == "noise_mlp")
+    script = [sys.executable, str(ROOT / "scripts" / "sample.py"), f"run={result.path}", "n=9"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    samples = np.load(result.path / "samples" / "samples.npy")
+    assert samples.shape == (9, 2) and np.isfinite(samples).all()
+    done = subprocess.run([*script, "steps=3"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and f"sampler '{sampler}' goes down the model's noise levels in" in done.stderr
+    script = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"run={result.path}", "samples=20"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_sweep_gives_each_job_its_own_run(tmp_path):

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -13,6 +13,9 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ebm_lab.cli.main import complain
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.settings import check, settings_of
+
+if TYPE_CHECKING:
+    from ebm_lab.run import LoadedRun
 
 
 def evaluate(
@@ -40,6 +43,7 @@ def evaluate(
 
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
     trainer = loaded.trainer
+    check_sampling(loaded, sample_steps=sample_steps, sample_temperature=sample_temperature)
     changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}
     trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
     folder = Path(out or loaded.path / "evaluation")
@@ -89,6 +93,7 @@ def sample(
     if loaded.sampler is None:
         raise UserError(f"run={run}: it has no sampler to draw samples with")
     generator = stream(seed, "sample", 0, loaded.trainer.generator.device)
+    check_sampling(loaded, steps=steps, temperature=temperature)
     plan = loaded.trainer.schedule
     steps, temperature = steps or plan.sample_steps, temperature or plan.sample_temperature
     view = EvalView(loaded.energy, loaded.dataset, "test", loaded.sampler, n, steps, generator, temperature)
@@ -99,7 +104,18 @@ def sample(
     if loaded.dataset.bounds is not None:
         columns = max(1, round(n**0.5))
         save_png(grid(samples, loaded.dataset.bounds, columns), folder / "samples.png")
+    steps = loaded.sampler.total(loaded.energy) or steps
     print(f"{n} samples after {steps} steps from noise: {folder}")
+
+
+def check_sampling(loaded: "LoadedRun", **given: float | None) -> None:
+    """Refuse steps and temperatures for a sampler that has its own."""
+    if loaded.sampler is None or loaded.sampler.kernel:
+        return
+    for key, value in given.items():
+        if value is not None:
+            name = loaded.config["sampler"]["name"]
+            raise UserError(f"{key}={value}: sampler '{name}' goes down the model's noise levels by its own settings")
 
 
 def main(tool: Callable, argv: list[str] | None = None) -> None:

@@ -7,13 +7,12 @@ sigma_min.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from ebm_lab.core.distributions import Distribution
-from ebm_lab.core.functional import EnergyFn, flat_sum, frozen
+from ebm_lab.core.functional import EnergyFn, frozen
 from ebm_lab.core.interfaces import Chain, Dataset, Sampler
 from ebm_lab.core.levels import NoiseLevels, tweedie
 

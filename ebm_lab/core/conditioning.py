@@ -1,6 +1,7 @@
 """Telling a network its noise level: Fourier features of log sigma, and a scale and a shift for each layer.
 
-    h <- (1 + gamma_l(c)) h + beta_l(c),    (gamma, beta) = W_2 silu(W_1 phi(c)),    phi(c) = (c, cos(pi k c / 2), sin(pi k c / 2))
+    h <- (1 + gamma_l(c)) h + beta_l(c),    (gamma, beta) = W_2 silu(W_1 phi(c))
+    phi(c) = (c, cos(pi k c / 2), sin(pi k c / 2)),    k = 1 ... frequencies
 
 with c in [-1, 1] the height on the ladder. W_2 begins at zero, so that an untrained network does not know its level.
 
@@ -34,7 +35,9 @@ class Film(nn.Module):
         angles = c[:, None] * self.frequencies
         phi = torch.cat([c[:, None], angles.cos(), angles.sin()], 1)
         both = self.outer(nn.functional.silu(self.inner(phi)))
-        return [(1 + gamma, beta) for gamma, beta in (p.chunk(2, 1) for p in both.split([2 * w for w in self.widths], 1))]
+        return [
+            (1 + gamma, beta) for gamma, beta in (p.chunk(2, 1) for p in both.split([2 * w for w in self.widths], 1))
+        ]
 
 
 class FilmMLP(nn.Module):

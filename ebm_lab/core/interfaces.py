@@ -195,6 +195,11 @@ class EvalView:
     """Samples are drawn from exp(-E / temperature)."""
 
     @property
+    def has_energy(self) -> bool:
+        """False for a score network: no evaluation may ask it for one."""
+        return getattr(self.energy, "has_energy", True)
+
+    @property
     def held_out(self) -> Tensor:
         return self.dataset.val if self.split == "val" else self.dataset.test
 

@@ -1,6 +1,7 @@
 """Models of the data at many noise levels, q_sigma = p * N(0, sigma^2 I): energies E(x, sigma) and scores s(x, sigma).
 
-    base:  x ~ N(mean, v^2 I),    v^2 = sigma^2 + scale^2,    -log density = |x - mean|^2 / (2 v^2) + d log v + d/2 log 2 pi
+    base:  N(mean, v^2 I),    v^2 = sigma^2 + scale^2
+    -log density of the base:  |x - mean|^2 / (2 v^2) + d log v + d/2 log 2 pi
 
 With the training data's mean and scale the base is right about q_sigma where sigma is large, and it makes Z exist at
 every level; a network learns what it misses. An energy of many levels is a plain energy at its lowest level:
@@ -83,6 +84,8 @@ class ScoreNetwork(NoiseLevels):
     arXiv:2206.00364.
     """
 
+    has_energy = False
+
     @abstractmethod
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         """F at u (B, *shape) and sigma (B,) or (1,): (B, *shape)."""
@@ -107,3 +110,11 @@ def tweedie(model: NoiseLevels, x: Tensor, sigma: float) -> Tensor:
     Bradley Efron, Tweedie's Formula and Selection Bias, 2011, equation 2.
     """
     return x + sigma**2 * model.score(x, sigma)
+
+
+def require_images(dataset: Dataset, name: str) -> tuple[int, int, int]:
+    """(C, H, W) of the data set's samples; refuses anything else."""
+    shape = dataset.event_shape
+    if len(shape) != 3:
+        raise UserError(f"energy={name}: needs images (C, H, W), and the data set's samples have shape {shape}")
+    return shape[0], shape[1], shape[2]

@@ -1,6 +1,7 @@
 """A multilayer perceptron as an energy of many noise levels.
 
-    E(x, sigma) = -log N(x; mean, v^2 I) + f(u, log sigma),    u = (x - mean) / v,    v^2 = sigma^2 + scale^2
+    E(x, sigma) = -log N(x; mean, v^2 I) + f(u, log sigma)
+    u = (x - mean) / v,    v^2 = sigma^2 + scale^2
 
 Each hidden layer is scaled and shifted by what Fourier features of log sigma say (core/conditioning.py). f grows at
 most linearly, so that Z exists at every level.
@@ -21,8 +22,8 @@ from ebm_lab.core.registry import register
 
 @register("energy", "noise_mlp")
 class NoiseMLP(NoiseEnergy):
-    """Any event shape, flattened. `hidden`: widths of the hidden layers; `sigma_min`, `sigma_max`, `levels`: the ladder,
-    `auto` from the data (core/ladder.py)."""
+    """Any event shape, flattened. `hidden`: widths of the hidden layers; `sigma_min`, `sigma_max` and `levels`: the
+    ladder, `auto` from the data (core/ladder.py)."""
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ class Density:
         self.cells = cells
 
     def applies(self, view: EvalView) -> str | None:
+        if not view.has_energy:
+            return "a score network has no energy to draw a density from"
         shape = view.dataset.event_shape
         return (
             None if len(shape) == 1 and shape[0] <= 2 else f"a density can be drawn in 1 and 2 dimensions, not {shape}"

@@ -27,6 +27,8 @@ class Likelihood:
         self._true: dict[str, float | None] = {}
 
     def applies(self, view: EvalView) -> str | None:
+        if not view.has_energy:
+            return "a score network has no energy; its likelihood is that of flow_likelihood"
         if _formula(view) is not None or (len(view.dataset.event_shape) == 1 and view.dataset.event_shape[0] <= 2):
             return None
         return f"log Z has no formula here, and quadrature serves 1 and 2 dimensions, not {view.dataset.event_shape}"

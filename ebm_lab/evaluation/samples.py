@@ -1,7 +1,7 @@
 """Samples drawn from noise: their energies beside the data's, and their pictures.
 
 `gap` is mean E(data) - mean E(samples): near 0 where the sampler finds what the model holds likely and the model
-holds the data likely; far below 0, the model is sharper than its chains reach.
+holds the data likely; far below 0, the model is sharper than its chains reach. A score network has no energies.
 """
 
 import torch
@@ -26,17 +26,11 @@ class Samples:
 
     @torch.no_grad()
     def __call__(self, view: EvalView) -> Report:
-        held_out, samples = view.held_out[:4096], view.samples
-        e_data, e_samples = evaluate(view.energy, held_out), evaluate(view.energy, samples)
-        e_noise = evaluate(view.energy, view.film[0][1])
-        report = Report(
-            {
-                "e_data": float(e_data.mean()),
-                "e_samples": float(e_samples.mean()),
-                "e_noise": float(e_noise.mean()),
-                "energy_gap": float(e_data.mean() - e_samples.mean()),
-            }
-        )
+        samples, report = view.samples, Report()
+        if view.has_energy:
+            drawn = {"data": view.held_out[:4096], "samples": samples, "noise": view.film[0][1]}
+            report.metrics = {f"e_{name}": float(evaluate(view.energy, x).mean()) for name, x in drawn.items()}
+            report.metrics["energy_gap"] = report.metrics["e_data"] - report.metrics["e_samples"]
         if "acceptance" in view.chain_metrics:
             report.metrics["sample_acceptance"] = float(view.chain_metrics["acceptance"])
         bounds = view.dataset.bounds

@@ -1,0 +1,58 @@
+"""A small convolutional energy of many noise levels, for images.
+
+    E(x, sigma) = -log N(x; mean, v^2 I) + (scale / sigma) f(u, log sigma)
+    u = (x - mean) / v,    v^2 = sigma^2 + scale^2
+
+The factor gives the score of f the size that images ask for: they lie on a thin set, where the score is about
+1 / sigma. 3x3 convolutions, of which the first keeps the image's size and each further one halves it, then a linear
+layer; each layer is scaled and shifted by what Fourier features of log sigma say (core/conditioning.py).
+"""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch import Tensor, channels_last, nn
+
+from ebm_lab.core.conditioning import Film
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.ladder import Sigma
+from ebm_lab.core.layers import Activation, make_activation
+from ebm_lab.core.levels import NoiseEnergy, require_images
+from ebm_lab.core.registry import register
+
+
+@register("energy", "noise_conv")
+class NoiseConv(NoiseEnergy):
+    """Images (C, H, W). `channels`: per convolution; `hidden`: width of the linear layer; `sigma_min`, `sigma_max`,
+    `levels`: the ladder, `auto` from the data (core/ladder.py)."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        channels: Annotated[list[PositiveInt], Field(min_length=1)],
+        hidden: PositiveInt,
+        activation: Activation,
+        sigma_min: Sigma,
+        sigma_max: Sigma,
+        levels: Annotated[int, Field(ge=2)],
+    ) -> None:
+        depth, height, width = require_images(dataset, "noise_conv")
+        super().__init__(dataset, sigma_min, sigma_max, levels)
+        self.act, self.film = make_activation(activation), Film([*channels, hidden])
+        self.layers, c_in = nn.ModuleList(), depth
+        for i, c_out in enumerate(channels):
+            stride = 1 if i == 0 else 2
+            self.layers.append(nn.Conv2d(c_in, c_out, 3, stride, padding=1))
+            height, width, c_in = -(-height // stride), -(-width // stride), c_out
+        self.layers.to(memory_format=channels_last)
+        self.layers.append(nn.Linear(channels[-1] * height * width, hidden))
+        self.last = nn.Linear(hidden, 1)
+
+    def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
+        for layer, (gamma, beta) in zip(self.layers, self.film(self.ladder.height(sigma)), strict=True):
+            if isinstance(layer, nn.Linear):
+                u = self.act(layer(u.flatten(1)) * gamma + beta)
+            else:
+                u = self.act(layer(u) * gamma[..., None, None] + beta[..., None, None])
+        return self.scale / sigma * self.last(u).squeeze(1)

@@ -1,0 +1,48 @@
+"""A U-Net as an energy of many noise levels, for images.
+
+    E(x, sigma) = -log N(x; mean, v^2 I) - (scale / sigma) u . F(u, log sigma)
+    u = (x - mean) / v,    v^2 = sigma^2 + scale^2
+
+with F of core/unet.py. Where F changes slowly, the score is the base's plus scale / (sigma v) F: that of
+score_unet with the same F, and unlike it the gradient of something.
+
+Tim Salimans and Jonathan Ho, Should EBMs Model the Energy or the Score?, 2021 (energies built from a denoiser).
+Florentin Guth, Zahra Kadkhodaie and Eero P. Simoncelli, Learning normalized image densities via dual score matching,
+2025 (the inner product of input and output).
+"""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.functional import flat_sum
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.ladder import Sigma
+from ebm_lab.core.layers import Activation
+from ebm_lab.core.levels import NoiseEnergy, require_images
+from ebm_lab.core.registry import register
+from ebm_lab.core.unet import UNet
+
+
+@register("energy", "noise_unet")
+class NoiseUNet(NoiseEnergy):
+    """Images (C, H, W). `channels`: one entry per size of the U-Net; `sigma_min`, `sigma_max`, `levels`: the ladder,
+    `auto` from the data (core/ladder.py)."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        channels: Annotated[list[PositiveInt], Field(min_length=1)],
+        activation: Activation,
+        sigma_min: Sigma,
+        sigma_max: Sigma,
+        levels: Annotated[int, Field(ge=2)],
+    ) -> None:
+        depth, _, _ = require_images(dataset, "noise_unet")
+        super().__init__(dataset, sigma_min, sigma_max, levels)
+        self.net = UNet(depth, channels, activation)
+
+    def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
+        return -self.scale / sigma * flat_sum(u * self.net(u, self.ladder.height(sigma)))

@@ -1,0 +1,44 @@
+"""A multilayer perceptron as a score network of many noise levels: a score, and no energy.
+
+    s(x, sigma) = -(x - mean) / v^2 + scale / (sigma v) F(u, log sigma)
+    u = (x - mean) / v,    v^2 = sigma^2 + scale^2
+
+Each hidden layer is scaled and shifted by what Fourier features of log sigma say (core/conditioning.py). The field need
+not be the gradient of anything: one backward pass less per step than an energy, and no density but by the
+probability-flow ODE.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.conditioning import FilmMLP
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.ladder import Sigma
+from ebm_lab.core.layers import Activation
+from ebm_lab.core.levels import ScoreNetwork
+from ebm_lab.core.registry import register
+
+
+@register("energy", "score_mlp")
+class ScoreMLP(ScoreNetwork):
+    """Any event shape, flattened. `hidden`: widths of the hidden layers; `sigma_min`, `sigma_max` and `levels`: the
+    ladder, `auto` from the data (core/ladder.py)."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        hidden: Annotated[list[PositiveInt], Field(min_length=1)],
+        activation: Activation,
+        sigma_min: Sigma,
+        sigma_max: Sigma,
+        levels: Annotated[int, Field(ge=2)],
+    ) -> None:
+        super().__init__(dataset, sigma_min, sigma_max, levels)
+        d = dataset.mean.numel()
+        self.net = FilmMLP(d, hidden, d, activation)
+
+    def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
+        return self.net(u.flatten(1), self.ladder.height(sigma)).view_as(u)

@@ -1,0 +1,43 @@
+"""A U-Net as a score network of many noise levels, for images: a score, and no energy.
+
+    s(x, sigma) = -(x - mean) / v^2 + scale / (sigma v) F(u, log sigma)
+    u = (x - mean) / v,    v^2 = sigma^2 + scale^2
+
+with F of core/unet.py. The field need not be the gradient of anything: one backward pass less per step than an energy,
+and no density but by the probability-flow ODE.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.ladder import Sigma
+from ebm_lab.core.layers import Activation
+from ebm_lab.core.levels import ScoreNetwork, require_images
+from ebm_lab.core.registry import register
+from ebm_lab.core.unet import UNet
+
+
+@register("energy", "score_unet")
+class ScoreUNet(ScoreNetwork):
+    """Images (C, H, W). `channels`: one entry per size of the U-Net; `sigma_min`, `sigma_max`, `levels`: the ladder,
+    `auto` from the data (core/ladder.py)."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        channels: Annotated[list[PositiveInt], Field(min_length=1)],
+        activation: Activation,
+        sigma_min: Sigma,
+        sigma_max: Sigma,
+        levels: Annotated[int, Field(ge=2)],
+    ) -> None:
+        depth, _, _ = require_images(dataset, "score_unet")
+        super().__init__(dataset, sigma_min, sigma_max, levels)
+        self.net = UNet(depth, channels, activation)
+
+    def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
+        return self.net(u, self.ladder.height(sigma))
