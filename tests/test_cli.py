@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import ebm_lab
+from ebm_lab.cli import tools
 from ebm_lab.cli.compose import GROUPS, compose_config, config_dir, options
 from ebm_lab.cli.main import main
 from ebm_lab.experiment import assemble
@@ -313,16 +314,14 @@ def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sample
     left_out = [line.split("'")[1] for line in result.summary["said"]]
     assert ("likelihood" in left_out) == (energy == "score_mlp") and "flow_nll_gap" in result.summary
     assert ("nll" in result.summary) == (energy == "noise_mlp")
-    script = [sys.executable, str(ROOT / "scripts" / "sample.py"), f"run={result.path}", "n=9"]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    tools.sample(run=str(result.path), n=9, device="cpu")
     samples = np.load(result.path / "samples" / "samples.npy")
     assert samples.shape == (9, 2) and np.isfinite(samples).all()
-    done = subprocess.run([*script, "steps=3"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and f"sampler '{sampler}' goes down the model's noise levels in" in done.stderr
-    script = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"run={result.path}", "samples=20"]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(ebm_lab.UserError, match=f"steps=3: sampler '{sampler}' goes down the model's noise levels in"):
+        tools.sample(run=str(result.path), steps=3, device="cpu")
+    tools.evaluate(run=str(result.path), samples=20, device="cpu")
+    record = json.loads((result.path / "evaluation" / "evaluation.json").read_text())
+    assert {"flow_nll", "mmd2"} <= record.keys()
 
 
 def test_a_sweep_gives_each_job_its_own_run(tmp_path):
