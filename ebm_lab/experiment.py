@@ -113,7 +113,7 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
     wiring["energy"] = energy = build_energy(config, settings.seed, wiring, device)
     chosen = (config.get("sampler") or {}).get("name", "none")  # a recipe may have left settings without a name
     wiring["sampler"] = sampler = None if chosen == "none" else build("sampler", config["sampler"], **wiring)
-    check_fit(energy, sampler, config)
+    check_fit(energy, sampler, config, settings.sample_temperature)
     probe(energy, dataset, config)
     objective = build("objective", config.get("objective") or {}, **wiring).to(device)
 
@@ -169,29 +169,34 @@ def build_energy(config: Mapping[str, Any], seed: int, wiring: Mapping[str, Any]
         return build("energy", config.get("energy") or {}, **wiring).to(device)
 
 
-def check_fit(energy: nn.Module, sampler: Sampler | None, config: Mapping[str, Any]) -> None:
-    """Refuse an objective or a sampler that asks the energy for what it has not, or a sampler that can't train."""
-    name = config["energy"]["name"]
-    objective = config["objective"]["name"]
+def check_fit(energy: nn.Module, sampler: Sampler | None, config: Mapping[str, Any], temperature: float) -> None:
+    """Refuse an objective or a sampler that asks the model for what it has not, or the sampler for what it can't do."""
+    model, objective, chains = (str((config.get(g) or {}).get("name")) for g in ("energy", "objective", "sampler"))
     learns: Any = find("objective", objective)
-    asks = [("objective", objective, learns.needs, "multi_dsm")]
-    if sampler is not None:
-        asks.append(("sampler", config["sampler"]["name"], sampler.needs, "annealed_langevin"))
-        if "sampler" in wiring_of(learns) and not sampler.kernel:
+    if sampler is not None and not sampler.kernel:
+        if "sampler" in wiring_of(learns):
             raise UserError(
-                f"objective '{objective}' trains with chains that stay at one energy, and sampler "
-                f"'{config['sampler']['name']}' goes down many noise levels: choose sampler=langevin, mala or hmc"
+                f"objective '{objective}' trains with chains that stay at one energy, and sampler '{chains}' goes down "
+                f"many noise levels: choose sampler=langevin, mala or hmc"
             )
-    for kind, who, needs, instead in asks:
-        if needs == "levels" and not isinstance(energy, NoiseLevels):
+        if temperature != 1:
             raise UserError(
-                f"{kind} '{who}' needs a model of many noise levels, and energy '{name}' has none: choose energy=noise "
-                f"or another {kind}"
+                f"sample_temperature={temperature:g}: sampler '{chains}' goes down many noise levels, each at the "
+                f"model's own temperature: choose sample_temperature=1"
             )
-        if needs == "energy" and isinstance(energy, ScoreNetwork):
+    for kind, who, asks, instead in (
+        ("objective", objective, learns.needs, "multi_dsm"),
+        ("sampler", chains, sampler.needs if sampler is not None else None, "annealed_langevin"),
+    ):
+        if asks == "levels" and not isinstance(energy, NoiseLevels):
             raise UserError(
-                f"{kind} '{who}' needs an energy, and '{name}' is a score network, which has none: choose energy=noise "
-                f"or {kind}={instead}"
+                f"{kind} '{who}' needs a model of many noise levels, and energy '{model}' has none: "
+                f"choose energy=noise or another {kind}"
+            )
+        if asks == "energy" and isinstance(energy, ScoreNetwork):
+            raise UserError(
+                f"{kind} '{who}' needs an energy, and '{model}' is a score network, which has none: "
+                f"choose energy=noise or {kind}={instead}"
             )
 
 

@@ -67,6 +67,7 @@ MISTAKES = [
     ("objective=multi_dsm energy=score_unet objective.time_weight=1", "objective.time_weight=1: needs an energy"),
     ("objective=multi_dsm energy.sigma_min=99", "energy.sigma_min=99: must be less than energy.sigma_max="),
     ("objective=multi_dsm energy.sigma_max=x", "energy.sigma_max=x: should be a valid number or should be 'auto'"),
+    ("objective=multi_dsm sample_temperature=0.5", "sample_temperature=0.5: sampler 'annealed_langevin' goes down"),
     ("architecture=foo", "architecture=foo: no such option; allowed: conv, mlp"),
     ("architecture=null", "architecture=null: must be one of conv, mlp"),
     ("output_dir=/proc/x", "output_dir=/proc/x: can't make a run directory there"),
@@ -317,7 +318,7 @@ def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sample
     tools.sample(run=str(result.path), n=9, device="cpu")
     samples = np.load(result.path / "samples" / "samples.npy")
     assert samples.shape == (9, 2) and np.isfinite(samples).all()
-    with pytest.raises(ebm_lab.UserError, match=f"steps=3: sampler '{sampler}' goes down the model's noise levels in"):
+    with pytest.raises(ebm_lab.UserError, match=f"steps=3: sampler '{sampler}' goes down the model's noise levels by"):
         tools.sample(run=str(result.path), steps=3, device="cpu")
     tools.evaluate(run=str(result.path), samples=20, device="cpu")
     record = json.loads((result.path / "evaluation" / "evaluation.json").read_text())
