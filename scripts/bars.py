@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def bars(
     *,
-    objectives: str = "mle,cd,pcd,dsm,ssm,nce",
+    objectives: str = "mle,cd,pcd,dsm,multi_dsm,ssm,nce",
     datasets: str = "two_moons,eight_gaussians",
     seeds: str = "0,1,2",
     jobs: int = 2,
