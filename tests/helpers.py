@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.energies.gaussian import Gaussian
 
 
@@ -43,7 +43,7 @@ def factor_gradient(grad_precision: Tensor, factor: Tensor) -> Tensor:
     return (2 * grad_precision @ factor).tril()
 
 
-class Drift:
+class Drift(Sampler):
     """A sampler that adds `step` to every coordinate, so that a chain's position counts its visits."""
 
     steps = 3
@@ -57,7 +57,7 @@ class Drift:
         return Chain(x + self.step, {}, {}, 0)
 
 
-class Exact:
+class Exact(Sampler):
     """A sampler that draws from a Gaussian exactly, whatever the chains' state."""
 
     steps = 1

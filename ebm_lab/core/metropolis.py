@@ -6,7 +6,7 @@
 W. K. Hastings, Monte Carlo Sampling Methods Using Markov Chains and Their Applications, 1970.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Annotated, NamedTuple
