@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.probability_flow import flow_log_prob, heun_step, rk4_step
 from ebm_lab.core.functional import divergence, energy_and_grad, level_gradients
 from ebm_lab.core.ladder import Ladder, largest_distance, make_ladder
 from ebm_lab.core.levels import NoiseEnergy, ScoreNetwork, tweedie
 from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.core.probability_flow import flow_log_prob, heun_step, rk4_step
 from ebm_lab.energies.noise_conv import NoiseConv
 from ebm_lab.energies.noise_mlp import NoiseMLP
 from ebm_lab.energies.noise_unet import NoiseUNet

@@ -18,8 +18,8 @@ from pydantic import PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core.annealing import LevelSampler
-from ebm_lab.core.probability_flow import flow, heun_step
 from ebm_lab.core.levels import NoiseLevels
+from ebm_lab.core.probability_flow import flow, heun_step
 from ebm_lab.core.registry import register
 
 
