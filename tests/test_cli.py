@@ -68,6 +68,7 @@ MISTAKES = [
     ("objective=multi_dsm energy.sigma_min=99", "energy.sigma_min=99: must be less than energy.sigma_max="),
     ("objective=multi_dsm energy.sigma_max=x", "energy.sigma_max=x: should be a valid number or should be 'auto'"),
     ("objective=multi_dsm sample_temperature=0.5", "sample_temperature=0.5: sampler 'annealed_langevin' goes down"),
+    ("recipe=multi_dsm_noise", "recipe=multi_dsm_noise: no such option; allowed: .*multi_dsm_noise_mlp"),
     ("architecture=foo", "architecture=foo: no such option; allowed: conv, mlp"),
     ("architecture=null", "architecture=null: must be one of conv, mlp"),
     ("output_dir=/proc/x", "output_dir=/proc/x: can't make a run directory there"),

@@ -30,7 +30,10 @@ def config_dir() -> Path:
 
 def options(group: str, extra: Iterable[Path] = ()) -> list[str]:
     """The names of the YAML files of `group`, in `configs/` and in the directories `extra`."""
-    return sorted({f.stem for d in (config_dir(), *extra) for f in (Path(d) / group).glob("*.yaml")})
+    files = [f for d in (config_dir(), *extra) for f in (Path(d) / group).glob("*.yaml")]
+    if group == "recipe":  # one that leads to another by architecture is found by Hydra, and not to be named
+        files = [f for f in files if "${architecture}" not in f.read_text()]
+    return sorted({f.stem for f in files})
 
 
 def compose_config(overrides: Sequence[str], directory: str | Path | None = None) -> dict[str, Any]:
