@@ -6,7 +6,8 @@
 
 Its stationary law is near exp(-E / T) N(v; 0, T I), with an error of O(h^2), of O(h^4) for x as gamma grows. For a
 Gaussian of precision P and h^2 P < 4 it is exactly N(0, T P^-1) in x, whatever h and gamma; v is independent of x with
-covariance T (I - (h^2 / 4) P). Langevin dynamics of the same step is this with velocities drawn anew each step.
+covariance T (I - (h^2 / 4) P). Langevin dynamics of the same step is this with gamma = 0 and
+velocities drawn anew each step.
 
 Velocities go from call to call in `state`, by place in the batch. Where the chains of a batch change between calls (a
 replay buffer), a chain meets another's velocity. That is right: under the stationary law x and v are independent, so
