@@ -33,12 +33,12 @@ CASES = {
         "gap exploded: it is ",
         "",
     ),
-    "DSM at 100 times the learning rate, to whose loss the far mass is invisible": (
-        f"{MOONS} objective=dsm optim.lr=0.2",
+    "DSM at 1,000 times the learning rate, to whose loss the far mass is invisible": (
+        f"{MOONS} objective=dsm optim.lr=2",
         300,
         ("diverged", 0),
         "the model lost the data: nll is ",
-        "Try a smaller optim.lr (now 0.2)",
+        "Try a smaller optim.lr (now 2)",
     ),
     "SSM at 1,000 times the learning rate": (
         f"{MOONS} objective=ssm optim.lr=2",

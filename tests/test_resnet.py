@@ -14,7 +14,14 @@ from ebm_lab.energies.resnet import ResNet
 from tests.helpers import Points
 from tests.test_resume import lines, same, state, stop_at
 
-SETTINGS = {"channels": [4, 6], "blocks": 2, "activation": "silu", "confine": 2.0, "confine_shape": "isotropic"}
+SETTINGS = {
+    "channels": [4, 6],
+    "blocks": 2,
+    "activation": "silu",
+    "confine": 2.0,
+    "confine_shape": "isotropic",
+    "confine_floor": 0.1,
+}
 DIGITS = ["dataset=digits", "energy=resnet", "energy.channels=[4,6]", "energy.spectral_norm=true", "batch_size=16"]
 DIGITS += ["logger=none", "samples=5", "sample_steps=10", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
 DIGITS += ["sampler.steps=3", "threads=1", "evaluation=[samples,mmd]"]

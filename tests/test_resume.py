@@ -14,6 +14,7 @@ import yaml
 
 import ebm_lab
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.registry import find
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
@@ -22,7 +23,7 @@ OBJECTIVES = sorted(p.stem for p in (ROOT / "configs" / "objective").glob("*.yam
 SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem != "none")
 CHOICES = [
     *([f"objective={o}"] for o in OBJECTIVES),
-    *(["objective=pcd", f"sampler={s}"] for s in SAMPLERS),
+    *([f"objective={'pcd' if find('sampler', s).kernel else 'multi_dsm'}", f"sampler={s}"] for s in SAMPLERS),
     ["objective=pcd", "sampler=mala", "sampler.mass=diagonal", "sampler.warmup=120"],  # ends between the two halves
     ["objective=cd", "objective.neglected_term=0.1", "objective.neglected_steps=2", "sampler=underdamped"],
 ]
