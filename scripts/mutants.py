@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,7 @@ def mutants(*, files: str, jobs: PositiveInt = 1, timeout: PositiveFloat = 300.0
     with tempfile.TemporaryDirectory() as scratch:
         for job in range(jobs):
             trees.put(plant(Path(scratch) / str(job)))
-        for file in sorted({m.file for m in found}):
-            sound(file, trees, timeout)
+        sound(sorted({m.file for m in found}), trees)
         began = time.perf_counter()
         with ThreadPoolExecutor(jobs) as pool:
             killed = [
@@ -217,14 +216,18 @@ def run(tree: Path, tests: list[str], timeout: float) -> str | None:
     return failed[0].split(" - ")[0].split(" ", 1)[1] if failed else f"exit status {done.returncode}"
 
 
-def sound(file: str, trees: "Queue[Path]", timeout: float) -> None:
-    """The tests must pass before anything is changed."""
-    tests, tree = tests_of(file), trees.get()
+def sound(files: Iterable[str], trees: "Queue[Path]") -> None:
+    """The tests that reach the files must pass before anything is changed."""
+    tests: set[str] = set()
+    for file in files:
+        reached = tests_of(file)
+        tests.update(reached)
+        if not reached:
+            print(f"{file}: no test imports it", file=sys.stderr)
+    tree = trees.get()
     trees.put(tree)
-    if not tests:
-        print(f"{file}: no test imports it", file=sys.stderr)
-    elif (problem := run(tree, tests, timeout)) is not None:
-        raise UserError(f"{file}: its tests fail as it is: {problem}")
+    if tests and (problem := run(tree, sorted(tests), timeout=3600)) is not None:
+        raise UserError(f"the tests fail as they are: {problem}")
 
 
 def attack(mutant: Mutant, trees: "Queue[Path]", timeout: float) -> str | None:
