@@ -14,7 +14,7 @@ from ebm_lab.objectives.cd import CD, chain_divergence
 from ebm_lab.samplers.langevin import Langevin, langevin_step
 from ebm_lab.samplers.mala import MALA
 from ebm_lab.samplers.underdamped import Underdamped
-from tests.helpers import Points, exact_sample, gaussian_energy
+from tests.helpers import Drift, Points, exact_sample, gaussian_energy
 
 A, S, EPS = 0.9, 1.7, 0.5
 PLAIN = {"data_noise": 0.0, "energy_l2": 0.0, "neglected_term": 0.0, "neglected_steps": None, "neglected_entropy": 1.0}
@@ -99,6 +99,24 @@ def test_expected_gradient_of_the_objective(coefficient, k, generator):
     se = float(draws.std()) / len(draws) ** 0.5
     assert abs(float(draws.mean()) - expected) < 4 * se
     assert se < 0.05 * (exact - naive)
+
+
+def test_every_gradient_of_a_step_is_counted(generator):
+    """Per datum: k along the chain, one at the datum and one at the chain's end; with the neglected term once more
+    along the chain and at its end."""
+    data = Points(torch.randn(20, 2, generator=generator).double())
+    for coefficient, each in ((0.0, 3 + 2), (1.0, 3 + 2 + 1 + 3)):
+        energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
+        objective = CD(energy, langevin(3), data, generator, **{**PLAIN, "neglected_term": coefficient})
+        assert objective(Batch(data.train)).grad_evals == 20 * each
+
+
+def test_chains_that_have_the_data_s_spread_are_at_distance_one(generator):
+    """sqrt(mean |x - mean|^2) / (scale sqrt(d)); the scale has n - 1 where the mean has n."""
+    data = Points(3 + 2 * torch.randn(50, 4, generator=generator).double())
+    energy = gaussian_energy(torch.zeros(4).double(), torch.eye(4).double())
+    distance = CD(energy, Drift(0.0), data, generator, **PLAIN)(Batch(data.train)).metrics["chain_distance"]
+    assert float(distance) == pytest.approx((49 / 50) ** 0.5)
 
 
 @pytest.mark.parametrize(
