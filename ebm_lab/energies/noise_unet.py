@@ -1,9 +1,10 @@
 """A U-Net as an energy of many noise levels, for images.
 
-    E(x, sigma) = -log N(x; mean, v^2 I) - (scale / sigma) u . F(u, log sigma)
-    u = (x - mean) / v,    v^2 = sigma^2 + scale^2
+    E(x, sigma) = -log N(x; mean, v^2 I) - (scale / sigma) u . F(w, log sigma)
+    u = (x - mean) / v,    v^2 = sigma^2 + scale^2,    w = u / sqrt(1 + |u|^2 / (9 d))
 
-with F of core/unet.py. Where F changes slowly, the score is the base's plus scale / (sigma v) F: that of
+with F of core/unet.py. w is nearly u where the data are (|u|^2 is about d) and bounded elsewhere, so that u . F grows
+no faster than |u| and Z exists. Where F changes slowly, the score is the base's plus scale / (sigma v) F: that of
 score_unet with the same F, and unlike it the gradient of something.
 
 Tim Salimans and Jonathan Ho, Should EBMs Model the Energy or the Score?, 2021 (energies built from a denoiser).
@@ -20,7 +21,7 @@ from ebm_lab.core.functional import flat_sum
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.ladder import Sigma
 from ebm_lab.core.layers import Activation
-from ebm_lab.core.levels import NoiseEnergy, require_images
+from ebm_lab.core.levels import NoiseEnergy, per_sample, require_images
 from ebm_lab.core.registry import register
 from ebm_lab.core.unet import UNet
 
@@ -45,4 +46,5 @@ class NoiseUNet(NoiseEnergy):
         self.net = UNet(depth, channels, activation)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
-        return -self.scale / sigma * flat_sum(u * self.net(u, self.ladder.height(sigma)))
+        w = u / per_sample((1 + flat_sum(u * u) / (9 * self.mean.numel())).sqrt(), u)
+        return -self.scale / sigma * flat_sum(u * self.net(w, self.ladder.height(sigma)))
