@@ -48,6 +48,15 @@ def test_the_mass_is_the_diagonal_covariance_and_the_acceptance_the_target(make,
     assert sum(acceptance) / 5 == pytest.approx(target, abs=0.02)
 
 
+def test_the_warm_up_ends_with_its_last_proposal(generator):
+    """Of calls of 10 proposals with a warm-up of 20, the second still changes the mass and the third does not."""
+    sampler, energy, x = mala("diagonal", 20), ill_conditioned(), torch.randn(50, 9, generator=generator).double()
+    (_, first, _), (_, second, _), (_, third, _) = (
+        warm(sampler, energy, x, calls, torch.Generator().manual_seed(1)) for calls in (1, 2, 3)
+    )
+    assert not torch.equal(first["var"], second["var"]) and torch.equal(second["var"], third["var"])
+
+
 def test_a_single_chain_learns_it_from_its_own_past(generator):
     """Variances of 4,000 proposals of one chain, in units where all are like the scale: within a factor 1.5."""
     var = torch.tensor([0.25, 1.0, 4.0]).double()

@@ -56,6 +56,22 @@ def test_the_predictor_has_the_law_of_its_recursion(generator):
     assert ((corrected.var(0) - 0.5).abs() < 0.3 * abs(c - 0.5)).all()
 
 
+@pytest.mark.parametrize(
+    "sampler, scores",
+    [
+        (AnnealedLangevin(steps=3, step_size=0.5, noise_scale=1.0, denoise=False), 3),
+        (PredictorCorrector(steps=2, corrections=4, snr=0.16, denoise=False), 2 * (1 + 4)),
+        (ProbabilityFlow(steps=2, denoise=False), 2 * 2),
+    ],
+)
+def test_every_score_of_a_rung_is_counted(sampler, scores, generator):
+    model, data, _ = gaussian_model(generator)
+    taken, score = [], model.score
+    model.score = lambda x, sigma, create_graph=False: taken.append(len(x)) or score(x, sigma, create_graph)
+    chain = sampler(model, data.train[:5], {}, generator=generator)
+    assert chain.grad_evals == sum(taken) == 5 * scores
+
+
 def test_a_fine_predictor_corrector_has_the_law_of_the_data(generator):
     model, data, m = gaussian_model(generator)
     x, film = draw(PredictorCorrector(steps=40, corrections=1, snr=0.02, denoise=False), model, data)
