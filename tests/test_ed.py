@@ -72,3 +72,11 @@ def test_w_joins_the_mean_as_a_point_of_the_datum_s_own_energy(generator):
     rises = torch.exp(energy(x) - energy(around.flatten(0, 1)).view(7, 5))
     for w in (0.0, 1.0):
         torch.testing.assert_close(energy_discrepancy(energy, x, around, w)[0], (w / 7 + rises.mean(0)).log())
+
+
+def test_every_energy_of_a_step_is_counted(generator):
+    """One at the datum and one at each of its samples."""
+    data = Points(torch.randn(20, 2, generator=generator).double())
+    energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
+    objective = ED(energy, data, generator, blur=0.5, samples=7, w=1.0, data_noise=0.0)
+    assert objective(Batch(data.train)).grad_evals == 20 * 8

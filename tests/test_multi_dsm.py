@@ -76,3 +76,13 @@ def test_a_score_network_has_no_time_term(generator):
     _, data, _ = gaussian_model(generator)
     with pytest.raises(UserError, match=r"objective.time_weight=1: needs an energy"):
         MultiDSM(ScoreMLP(data, hidden=[4], **SMOOTH), generator, levels="discrete", antithetic=False, time_weight=1.0)
+
+
+def test_antithetic_noise_comes_with_both_signs_at_the_same_level(generator):
+    model, data, _ = gaussian_model(generator)
+    seen, score = [], model.score
+    model.score = lambda x, sigma, create_graph=False: seen.append((x, sigma)) or score(x, sigma, create_graph)
+    MultiDSM(model, generator, levels="continuous", antithetic=True, time_weight=0.0)(Batch(data.train[:50]))
+    ((noisy, sigma),) = seen
+    torch.testing.assert_close(noisy[:50] + noisy[50:], 2 * data.train[:50])
+    assert torch.equal(sigma[:50], sigma[50:]) and not torch.allclose(noisy[:50], noisy[50:])
