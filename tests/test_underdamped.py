@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ebm_lab.core.functional import energy_and_grad
 from ebm_lab.samplers.underdamped import Phase, Underdamped, baoab
 from tests.helpers import covariance, gaussian_energy
 
@@ -161,3 +162,18 @@ def test_differentiable_chains_carry_the_exact_gradient():
     (grad,) = torch.autograd.grad(end(a), a)
     difference = ((end(a + 1e-5) - end(a - 1e-5)) / 2e-5).detach()
     assert float(grad) == pytest.approx(float(difference), rel=1e-6)
+
+
+def test_the_acceptance_is_that_of_the_last_step_s_work(generator):
+    """Mean of min(1, exp(-work / T)), by the step itself from the same velocities and noise."""
+    x, precision = torch.randn(200, 2, generator=generator).double(), torch.tensor([[3.0, 0.5], [0.5, 2.0]]).double()
+    energy = gaussian_energy(torch.zeros(2).double(), precision)
+    v, h, temperature = torch.randn(200, 2, generator=generator).double(), 0.9, 0.7
+    once = sampler(h, steps=1, temperature=temperature)
+    chain = once(energy, x, {"v": v}, generator=torch.Generator().manual_seed(2))
+    z = torch.empty_like(x).normal_(generator=torch.Generator().manual_seed(2))
+    start = Phase(x, v, *energy_and_grad(energy, x))
+    new, work = baoab(lambda y: energy_and_grad(energy, y), start, z, h, once.c, temperature)
+    torch.testing.assert_close(chain.x, new.x)
+    expected = torch.minimum(torch.ones(()).double(), (-work / temperature).exp()).mean()
+    assert float(chain.metrics["acceptance"]) == pytest.approx(float(expected)) and expected < 0.98
