@@ -45,10 +45,6 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("ebm_lab/objectives/ed.py", "y = x + self.blur * torch.empty_like(x).normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/ed.py", "y + self.blur * around"): "the noise's law is symmetric",
     ("ebm_lab/objectives/cnce.py", "x + shift, 0.0)[0] for shift in (-v, v)"): "both signs are taken",
-    **{
-        (f"ebm_lab/{file}.py", "x = x + self.data_noise * torch.empty_like(x).normal_"): "the noise's law is symmetric"
-        for file in ("core/contrastive", *(f"objectives/{o}" for o in ("cnce", "ed", "fdssm", "nce", "sm", "ssm")))
-    },
 }
 """(file, a piece of the line): why a change there leaves what is computed as it is."""
 

@@ -9,6 +9,8 @@ Yilun Du and Igor Mordatch, Implicit Generation and Modeling with Energy-Based M
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.functional import per_sample
+
 
 class ReplayBuffer(nn.Module):
     """`x`: (size, *shape) chain positions; `age`: (size,) sampler steps since each chain's last restart."""
@@ -30,7 +32,7 @@ class ReplayBuffer(nn.Module):
         u = torch.empty(len(slots), device=self.x.device).uniform_(generator=generator)
         anew = u < probability
         self.age[slots] = torch.where(anew, 0, self.age[slots])
-        return torch.where(anew.view(-1, *[1] * (fresh.ndim - 1)), fresh, self.x[slots])
+        return torch.where(per_sample(anew, fresh), fresh, self.x[slots])
 
     def put(self, slots: Tensor, x: Tensor, steps: int) -> None:
         """Write the chains back where they came from, `steps` older."""

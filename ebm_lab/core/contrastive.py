@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, frozen
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler
 from ebm_lab.core.metropolis import independence_step
+from ebm_lab.core.random import with_noise
 
 
 def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,9 +54,7 @@ class Contrastive(Objective):
         return None
 
     def forward(self, batch: Batch) -> Loss:
-        x = batch.x
-        if self.data_noise:
-            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x = with_noise(batch.x, self.data_noise, self.generator)
         chain = self.negatives(x)
         e_pos, e_neg = contrast(self.energy, x, chain.x)
         gap = e_pos.mean() - e_neg.mean()

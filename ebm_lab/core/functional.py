@@ -115,6 +115,11 @@ def flat_sum(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
 
 
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """(B,) or (1,) values, shaped to broadcast against x (B, *shape)."""
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
 class Tempered(nn.Module):
     """E(x) / T: the energy of exp(-E / T), sharper than the model for T < 1."""
 

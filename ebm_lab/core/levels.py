@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ebm_lab.core.distributions import Distribution, IsotropicGaussian
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import EnergyFn, flat_sum, score
+from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.ladder import Ladder, Sigma, make_ladder
 
@@ -97,11 +97,6 @@ class ScoreNetwork(NoiseLevels):
 
     def forward(self, x: Tensor) -> Tensor:
         raise UserError("a score network has a score at every noise level and no energy")
-
-
-def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) or (1,) values, shaped to broadcast against x (B, *shape)."""
-    return values.view(-1, *[1] * (x.ndim - 1))
 
 
 def tweedie(model: NoiseLevels, x: Tensor, sigma: float) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.adaptation import Mass, StepSize, Widths
 from ebm_lab.core.distributions import Distribution
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, evaluate, frozen
+from ebm_lab.core.functional import EnergyFn, energy_and_grad, evaluate, frozen, per_sample
 from ebm_lab.core.interfaces import Chain, Sampler
 
 Target = Annotated[float, Field(gt=0, lt=1)]
@@ -39,7 +39,7 @@ def accept(log_ratio: Tensor, generator: Generator) -> Tensor:
 
 def choose(accepted: Tensor, new: Point, old: Point) -> Point:
     """Per sample the new point where accepted, else the old one."""
-    wide = accepted.view(-1, *[1] * (old.x.ndim - 1))
+    wide = per_sample(accepted, old.x)
     return Point(
         torch.where(wide, new.x, old.x), torch.where(accepted, new.e, old.e), torch.where(wide, new.grad, old.grad)
     )
@@ -56,7 +56,7 @@ def independence_step(
     new = proposal.sample(len(x), generator)
     e, e_new = evaluate(energy, torch.cat([x, new])).chunk(2)
     accepted = accept(e - e_new + proposal.log_prob(x) - proposal.log_prob(new), generator)
-    return torch.where(accepted.view(-1, *[1] * (x.ndim - 1)), new, x), accepted
+    return torch.where(per_sample(accepted, x), new, x), accepted
 
 
 class Metropolis(Sampler):

@@ -6,6 +6,7 @@ No component draws from torch's global generator, so how often one purpose draws
 import hashlib
 
 import torch
+from torch import Generator, Tensor
 
 
 def seed_of(seed: int, purpose: str, index: int = 0) -> int:
@@ -17,3 +18,8 @@ def seed_of(seed: int, purpose: str, index: int = 0) -> int:
 def stream(seed: int, purpose: str, index: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator of its own for `purpose`; `index` tells apart steps, epochs or ranks."""
     return torch.Generator(device).manual_seed(seed_of(seed, purpose, index))
+
+
+def with_noise(x: Tensor, std: float, generator: Generator) -> Tensor:
+    """x + std * N(0, I), (B, *shape) -> (B, *shape); x itself, and nothing drawn, where std is 0."""
+    return x + std * torch.empty_like(x).normal_(generator=generator) if std else x

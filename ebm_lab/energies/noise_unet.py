@@ -17,11 +17,11 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.functional import flat_sum
+from ebm_lab.core.functional import flat_sum, per_sample
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.ladder import Sigma
 from ebm_lab.core.layers import Activation
-from ebm_lab.core.levels import NoiseEnergy, per_sample, require_images
+from ebm_lab.core.levels import NoiseEnergy, require_images
 from ebm_lab.core.registry import register
 from ebm_lab.core.unet import UNet
 

@@ -27,6 +27,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.kernels import Kernel
+from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 
 
@@ -83,9 +84,7 @@ class Displaced(Objective):
         """(loss, G, E(x)), each (B,)."""
 
     def forward(self, batch: Batch) -> Loss:
-        x = batch.x
-        if self.data_noise:
-            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x = with_noise(batch.x, self.data_noise, self.generator)
         x = x.repeat(self.copies, *[1] * (x.ndim - 1))
         values, odds, e = self.equation(x, *self.kernel(x, self.generator))
         loss = values.mean()

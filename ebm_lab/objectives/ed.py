@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
+from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 
 
@@ -59,9 +60,7 @@ class ED(Objective):
         self.blur, self.data_noise = blur * dataset.scale, data_noise * dataset.scale
 
     def forward(self, batch: Batch) -> Loss:
-        x = batch.x
-        if self.data_noise:
-            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x = with_noise(batch.x, self.data_noise, self.generator)
         y = x + self.blur * torch.empty_like(x).normal_(generator=self.generator)
         around = torch.empty(self.samples, *x.shape, dtype=x.dtype, device=x.device).normal_(generator=self.generator)
         values, e = energy_discrepancy(self.energy, x, y + self.blur * around, self.w)

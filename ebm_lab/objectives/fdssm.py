@@ -26,6 +26,7 @@ from torch import Generator, Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, score
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
+from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 from ebm_lab.objectives.ssm import projections
 
@@ -63,9 +64,7 @@ class FDSSM(Objective):
         self.step, self.data_noise = step * dataset.scale, data_noise * dataset.scale
 
     def forward(self, batch: Batch) -> Loss:
-        x = batch.x
-        if self.data_noise:
-            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x = with_noise(batch.x, self.data_noise, self.generator)
         v = self.step * projections(x, "sphere", self.generator)
         values, e = finite_difference_ssm(self.energy, x, v, self.variance_reduced)
         loss = values.mean()

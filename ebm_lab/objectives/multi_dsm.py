@@ -25,10 +25,10 @@ from pydantic import NonNegativeFloat
 from torch import Generator, Tensor
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import flat_sum, level_gradients
+from ebm_lab.core.functional import flat_sum, level_gradients, per_sample
 from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.core.ladder import Ladder
-from ebm_lab.core.levels import NoiseEnergy, NoiseLevels, per_sample
+from ebm_lab.core.levels import NoiseEnergy, NoiseLevels
 from ebm_lab.core.registry import register
 
 

@@ -23,6 +23,7 @@ from ebm_lab.core.flow import Flow
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.noise import NoiseLaw, fit_noise
+from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 
 
@@ -79,9 +80,7 @@ class NCE(Objective):
         return self.log_z
 
     def forward(self, batch: Batch) -> Loss:
-        x = batch.x
-        if self.data_noise:
-            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x = with_noise(batch.x, self.data_noise, self.generator)
         x_noise = self.noise.sample(self.k * len(x), self.generator)
         values, h_data, h_noise = noise_contrastive_estimation(self.energy, self.log_z, x, x_noise, self.noise)
         loss = values.mean()

@@ -11,13 +11,13 @@ Aapo Hyvarinen, Estimation of Non-Normalized Statistical Models by Score Matchin
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 8, arXiv:2101.03288.
 """
 
-import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, flat_sum, score_and_trace
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.layers import require_smooth
+from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 
 COSTLY = 16
@@ -58,9 +58,7 @@ class SM(Objective):
             )
 
     def forward(self, batch: Batch) -> Loss:
-        x = batch.x
-        if self.data_noise:
-            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x = with_noise(batch.x, self.data_noise, self.generator)
         values, e, s = implicit_score_matching(self.energy, x, self.chunk)
         loss = values.mean()
         metrics = {

@@ -18,9 +18,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.functional import EnergyFn, flat_sum, score_and_product
+from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score_and_product
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.layers import require_smooth
+from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 
 Projection = Literal["gaussian", "rademacher", "sphere"]
@@ -44,7 +45,7 @@ def projections(like: Tensor, law: Projection, generator: Generator) -> Tensor:
     if law == "gaussian":
         return v
     radius = v[0].numel() ** 0.5
-    return v * (radius / flat_sum(v * v).sqrt()).view(-1, *[1] * (v.ndim - 1))
+    return v * per_sample(radius / flat_sum(v * v).sqrt(), v)
 
 
 @register("objective", "ssm")
@@ -73,9 +74,7 @@ class SSM(Objective):
         self.variance_reduced, self.data_noise = variance_reduced, data_noise * dataset.scale
 
     def forward(self, batch: Batch) -> Loss:
-        x = batch.x
-        if self.data_noise:
-            x = x + self.data_noise * torch.empty_like(x).normal_(generator=self.generator)
+        x = with_noise(batch.x, self.data_noise, self.generator)
         x = x.repeat(self.count, *[1] * (x.ndim - 1))
         v = projections(x, self.law, self.generator)
         values, e, s = sliced_score_matching(self.energy, x, v, self.variance_reduced)

@@ -16,7 +16,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen
+from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, per_sample
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
 
@@ -88,7 +88,7 @@ class Langevin(Sampler):
         if self.clip_grad is None:
             return grad
         norm = flat_sum(grad**2).sqrt().clamp_min(1e-12)
-        return grad * (self.clip_grad / norm).clamp_max(1.0).view(-1, *[1] * (grad.ndim - 1))
+        return grad * per_sample((self.clip_grad / norm).clamp_max(1.0), grad)
 
     def _metrics(self, before: tuple | None, now: tuple) -> dict[str, Tensor]:
         e, grad, x = (t.detach() for t in now)
