@@ -108,6 +108,7 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         "scale": dataset.scale,
         "batch_size": settings.batch_size,
         "steps": settings.steps,
+        "output_dir": settings.output_dir,
         "generator": stream(settings.seed, "objective", 0, device),
     }
     wiring["energy"] = energy = build_energy(config, settings.seed, wiring, device)

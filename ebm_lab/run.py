@@ -274,16 +274,20 @@ def load_run(
     ema: bool = True,
     device: str = "cpu",
     plugins: Sequence[str] = (),
+    evaluation: Mapping[str, Any] | None = None,
 ) -> LoadedRun:
     """Load a run's energy, data set and config.
 
     which: the last checkpoint or the best on the validation split; ema: averaged weights, or raw ones; plugins: the
-    modules to import for the run's own components, none unless named here.
+    modules to import for the run's own components, none unless named here; evaluation: settings by name, instead of
+    those that the run had.
     """
     run = RunDir.open(path, "run")
     pick_device(device)
     import_plugins(list(plugins))
     config = {**run.read_config(), "device": device, "plugins": [], "resume": None, "init_from": None}
+    if evaluation is not None:
+        config["evaluation"] = dict(evaluation)
     trainer, _ = assemble(config)
     file = run.best if which == "best" else run.last
     trainer.restore(checkpoint.load(file, trainer.generator.device))

@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ebm_lab.core.interfaces import EvalView
 from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.core.view import EvalView
 from ebm_lab.samplers.annealed_langevin import AnnealedLangevin
 from ebm_lab.samplers.predictor_corrector import PredictorCorrector, corrector_step
 from ebm_lab.samplers.probability_flow import ProbabilityFlow

@@ -14,7 +14,9 @@ import yaml
 import ebm_lab
 from ebm_lab.cli import tools
 from ebm_lab.cli.compose import GROUPS, compose_config, config_dir, options
+from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.cli.main import main
+from ebm_lab.evaluation.mmd import MMD
 from ebm_lab.experiment import assemble
 from tests.test_datasets_real import DUMPS, save, write_cifar, write_idx, write_wine
 
@@ -290,7 +292,7 @@ def test_scripts_work_on_a_run_directory(tmp_path):
     assert done.returncode == 0, done.stderr
     record = json.loads((result.path / "evaluation" / "evaluation.json").read_text())
     assert {"mmd2", "confident_share", "e_data"} <= record.keys()
-    assert any("'likelihood' is left out" in line for line in record["left_out"])
+    assert "1 and 2 dimensions" in record["left_out"]["likelihood"] and not record["failed"]
     wrong = subprocess.run([*script[:2], "run=/nope", "smaples=3"], capture_output=True, text=True, cwd=tmp_path)
     assert wrong.returncode == 2 and "did you mean 'samples'?" in wrong.stderr and "Traceback" not in wrong.stderr
 
@@ -321,9 +323,48 @@ def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sample
     assert samples.shape == (9, 2) and np.isfinite(samples).all()
     with pytest.raises(ebm_lab.UserError, match=f"steps=3: sampler '{sampler}' goes down the model's noise levels by"):
         tools.sample(run=str(result.path), steps=3, device="cpu")
-    tools.evaluate(run=str(result.path), samples=20, device="cpu")
+    evaluate(run=str(result.path), samples=20, device="cpu")
     record = json.loads((result.path / "evaluation" / "evaluation.json").read_text())
     assert {"flow_nll", "mmd2"} <= record.keys()
+
+
+def test_the_evaluations_of_a_run_can_be_chosen_and_set(tmp_path, capsys):
+    """Numbers do not depend on which other evaluations are done; a setting can be changed; typos are told."""
+    overrides = ["dataset=two_moons", "objective=dsm", "evaluation=[samples]", "dataset.held_out=100"]
+    run = str(ebm_lab.train([*overrides, *TINY, f"output_dir={tmp_path}"], quiet=True).path)
+    file = Path(run) / "evaluation" / "evaluation.json"
+
+    def record(**more):
+        evaluate(run=run, device="cpu", samples=20, **more)
+        return json.loads(file.read_text())
+
+    both, alone = record(evaluation="samples,mmd"), record(evaluation="mmd")
+    assert both["mmd2"] == alone["mmd2"] and "e_data" in both and "e_data" not in alone
+    assert "mmd2" not in record(evaluation="own")
+    changed = record(evaluation="mmd", overrides={"evaluation.mmd.points": 30})
+    assert changed["mmd2"] != alone["mmd2"]
+    for arguments, line in (
+        (["evaluation=mdm"], "did you mean 'mmd'"),
+        (["evaluation=mmd", "evaluation.mmd.pionts=3"], "evaluation.mmd.pionts=3: unknown key.*did you mean 'points'"),
+        (["evaluation=mmd", "evaluation.samples.shown=3"], "evaluation=samples: not an option; allowed: mmd"),
+        (["mmd.points=3"], "mmd.points=3: unknown key"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            tools.main(evaluate, [f"run={run}", *arguments])
+        assert stop.value.code == 2 and re.search(line, capsys.readouterr().err)
+
+
+def test_an_evaluation_that_fails_stops_no_other(tmp_path, monkeypatch):
+    run = str(ebm_lab.train(["dataset=two_moons", "objective=dsm", *TINY, f"output_dir={tmp_path}"], quiet=True).path)
+
+    def fail(self, view):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(MMD, "__call__", fail)
+    with pytest.raises(ebm_lab.UserError, match="could not be done: mmd"):
+        evaluate(run=run, device="cpu", samples=20, evaluation="mmd,samples")
+    record = json.loads((Path(run) / "evaluation" / "evaluation.json").read_text())
+    assert record["failed"] == {"mmd": "RuntimeError: no such luck"} and "e_data" in record
 
 
 def test_a_sweep_gives_each_job_its_own_run(tmp_path):

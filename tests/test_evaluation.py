@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ebm_lab.core.interfaces import EvalView
 from ebm_lab.core.quadrature import box_log_z, grid_log_z
+from ebm_lab.core.view import EvalView
 from ebm_lab.evaluation.classifier import Classifier, nearest_images
 from ebm_lab.evaluation.likelihood import Likelihood
 from ebm_lab.evaluation.mmd import mmd2

@@ -5,8 +5,8 @@ import torch
 
 import ebm_lab
 from ebm_lab.core.functional import evaluate
-from ebm_lab.core.interfaces import EvalView
 from ebm_lab.core.quadrature import grid_points
+from ebm_lab.core.view import EvalView
 
 MIXTURE = ["dataset=mixture", "dataset.weights=[0.2,0.8]", "dataset.means=[[-3,0],[3,0]]", "dataset.std=0.5"]
 

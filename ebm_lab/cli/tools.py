@@ -1,7 +1,6 @@
 """What `scripts/` and the console commands do with a run that exists: `key=value` arguments, checked like settings."""
 
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,52 +15,6 @@ from ebm_lab.core.settings import check, settings_of
 
 if TYPE_CHECKING:
     from ebm_lab.run import LoadedRun
-
-
-def evaluate(
-    *,
-    run: str,
-    which: Literal["last", "best"] = "last",
-    ema: bool = True,
-    samples: PositiveInt | None = None,
-    sample_steps: PositiveInt | None = None,
-    sample_temperature: PositiveFloat | None = None,
-    seed: NonNegativeInt = 0,
-    device: str = "auto",
-    plugins: list[str] | None = None,
-    out: str | None = None,
-) -> None:
-    """Evaluate a run on its test split, with its own evaluations; writes evaluation.json and pictures.
-
-    which: the last or the best checkpoint; ema: averaged weights; samples, sample_steps, sample_temperature: instead
-    of the run's own; out: where to write (default: <run>/evaluation).
-    """
-    from dataclasses import replace
-
-    from ebm_lab.core.pictures import save_png
-    from ebm_lab.run import load_run
-
-    loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
-    trainer = loaded.trainer
-    check_sampling(loaded, sample_steps=sample_steps, sample_temperature=sample_temperature)
-    changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}
-    trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
-    folder = Path(out or loaded.path / "evaluation")
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics: dict[str, float] = {}
-    for report in trainer.reports("test"):
-        metrics |= report.metrics
-        for note in report.notes:
-            print(note)
-        for name, image in report.images.items():
-            save_png(image, folder / f"{name}.png")
-    record = {"which": which, "ema": ema, "step": trainer.counters.step, **metrics, "left_out": trainer.said}
-    (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
-    for name, value in metrics.items():
-        print(f"{name:<24} {value:.4g}")
-    for line in trainer.said:
-        print(line)
-    print(folder)
 
 
 def sample(
@@ -84,9 +37,9 @@ def sample(
     """
     import numpy as np
 
-    from ebm_lab.core.interfaces import EvalView
     from ebm_lab.core.pictures import grid, save_png
     from ebm_lab.core.random import stream
+    from ebm_lab.core.view import EvalView
     from ebm_lab.run import load_run
 
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
@@ -139,13 +92,12 @@ def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str,
         name, equals, text = argument.partition("=")
         if not equals:
             raise UserError(f"{argument}: not of the form key=value")
-        values[name] = text if name in texts else yaml.safe_load(text)
+        value = text if name in texts else yaml.safe_load(text)
+        if "." in name and "overrides" in settings:
+            values.setdefault("overrides", {})[name] = value
+        else:
+            values[name] = value
     return values
-
-
-def main_evaluate() -> None:
-    """The console command `ebm-lab-evaluate`."""
-    main(evaluate)
 
 
 def main_sample() -> None:

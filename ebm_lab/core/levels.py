@@ -107,6 +107,11 @@ def tweedie(model: NoiseLevels, x: Tensor, sigma: float) -> Tensor:
     return x + sigma**2 * model.score(x, sigma)
 
 
+def data_score(model: EnergyFn, x: Tensor) -> Tensor:
+    """The model's score of the data, (B, *shape), detached: -grad E, at the lowest level where there are many."""
+    return model.score(x, model.ladder.sigma_min) if isinstance(model, NoiseLevels) else score(model, x)
+
+
 def require_images(dataset: Dataset, name: str) -> tuple[int, int, int]:
     """(C, H, W) of the data set's samples; refuses anything else."""
     shape = dataset.event_shape

@@ -14,8 +14,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.interfaces import EvalView, Report
 from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
 
 
 @register("evaluation", "classifier")

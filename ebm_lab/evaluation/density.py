@@ -6,9 +6,9 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate
-from ebm_lab.core.interfaces import EvalView, Report
 from ebm_lab.core.quadrature import grid_points
 from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
 
 
 @register("evaluation", "density")

@@ -13,10 +13,10 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.interfaces import EvalView, Report
 from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.probability_flow import flow_log_prob
 from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
 
 
 @register("evaluation", "flow_likelihood")

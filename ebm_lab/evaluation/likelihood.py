@@ -13,9 +13,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core.functional import evaluate
-from ebm_lab.core.interfaces import Energy, EvalView, Report
+from ebm_lab.core.interfaces import Energy
 from ebm_lab.core.quadrature import box_log_z
 from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
 
 
 @register("evaluation", "likelihood")

@@ -12,8 +12,8 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.interfaces import EvalView, Report
 from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
 
 
 def mmd2(x: Tensor, y: Tensor, widths: list[float]) -> float:

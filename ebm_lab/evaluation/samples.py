@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate
-from ebm_lab.core.interfaces import EvalView, Report
 from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
 
 
 @register("evaluation", "samples")

@@ -1,7 +1,7 @@
 """The training loop. It knows an objective only by `forward` and `players`."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,8 +9,9 @@ from torch import Generator
 
 from ebm_lab.core.errors import Diverged, UserError
 from ebm_lab.core.functional import frozen
-from ebm_lab.core.interfaces import Dataset, Evaluator, EvalView, Logger, Objective, Sampler
+from ebm_lab.core.interfaces import Dataset, Logger, Objective, Sampler
 from ebm_lab.core.random import stream
+from ebm_lab.core.view import Evaluator, EvalView, Report
 from ebm_lab.training import checkpoint
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.counters import Clock, Counters
@@ -189,10 +190,10 @@ class Trainer:
         self.counters.eval_seconds += time.perf_counter() - began
         return metrics
 
-    def reports(self, split: str):
-        """The Report of each evaluation that applies; says once why the others do not."""
+    def view(self, split: str) -> EvalView:
+        """What an evaluation may look at, with random numbers of its own."""
         plan, log_z = self.schedule, self.objective.learnt_log_z()
-        view = EvalView(
+        return EvalView(
             energy=self.objective.energy,
             dataset=self.dataset,
             split="val" if split == "val" else "test",
@@ -200,15 +201,31 @@ class Trainer:
             count=plan.samples,
             steps=plan.sample_steps,
             temperature=plan.sample_temperature,
-            generator=stream(plan.seed, f"evaluation/{split}", self.counters.step, self.generator.device),
+            generator=self.generator,
+            sampling=self._stream(f"evaluation/{split}"),
             learnt_log_z=None if log_z is None else float(log_z.detach()),
+            chains=self.objective.chains(),
         )
-        for name, evaluator in self.evaluators.items():
-            reason = evaluator.applies(view)
-            if reason is None:
-                yield evaluator(view)
+
+    def reports(self, split: str) -> Iterator[Report]:
+        """The Report of each evaluation that applies; says once why the others do not."""
+        view = self.view(split)
+        for name in self.evaluators:
+            report = self.report(name, view)
+            if isinstance(report, Report):
+                yield report
             else:
-                self.say_once(f"evaluation '{name}' is left out: {reason}", quiet=True)
+                self.say_once(f"evaluation '{name}' is left out: {report}", quiet=True)
+
+    def report(self, name: str, view: EvalView) -> Report | str:
+        """One evaluation, or the reason why it does not apply. Its random numbers depend on its name alone, and not on
+        which others are done."""
+        evaluator = self.evaluators[name]
+        view.generator = self._stream(f"evaluation/{view.split}/{name}")
+        return evaluator.applies(view) or evaluator(view)
+
+    def _stream(self, purpose: str) -> Generator:
+        return stream(self.schedule.seed, purpose, self.counters.step, self.generator.device)
 
     def say_once(self, line: str, quiet: bool = False) -> None:
         """Print a line the first time it comes; a quiet one is only kept for `said`."""

@@ -1,0 +1,143 @@
+"""Evaluate a run that exists: all that apply of the evaluations under `configs/evaluation`, or those asked for."""
+
+import json
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from ebm_lab.cli.compose import config_dir, options
+from ebm_lab.cli.tools import check_sampling, main
+from ebm_lab.core.errors import UserError, one_of
+
+if TYPE_CHECKING:
+    from ebm_lab.core.view import EvalView, Report
+    from ebm_lab.training.trainer import Trainer
+
+
+def evaluate(
+    *,
+    run: str,
+    evaluation: str = "all",
+    which: Literal["last", "best"] = "last",
+    ema: bool = True,
+    samples: PositiveInt | None = None,
+    sample_steps: PositiveInt | None = None,
+    sample_temperature: PositiveFloat | None = None,
+    seed: NonNegativeInt = 0,
+    device: str = "auto",
+    plugins: list[str] | None = None,
+    out: str | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> None:
+    """Evaluate a run on its test split; writes evaluation.json and pictures.
+
+    evaluation: names as under configs/evaluation with commas between, `all` of them, or `own`: those that the run was
+    trained with; which: the last or the best checkpoint; ema: averaged weights; samples, sample_steps,
+    sample_temperature: instead of the run's own; out: where to write (default: <run>/evaluation). A setting of one
+    evaluation: evaluation.<name>.<key>=<value>.
+    """
+    from ebm_lab.run import RunDir, load_run
+
+    own = RunDir.open(run, "run").read_config()
+    chosen = roster(own, evaluation, overrides or {})
+    loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], evaluation=chosen)
+    trainer = loaded.trainer
+    check_sampling(loaded, sample_steps=sample_steps, sample_temperature=sample_temperature)
+    changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}
+    trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
+    folder = Path(out or loaded.path / "evaluation")
+    folder.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"which": which, "ema": ema, "step": trainer.counters.step}
+    record |= {"seconds": {}, "left_out": {}, "failed": {}, "notes": []}
+    view = trainer.view("test")
+    for name in trainer.evaluators:
+        one(trainer, view, name, record, folder)
+        (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(folder)
+    if record["failed"]:
+        raise UserError(
+            f"could not be done: {', '.join(record['failed'])}; the reasons are in {folder}/evaluation.json"
+        )
+
+
+def one(trainer: "Trainer", view: "EvalView", name: str, record: dict[str, Any], folder: Path) -> None:
+    """Do one evaluation, print it and add it to `record`; one that fails is recorded and stops no other."""
+    began = time.perf_counter()
+    try:
+        report = trainer.report(name, view)
+    except Exception as error:  # whatever a user's data or component does, the other evaluations are still wanted
+        record["failed"][name] = f"{type(error).__name__}: {error}"
+        print(f"-- {name}: failed, {record['failed'][name]}")
+        return
+    if isinstance(report, str):
+        record["left_out"][name] = report
+        print(f"-- {name}: left out, {report}")
+        return
+    seconds = record["seconds"][name] = round(time.perf_counter() - began, 3)
+    print(f"-- {name} ({seconds:.1f} s)")
+    show(report, folder)
+    record |= report.metrics
+    record["notes"] += report.notes
+
+
+def show(report: "Report", folder: Path) -> None:
+    """Print numbers and notes; write pictures."""
+    from ebm_lab.core.pictures import save_png
+
+    for name, value in report.metrics.items():
+        print(f"   {name:<28} {value:.4g}")
+    for note in report.notes:
+        print(f"   {note}")
+    for name, image in report.images.items():
+        save_png(image, folder / f"{name}.png")
+
+
+def roster(own: Mapping[str, Any], evaluation: str, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of the evaluations asked for: the run's own values where it has them, else those under `configs/`.
+
+    A YAML may refer to the run's config, ${dataset.name}."""
+    mine = own.get("evaluation") or {}
+    known = sorted({*mine, *options("evaluation")})
+    asked = {"all": known, "own": list(mine)}.get(evaluation, [n for n in evaluation.split(",") if n])
+    for name in asked:
+        if name not in known:
+            raise one_of("evaluation", name, [*known, "all", "own"])
+    chosen = {name: deepcopy(mine.get(name)) or read(own, name) for name in asked}
+    for key, value in overrides.items():
+        group, name, setting = (*key.split("."), "", "")[:3]
+        if group != "evaluation" or not setting:
+            raise UserError(f"{key}={value}: unknown key; a setting is given as evaluation.<name>.<key>=<value>")
+        if name not in chosen:
+            raise one_of("evaluation", name, chosen)
+        place(chosen[name], key.split(".")[2:], value)
+    return chosen
+
+
+def place(values: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a nested setting; `check` complains later where there is none of that name."""
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+    values[path[-1]] = value
+
+
+def read(own: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values of configs/evaluation/<name>.yaml, its references resolved against the run's config."""
+    values = yaml.safe_load((config_dir() / "evaluation" / f"{name}.yaml").read_text())
+    try:
+        whole: Any = OmegaConf.to_container(OmegaConf.create({**own, "asked": values}), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"evaluation={name}: {str(error).splitlines()[0]}") from None
+    return whole["asked"]
+
+
+def main_evaluate() -> None:
+    """The console command `ebm-lab-evaluate`."""
+    main(evaluate)

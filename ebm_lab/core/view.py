@@ -1,0 +1,83 @@
+"""What an evaluation sees of a run, and what it gives back."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol
+
+from torch import Generator, Tensor
+
+from ebm_lab.core.functional import EnergyFn, Tempered
+from ebm_lab.core.interfaces import Dataset, Sampler
+
+
+@dataclass
+class EvalView:
+    """What an evaluation may look at: the EMA energy, the data, and samples drawn from noise on first use."""
+
+    energy: EnergyFn
+    dataset: Dataset
+    split: Literal["val", "test"]
+    sampler: Sampler | None
+    count: int
+    """How many samples are drawn."""
+    steps: int
+    """Sampler steps from noise to sample, unless the sampler has a number of its own."""
+    generator: Generator
+    """Of the evaluation that looks."""
+    temperature: float = 1.0
+    """Samples are drawn from exp(-E / temperature)."""
+    sampling: Generator | None = None
+    """What samples are drawn with; the evaluation's own, if none is given."""
+
+    @property
+    def has_energy(self) -> bool:
+        """False for a score network: no evaluation may ask it for one."""
+        return getattr(self.energy, "has_energy", True)
+
+    @property
+    def held_out(self) -> Tensor:
+        return self.dataset.val if self.split == "val" else self.dataset.test
+
+    @cached_property
+    def film(self) -> list[tuple[int, Tensor]]:
+        """(step, (count, *shape)) states of the same chains, from noise at step 0 to the samples."""
+        if self.sampler is None:
+            return []
+        energy = self.energy if self.temperature == 1 else Tempered(self.energy, self.temperature)
+        start = self.sampler.start(self.energy, self.dataset)
+        generator = self.sampling or self.generator
+        x, state = start.sample(self.count, generator), {}
+        film, step = [(0, x)], 0
+        while step < (self.sampler.total(self.energy) or self.steps):
+            x, state, self.chain_metrics, _ = self.sampler(energy, x, state, generator=generator)
+            step += self.sampler.steps
+            film.append((step, x))
+        return film
+
+    chain_metrics: dict[str, Tensor] = field(default_factory=dict)
+    learnt_log_z: float | None = None
+    """The objective's own estimate of log Z, in nats, where it has one."""
+    chains: Tensor | None = None
+    """(N, *shape) persistent chains of the training, where there are any."""
+
+    @property
+    def samples(self) -> Tensor:
+        """(count, *shape); only where the run has a sampler."""
+        return self.film[-1][1]
+
+
+@dataclass
+class Report:
+    """metrics: name to number; images: name to (3, H, W) uint8; notes: lines for the user, each said once per run."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    images: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Evaluator(Protocol):
+    def applies(self, view: EvalView) -> str | None:
+        """None, or the reason why this evaluation says nothing about this run."""
+        ...
+
+    def __call__(self, view: EvalView) -> Report: ...
