@@ -1,17 +1,12 @@
 """The life of a run: its directory, its loggers, its end; and how to take one up again or load what it trained."""
 
-import os
-import platform
+import json
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +21,16 @@ from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
+from ebm_lab.training.facts import describe, fingerprint, introduce, label, rows
 from ebm_lab.training.guard import advice
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.training.rundir import RunDir, runs_under
 from ebm_lab.training.trainer import Trainer
 
-RESUME_MAY_CHANGE = ("steps", "max_seconds", "device", "logger", "plugins", "guard")
-EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130}
-"""Exit status of the command line by the run's status; 2 is a mistake in the settings."""
+EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75}
+"""Exit status of the command line by the run's status, or by the signal that ended it; 2 is a mistake in the settings.
+75 is what sysexits.h calls a temporary failure: run the same again, with resume."""
+ENDED = ("finished", "diverged")
+"""What resuming does not change."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,11 @@ class Result:
     def status(self) -> str:
         return self.summary["status"]
 
+    @property
+    def exit_status(self) -> int:
+        ended = self.summary.get("ended_by")
+        return EXIT[ended if self.status == "interrupted" and ended in EXIT else self.status]
+
 
 def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float, float] | None = None) -> Result:
     """Run a plain config to its end; `resume` in it continues a run, `init_from` takes over another run's weights.
@@ -55,8 +58,16 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
     `began`: wall and CPU clock at the start of the process, for the costs in the summary; now, if not given.
     """
     began = began or (time.perf_counter(), time.process_time())
+    request = fingerprint(config)
+    if config.get("resume") == "auto":
+        found = earlier(Path(config["output_dir"]), request)
+        if found is not None and found.read_summary()["status"] in ENDED:
+            print(f"resume=auto: {found.path} has ended; nothing is left to do")
+            return ended(found, config["plugins"])
+        config = {**config, "resume": None} if found is None else again(found, config)
     if config.get("resume"):
         trainer, run = reopen(config)
+        request = run.read_summary().get("request", request)
     else:
         trainer, resolved = assemble(config)
         if config.get("init_from"):
@@ -64,15 +75,22 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
         build_logger(trainer, "check", print)
         run = RunDir.create(Path(config["output_dir"]), label(resolved))
         run.write_config(resolved)
+    try:
+        return _train(trainer, run, request, quiet, began)
+    finally:
+        run.release()
+
+
+def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tuple[float, float]) -> Result:
     trainer.run = run
     console = Console(trainer.schedule.steps, trainer.counters.step, trainer.objective.headline, quiet)
     trainer.say = console.say
     trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
-    files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events)
+    files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
     trainer.rewound = files.rewind
     trainer.loggers = (files, console, build_logger(trainer, run.path.name, console.say))
     introduce(trainer, run)
-    summary = live(trainer, run)
+    summary = live(trainer, run, {"request": request, **describe(trainer)})
     console.table("results", rows(summary))
     console.say(str(run.path))
     with trainer.ema.applied():
@@ -83,9 +101,25 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
     return Result(run.path, summary, energy, trainer.dataset)
 
 
-def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
+def earlier(root: Path, request: str) -> RunDir | None:
+    """The newest run under `root` that was asked for the same and that no process has now."""
+    asked = (run for run in runs_under(root) if run.read_summary().get("request") == request)
+    return next((run for run in asked if not run.alive()), None)
+
+
+def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that continues `run`, with what this process was told of its machine."""
+    return {**run.read_config(), **{k: config[k] for k in ("device", "logger", "plugins")}, "resume": str(run.path)}
+
+
+def ended(run: RunDir, plugins: Sequence[str]) -> Result:
+    """The result of a run that is over."""
+    loaded = load_run(run.path, plugins=plugins)
+    return Result(run.path, loaded.summary, loaded.energy, loaded.dataset)
+
+
+def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
     """Train, evaluate on the test split, and close; whatever happens, the summary says what did."""
-    facts = describe(trainer)
     run.write_summary({"status": "running", **facts, **vars(trainer.counters)})
     final: dict[str, Any] = {}
     status, error = "failed", None
@@ -96,6 +130,8 @@ def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
         final["ended_by"] = ended
         if status == "finished":
             final |= trainer.evaluate("test")
+            if trainer.unsaved is not None:
+                trainer.save()
             if found := trainer.guard.weigh(final):
                 tips = advice(found, trainer.config, chains=False)
                 raise Diverged(f"step {trainer.counters.step}: {found[0].seen}. {tips}")
@@ -106,16 +142,22 @@ def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
         status = "interrupted"
     except Exception as problem:
         final["message"] = f"{type(problem).__name__}: {problem}"
-        error = problem
+        error = UserError(final["message"]) if isinstance(problem, OSError) else problem
+    if trainer.unsaved is not None:
+        status, final["message"] = "failed", f"step {trainer.counters.step} is on no disk: {trainer.unsaved}"
     trainer.clock.tick(trainer.counters)
     c = trainer.counters
     trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
     summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
     summary["rollbacks"] = len(trainer.guard.events)
     summary["said"] = trainer.said
-    run.write_summary(summary)
-    for logger in trainer.loggers:
-        logger.close(summary)
+    try:
+        run.write_summary(summary)
+    except OSError as problem:
+        raise UserError(f"{run.summary_file} can't be written ({problem.strerror}): {json.dumps(summary)}") from None
+    finally:
+        for logger in trainer.loggers:
+            logger.close(summary)
     if status == "interrupted":
         trainer.say(f"interrupted at step {c.step}; continue with: python train.py resume={run.path}")
     if error is not None:
@@ -148,74 +190,20 @@ def build_logger(trainer: Trainer, name: str, say: Any) -> Any:
     return build("logger", values, info=RunInfo(name, trainer.config, say))
 
 
-def label(config: Mapping[str, Any]) -> str:
-    return f"{config['objective']['name']}_{config['dataset']['name']}_s{config['seed']}"
-
-
-def introduce(trainer: Trainer, run: RunDir) -> None:
-    """The lines above the progress bar."""
-    config, device = trainer.config, trainer.generator.device
-    count = sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad)
-    choice = "  ".join(
-        f"{g}={config[g]['name']}" for g in ("objective", "dataset", "energy", "sampler") if config.get(g)
-    )
-    trainer.say(f"{choice}  seed={config['seed']}")
-    trainer.say(
-        f"{count:,} parameters; {len(trainer.dataset.train):,} training points of shape {trainer.dataset.event_shape}; "
-        f"{device}, {torch.get_num_threads()} thread(s)"
-    )
-    for name, value in trainer.chosen.items():
-        trainer.say(f"chosen from the data: {name}={value:g}")
-    for note in trainer.objective.notes:
-        trainer.say(note)
-    if trainer.counters.step:
-        trainer.say(f"resumed at step {trainer.counters.step}")
-    trainer.say(f"run directory: {run.path}")
-
-
-def rows(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a summary that the table at the end shows."""
-    hidden = {"pid", "host", "said", "versions", "git_commit", "command", "startup_seconds", "eval_seconds", "format"}
-    return {k: v for k, v in summary.items() if k not in hidden and v is not None}
-
-
-def describe(trainer: Trainer) -> dict[str, Any]:
-    """Facts of this process for the summary."""
-    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
-    versions = {"python": platform.python_version(), "ebm_lab": metadata.version("ebm_lab")}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "format": checkpoint.FORMAT,
-        "parameters": sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad),
-        **{f"machine_{k}": v for k, v in machine(trainer.generator.device).items() if k != "torch"},
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "command": " ".join(sys.argv),
-        "git_commit": git_commit(),
-        "versions": versions,
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the working directory, with '+' if it has changes; None outside a repository."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None
-
-
 def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:
     """The run that `config["resume"]` names, at its last checkpoint; other keys were merged into its config before."""
     run = RunDir.open(config["resume"], "resume")
     summary = run.read_summary()
-    if summary["status"] == "running":
+    if not run.hold():
         raise UserError(f"resume={run.path}: that run is still running, as process {summary.get('pid')}")
+    try:
+        return _reopen(config, run, summary["status"])
+    except BaseException:
+        run.release()
+        raise
+
+
+def _reopen(config: Mapping[str, Any], run: RunDir, status: str) -> tuple[Trainer, RunDir]:
     trainer, resolved = assemble(config)
     trainer.run = run
     first = run.last if run.last.is_file() else run.good  # killed before its first checkpoint: the initial state
@@ -224,7 +212,7 @@ def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:
     content = checkpoint.load(first, trainer.generator.device)
     trainer.restore(content)
     trainer.keep_candidate()
-    if trainer.counters.step >= trainer.schedule.steps:
+    if trainer.counters.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
         raise UserError(
             f"resume={run.path}: already at step {trainer.counters.step} of {trainer.schedule.steps}; "
             f"give steps=<more> to train it further"

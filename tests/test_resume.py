@@ -15,6 +15,7 @@ import yaml
 import ebm_lab
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import find
+from ebm_lab.training.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
@@ -169,11 +170,53 @@ def test_resume_refuses_other_changes_and_finished_runs(tmp_path):
 
 
 def test_a_running_run_is_not_resumed_beside_itself(tmp_path):
+    """A run is alive while a process holds its lock, whatever its summary says."""
     done = run(tmp_path, "a", "objective=dsm", "steps=6")
     summary = json.loads((done.path / "summary.json").read_text())
-    (done.path / "summary.json").write_text(json.dumps({**summary, "status": "running", "pid": os.getppid()}))
+    (done.path / "summary.json").write_text(json.dumps({**summary, "status": "running", "pid": os.getpid()}))
+    holder = RunDir(done.path)
+    assert holder.hold() and RunDir(done.path).read_summary()["status"] == "running"
     with pytest.raises(UserError, match="still running, as process"):
         ebm_lab.train([f"resume={done.path}"])
+    holder.release()
+    assert RunDir(done.path).read_summary()["status"] == "interrupted"
+
+
+def test_a_run_killed_in_its_last_evaluation_is_evaluated_on_resume(tmp_path):
+    done = run(tmp_path, "a", "objective=dsm", "steps=6")
+    summary = json.loads((done.path / "summary.json").read_text())
+    (done.path / "summary.json").write_text(json.dumps({"status": "running", "request": summary["request"]}))
+    again = ebm_lab.train([f"resume={done.path}"], quiet=True)
+    assert again.status == "finished" and again.summary["nll_gap"] == summary["nll_gap"]
+
+
+def test_resume_auto_continues_what_the_same_command_began(tmp_path, monkeypatch, capsys):
+    """Begun, interrupted, continued, ended: one command, and one directory with an unbroken run's bits."""
+    command = ["objective=dsm", "steps=20", "resume=auto"]
+    straight = run(tmp_path, "a", *command)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 9)
+        first = run(tmp_path, "b", *command)
+    assert first.exit_status == 75
+    other = run(tmp_path, "b", "objective=dsm", "steps=6", "resume=auto")
+    assert other.path != first.path
+    second, third = run(tmp_path, "b", *command), run(tmp_path, "b", *command)
+    assert first.path == second.path == third.path and second.exit_status == third.exit_status == 0
+    assert "has ended; nothing is left to do" in capsys.readouterr().out
+    same(state(straight.path), state(second.path))
+    assert third.summary == second.summary
+    for (name, p), q in zip(third.energy.state_dict().items(), second.energy.state_dict().values(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_resume_auto_leaves_alone_what_another_process_runs(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        first = run(tmp_path, "a", "objective=dsm", "steps=4", "resume=auto")
+    holder = RunDir(first.path)
+    assert holder.hold()
+    assert run(tmp_path, "a", "objective=dsm", "steps=4", "resume=auto").path != first.path
+    holder.release()
 
 
 def test_init_from_takes_the_averaged_weights_and_nothing_else(tmp_path):

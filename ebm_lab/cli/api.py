@@ -29,9 +29,9 @@ def prepare(config: "DictConfig", overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    if not config.get("resume"):
+    if config.get("resume") in (None, "auto"):
         return config
-    from ebm_lab.run import RESUME_MAY_CHANGE
+    from ebm_lab.training.facts import RESUME_MAY_CHANGE
     from ebm_lab.training.rundir import RunDir
 
     old = RunDir.open(str(config["resume"]), "resume").read_config()

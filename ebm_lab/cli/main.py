@@ -78,6 +78,6 @@ def _hydra() -> int:
 def run_composed(config, overrides: list[str], began: tuple[float, float]) -> int:
     """Run one composed config; returns the exit status."""
     from ebm_lab.cli.api import prepare
-    from ebm_lab.run import EXIT, train
+    from ebm_lab.run import train
 
-    return EXIT[train(prepare(config, overrides), began=began).status]
+    return train(prepare(config, overrides), began=began).exit_status

@@ -28,7 +28,8 @@ EXAMPLES
         Continue a run that was stopped or killed. Likewise: init_from=<run> starts anew from its weights.
 
 EXIT STATUS
-    0 finished   1 failed   2 a mistake in the settings   3 diverged   130 interrupted, can be resumed
+    0 finished   1 failed   2 a mistake in the settings   3 diverged
+    75 ended by SIGTERM, 130 by SIGINT: resume=<run>, or the same command with resume=auto, goes on
 """
 
 

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,63 @@ class Files:
     """Begins after `step`: lines of later steps, left by a process that was killed, and a line cut in its middle are
     dropped, for a resumed run writes them again. Lines with the key `event` are rollbacks; without them, steps rise."""
 
-    def __init__(self, metrics: Path, images: Path, step: int, events: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.metrics, self.images = metrics, images
-        self.file = open(metrics, "a")  # noqa: SIM115 (closed in close)
+    def __init__(
+        self,
+        metrics: Path,
+        images: Path,
+        step: int,
+        events: Sequence[Mapping[str, Any]] = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.metrics, self.images, self.say = metrics, images, say
+        self.waiting: list[str] = []
+        self.file = open(metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         self.rewind(step, events)
 
     def rewind(self, step: int, events: Sequence[Mapping[str, Any]]) -> None:
         """Keep the metrics up to `step` and put each of `events` behind those of its own step; replaced whole."""
         self.file.close()
-        rows = [row for row in _rows(self.metrics) if row["step"] <= step and "event" not in row]
+        known = [*_rows(self.metrics), *map(json.loads, self.waiting)]
+        rows = [row for row in known if row["step"] <= step and "event" not in row]
         rows = sorted([*rows, *events], key=lambda row: (row["step"], "event" in row))
         temporary = self.metrics.with_name(self.metrics.name + ".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(temporary, self.metrics)
-        self.file = open(self.metrics, "a", buffering=1)  # noqa: SIM115 (closed in close)
+        self.waiting = []
+        self.file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self.whole = self.file.tell()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.waiting.append(json.dumps({"step": step, **values}) + "\n")
+        self._write()
+
+    def _write(self) -> None:
+        """Write what waits, behind the last whole line; what a full disk does not take waits on."""
+        lines = "".join(self.waiting).encode()
+        try:
+            if self.file.tell() != self.whole:
+                self.file.truncate(self.whole)
+                self.file.seek(self.whole)
+            if self.file.write(lines) < len(lines):
+                raise OSError("no space left for a whole line")
+        except OSError as problem:
+            if len(self.waiting) == 1:
+                self.say(f"{self.metrics} can't be written ({problem}); its lines wait in memory until it can")
+            return
+        self.waiting, self.whole = [], self.whole + len(lines)
 
     def image(self, name: str, image: Tensor, step: int) -> None:
-        save_png(image, self.images / f"{name.replace('/', '_')}_{step:07d}.png")
+        path = self.images / f"{name.replace('/', '_')}_{step:07d}.png"
+        try:
+            save_png(image, path)
+        except OSError as problem:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            self.say(f"{path} can't be written ({problem}); training goes on")
 
     def close(self, summary: Mapping[str, Any]) -> None:
+        if self.waiting:
+            self._write()
         self.file.close()
 
 

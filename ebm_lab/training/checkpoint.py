@@ -1,8 +1,10 @@
 """Checkpoints: complete, atomic, and loadable without running code."""
 
+import io
 import os
 import pickle
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,21 @@ FORMAT = 1
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` so that `path` always holds either the old checkpoint or the new one, whole."""
+    """Write `content` so that `path` always holds either the old checkpoint or the new one, whole. Raises OSError, and
+    leaves the old one, where it can't be written."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def copy(source: Path, target: Path) -> None:

@@ -1,11 +1,13 @@
 """A run's own directory: made for it alone, and described by `config.yaml` and `summary.json`."""
 
+import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -27,6 +29,8 @@ class RunDir:
         kept = path / "checkpoints"
         self.last, self.best, self.good = kept / "last.pt", kept / "best.pt", kept / "good.pt"
         self.candidate = kept / "candidate.pt"
+        self.lock_file = path / "lock"
+        self._held: IO[str] | None = None
 
     @classmethod
     def create(cls, root: Path, label: str) -> "RunDir":
@@ -42,6 +46,7 @@ class RunDir:
             except OSError as error:
                 raise UserError(f"output_dir={root}: can't make a run directory there ({error.strerror})") from None
             run = cls(path)
+            run.hold()
             run.images.mkdir()
             run.last.parent.mkdir()
             return run
@@ -56,6 +61,35 @@ class RunDir:
         if missing:
             raise UserError(f"{key}={path}: not a run directory, it has no {' and no '.join(missing)}")
         return run
+
+    def hold(self) -> bool:
+        """Take the run for this process until `release` or its end, whatever ends it; False: another has it."""
+        held = open(self.lock_file, "a")  # noqa: SIM115 (closed in release)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+            return False
+        self._held = held
+        return True
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def alive(self) -> bool:
+        """Does a process hold the run, on this machine or on another that shares the file system?"""
+        if self._held is not None:
+            return True
+        if not self.lock_file.is_file():
+            return False
+        with open(self.lock_file) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def promote(self) -> None:
         """The candidate becomes the good checkpoint; where it is gone, a process that was killed had done so."""
@@ -74,7 +108,7 @@ class RunDir:
     def read_summary(self) -> dict[str, Any]:
         """The summary; a `running` whose process is gone reads as `interrupted`."""
         summary = json.loads(self.summary_file.read_text())
-        if summary.get("status") == "running" and not _alive(summary.get("pid", -1)):
+        if summary.get("status") == "running" and not self.alive():
             summary["status"] = "interrupted"
         return summary
 
@@ -85,13 +119,10 @@ def _replace(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _alive(pid: int) -> bool:
-    if pid <= 0 or pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def runs_under(root: Path) -> Iterator[RunDir]:
+    """The runs under `root`/runs, newest first; a directory that no run finished making is none."""
+    folders = sorted((root / RUNS).iterdir(), reverse=True) if (root / RUNS).is_dir() else []
+    for path in folders:
+        run = RunDir(path)
+        if run.config_file.is_file() and run.summary_file.is_file():
+            yield run

@@ -69,6 +69,8 @@ class Trainer:
     """Told the step that a rollback returned to, and all rollbacks so far."""
     stop: str | None = None
     """Set from outside (a signal) to end the loop after the current step."""
+    unsaved: str | None = None
+    """Why the last checkpoint could not be written; None once one was."""
     _said: set[str] = field(default_factory=set)
 
     def fit(self) -> str:
@@ -262,13 +264,18 @@ class Trainer:
         """Write the checkpoint `last.pt` (or `best.pt`), as a candidate for `good.pt` if asked and if none waits."""
         if self.run is None:
             return
-        if best:
-            return checkpoint.save(self.run.best, self.content())
-        step = self.counters.step
-        if candidate and self.guard.candidate is None:
+        step, before = self.counters.step, self.guard.candidate
+        if candidate and before is None:
             self.guard.candidate = step
-        checkpoint.save(self.run.last, self.content())
-        self.keep_candidate()
+        try:
+            checkpoint.save(self.run.best if best else self.run.last, self.content())
+            if not best:
+                self.keep_candidate()
+                self.unsaved = None
+        except OSError as problem:  # a full disk, say: training is worth more than this one checkpoint
+            self.guard.candidate = before
+            self.unsaved = str(problem)
+            self.say(f"step {step}: checkpoint can't be written ({problem}); training goes on, the one before it stays")
 
     def keep_candidate(self) -> None:
         """Set `last.pt` aside if it is the candidate; a resumed run does so again, for a kill may have come between."""

@@ -1,0 +1,102 @@
+"""What a run tells about itself: its name, the lines above its progress bar, the facts in its summary."""
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from ebm_lab.training import checkpoint
+from ebm_lab.training.checkpoint import machine
+from ebm_lab.training.rundir import RunDir
+from ebm_lab.training.trainer import Trainer
+
+RESUME_MAY_CHANGE = ("steps", "max_seconds", "device", "logger", "plugins", "guard")
+"""The keys that may be given beside `resume`."""
+
+
+def label(config: Mapping[str, Any]) -> str:
+    return f"{config['objective']['name']}_{config['dataset']['name']}_s{config['seed']}"
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Of what a config asks for: equal for two runs that would give the same numbers."""
+    free = ("resume", "output_dir", "logger", "plugins", "device")
+    asked = {k: v for k, v in config.items() if k not in free}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def introduce(trainer: Trainer, run: RunDir) -> None:
+    """The lines above the progress bar."""
+    config, device = trainer.config, trainer.generator.device
+    count = sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad)
+    choice = "  ".join(
+        f"{g}={config[g]['name']}" for g in ("objective", "dataset", "energy", "sampler") if config.get(g)
+    )
+    trainer.say(f"{choice}  seed={config['seed']}")
+    trainer.say(
+        f"{count:,} parameters; {len(trainer.dataset.train):,} training points of shape {trainer.dataset.event_shape}; "
+        f"{device}, {torch.get_num_threads()} thread(s)"
+    )
+    for name, value in trainer.chosen.items():
+        trainer.say(f"chosen from the data: {name}={value:g}")
+    for note in trainer.objective.notes:
+        trainer.say(note)
+    if trainer.counters.step:
+        trainer.say(f"resumed at step {trainer.counters.step}")
+    trainer.say(f"run directory: {run.path}")
+
+
+def rows(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a summary that the table at the end shows."""
+    hidden = {
+        "pid",
+        "request",
+        "host",
+        "said",
+        "versions",
+        "git_commit",
+        "command",
+        "startup_seconds",
+        "eval_seconds",
+        "format",
+    }
+    return {k: v for k, v in summary.items() if k not in hidden and v is not None}
+
+
+def describe(trainer: Trainer) -> dict[str, Any]:
+    """Facts of this process for the summary."""
+    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
+    versions = {"python": platform.python_version(), "ebm_lab": metadata.version("ebm_lab")}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "format": checkpoint.FORMAT,
+        "parameters": sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad),
+        **{f"machine_{k}": v for k, v in machine(trainer.generator.device).items() if k != "torch"},
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": " ".join(sys.argv),
+        "git_commit": git_commit(),
+        "versions": versions,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, with '+' if it has changes; None outside a repository."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None
