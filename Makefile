@@ -32,6 +32,9 @@ mutants: .venv/installed  ## Flip every sign and factor 1/2 in the equations and
 theory: .venv/installed  ## Measure and draw the identities that docs/theory.md shows
 	$(BIN)/python scripts/theory.py out=docs
 
+report: .venv/installed  ## Write outputs/report.html, one page over all runs
+	$(BIN)/python scripts/report.py outputs
+
 lint: .venv/installed  ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +46,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast bars mutants theory lint types clean
+.PHONY: help install train test test-fast bars mutants theory report lint types clean

@@ -7,7 +7,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("datasets", "energies", "objectives", "samplers", "evaluation", "loggers")
-FLOOR = {"core": 0, **{k: 1 for k in KINDS}, "training": 2, "theory": 2, "experiment": 3, "run": 4, "cli": 5}
+FLOOR = {
+    "core": 0,
+    **{k: 1 for k in KINDS},
+    "training": 2,
+    "theory": 2,
+    "report": 3,
+    "experiment": 3,
+    "run": 4,
+    "cli": 5,
+}
 FILES = sorted((ROOT / "ebm_lab").rglob("*.py"))
 
 

@@ -90,6 +90,8 @@ def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str,
     values: dict[str, Any] = {}
     for argument in argv:
         name, equals, text = argument.partition("=")
+        if not equals and not values:  # the first one may stand without its name
+            name, equals, text = next(iter(settings)), "=", argument
         if not equals:
             raise UserError(f"{argument}: not of the form key=value")
         value = text if name in texts else yaml.safe_load(text)

@@ -1,0 +1,1 @@
+"""One static page over many runs: no server, no account."""

@@ -1,0 +1,125 @@
+"""Read runs for the report: summaries, configs, curves and pictures, each as small as a page wants them."""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ebm_lab.training.rundir import RunDir
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+HIDDEN = {"output_dir", "plugins", "resume", "init_from", "device", "threads", "max_seconds"}
+"""Keys of a config that say nothing of what was trained."""
+GROUPING = ("objective.name", "dataset.name", "energy.name", "sampler.name")
+PICTURE = re.compile(r"(.+)_(\d+)\.png")
+
+
+def find(root: Path) -> Iterator[Path]:
+    """The run directories under `root`, or `root` itself, in the order of their names."""
+    folders = {f.parent for pattern in ("config.yaml", "summary.json") for f in root.rglob(pattern)}
+    yield from sorted(f for f in folders if (f / "summary.json").is_file() or (f / "images").is_dir())
+
+
+def read(path: Path, points: int) -> dict[str, Any]:
+    """One run; whatever can't be read of it is told in its `trouble`, and the rest is shown."""
+    run, trouble = RunDir(path), []
+
+    def attempt(what: str, action: Any, empty: Any) -> Any:
+        try:
+            found = action()
+            return found if isinstance(found, type(empty)) else empty
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            trouble.append(f"{what}: {str(error).splitlines()[0][:120] if str(error) else type(error).__name__}")
+            return empty
+
+    summary = attempt("summary.json", run.read_summary, {})
+    config = attempt("config.yaml", lambda: yaml.load(run.config_file.read_text(), LOADER), {})
+    rows = attempt("metrics.jsonl", lambda: rows_of(run.metrics_file), [])
+    return {
+        "name": path.name,
+        "path": path,
+        "status": str(summary.get("status", "unreadable")),
+        "summary": {k: v for k, v in summary.items() if is_number(v) and k not in ("pid", "format")},
+        "message": str(summary.get("message", "")),
+        "command": str(summary.get("command", "")),
+        "config": config,
+        "flat": flat(config),
+        "curves": curves(rows, points),
+        "images": pictures(path / "images"),
+        "trouble": trouble,
+    }
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl; one cut by a kill, and events, are left out."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "event" not in row and is_number(row.get("step")):
+            rows.append(row)
+    return rows
+
+
+def curves(rows: list[dict[str, Any]], points: int) -> dict[str, dict[str, list[float]]]:
+    """Per metric its steps and values, thinned to about `points`."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"step": [], "value": []})
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and is_number(value):
+                found[name]["step"].append(row["step"])
+                found[name]["value"].append(value)
+    for curve in found.values():
+        n = len(curve["step"])
+        if n > points:
+            kept = sorted({round(i * (n - 1) / (points - 1)) for i in range(points)})
+            curve["step"], curve["value"] = ([curve[k][i] for i in kept] for k in ("step", "value"))
+        curve["value"] = [float(f"{v:.5g}") for v in curve["value"]]
+    return dict(found)
+
+
+def pictures(folder: Path) -> dict[str, list[tuple[int, Path]]]:
+    """Per name of a picture its (step, file), by step."""
+    found: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for file in sorted(folder.glob("*.png")) if folder.is_dir() else []:
+        match = PICTURE.fullmatch(file.name)
+        if match:
+            found[match.group(1)].append((int(match.group(2)), file))
+    return {name: sorted(files) for name, files in sorted(found.items(), key=lambda item: item[0] != "samples")}
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """{'optim': {'lr': 1}} -> {'optim.lr': 1}"""
+    if not isinstance(node, Mapping):
+        return {}
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        if prefix == "" and key in HIDDEN:
+            continue
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
+
+
+def varied(runs: list[dict[str, Any]]) -> list[str]:
+    """The settings by which runs differ: what was chosen, then what differs between runs of the same choice."""
+    values: dict[str, set[str]] = defaultdict(set)
+    within: dict[str, dict[tuple, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for run in runs:
+        choice = tuple(str(run["flat"].get(k)) for k in GROUPING)
+        for key, value in run["flat"].items():
+            if not key.startswith(("logger.", "evaluation.")):
+                values[key].add(json.dumps(value, default=str))
+                within[key][choice].add(json.dumps(value, default=str))
+    chosen = [k for k in GROUPING if len(values[k]) > 1]
+    return chosen + sorted(k for k, groups in within.items() if any(len(v) > 1 for v in groups.values()))
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
