@@ -15,7 +15,7 @@ import ebm_lab
 from ebm_lab.core.errors import UserError, did_you_mean
 
 COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "guard")
-CHOICES = ("architecture", "debug", "recipe", "experiment")
+CHOICES = ("architecture", "debug", "recipe", "experiment", "sweep")
 GROUPS = (*COMPONENTS, *CHOICES)
 
 

@@ -5,6 +5,12 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from ebm_lab.run import Result
 
 BEGAN = time.perf_counter()
 
@@ -45,25 +51,15 @@ def _hydra() -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from ebm_lab.cli.compose import check_choices, config_dir, explain
-    from ebm_lab.core.errors import UserError
 
     statuses: list[int] = []
 
     @hydra.main(config_path=str(config_dir()), config_name="train", version_base="1.3")
     def job(config: DictConfig) -> None:
-        many = HydraConfig.get().mode == RunMode.MULTIRUN
-        began = (time.perf_counter(), time.process_time()) if many else (BEGAN, 0.0)
-        try:
-            statuses.append(run_composed(config, list(HydraConfig.get().overrides.task), began))
-        except UserError as error:
-            statuses.append(complain(error))
-        except Exception:
-            if not many:
-                raise
-            import traceback
-
-            traceback.print_exc()
-            statuses.append(1)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            one_of_many(config)
+        else:
+            statuses.append(run_composed(config, list(HydraConfig.get().overrides.task), (BEGAN, 0.0)).exit_status)
 
     args = sys.argv[1:]
     extra = [Path(a) for flag, a in pairwise(args) if flag in ("--config-dir", "-cd")]
@@ -72,12 +68,51 @@ def _hydra() -> int:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, args, extra) from None
-    return statuses[0] if len(statuses) == 1 else int(any(statuses))
+    from ebm_lab.cli import sweep
+
+    return statuses[0] if statuses else sweep.exit_status(sweep.current[-1]) if sweep.current else 0
 
 
-def run_composed(config, overrides: list[str], began: tuple[float, float]) -> int:
-    """Run one composed config; returns the exit status."""
+def run_composed(config: "DictConfig", overrides: list[str], began: tuple[float, float]) -> "Result":
+    """Run one composed config."""
     from ebm_lab.cli.api import prepare
     from ebm_lab.run import train
 
-    return train(prepare(config, overrides), began=began).exit_status
+    return train(prepare(config, overrides), began=began)
+
+
+stopped: list[int] = []
+"""The exit status of a job that a signal ended: the sweep's other jobs are not begun in this process."""
+
+
+def one_of_many(config: "DictConfig") -> None:
+    """One job of a sweep, perhaps in a process of its own; whatever it comes to is recorded and stops no other."""
+    import traceback
+
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from ebm_lab.cli.sweep import record
+    from ebm_lab.core.errors import UserError
+
+    hydra = HydraConfig.get()
+    folder, number, overrides = Path(hydra.sweep.dir), int(hydra.job.num), list(hydra.overrides.task)
+    if stopped:
+        return record(folder, number, overrides, status="not started", exit=stopped[0])
+    with open_dict(config):
+        if config.threads == "auto" and "basic" not in hydra.launcher._target_.lower():
+            config.threads = 1
+        if config.logger.get("group", "") is None:
+            config.logger.group = folder.name
+    try:
+        result = run_composed(config, overrides, (time.perf_counter(), time.process_time()))
+    except UserError as error:
+        return record(folder, number, overrides, status="refused", exit=complain(error), message=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return record(folder, number, overrides, status="failed", exit=1, message=f"{type(error).__name__}: {error}")
+    numbers = {k: v for k, v in result.summary.items() if isinstance(v, int | float) and k not in ("pid", "format")}
+    known = {"status": result.status, "exit": result.exit_status, "run": str(result.path), "results": numbers}
+    record(folder, number, overrides, **known)
+    if result.status == "interrupted":
+        stopped.append(result.exit_status)

@@ -1,0 +1,111 @@
+"""Many runs from one command: a record for each job, a table at the end, and a way to go on with what is missing.
+
+    <sweep dir>/multirun.yaml     Hydra's own record of the command
+    <sweep dir>/jobs/<n>.json     overrides, run directory, status and results of job n
+
+Jobs may run in other processes or on other machines (hydra/launcher=joblib, submitit_slurm), so what they come to is
+told by files alone.
+"""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from ebm_lab.cli.tools import main as run_tool
+from ebm_lab.core.errors import UserError
+
+RESULTS = ("nll_gap", "flow_nll_gap", "mmd2", "confident_share")
+SYMBOLS = {"finished": "green", "interrupted": "yellow", "not started": "yellow"}
+current: list[Path] = []
+"""The directory of the sweep that this process leads."""
+
+
+class Table(Callback):
+    """Told by Hydra when a sweep begins and ends, in the process that leads it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        current.append(Path(config.hydra.sweep.dir))
+        (current[-1] / "jobs").mkdir(parents=True, exist_ok=True)
+        print(f"sweep directory: {current[-1]}")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        show(current[-1])
+
+
+def record(folder: Path, number: int, overrides: list[str], **what: Any) -> None:
+    """Write what job `number` came to; replaced whole."""
+    file = folder / "jobs" / f"{number}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"job": number, "overrides": overrides, **what}, indent=2) + "\n")
+    os.replace(temporary, file)
+
+
+def jobs(folder: Path) -> list[dict[str, Any]]:
+    """All records of a sweep, in order."""
+    files = sorted((folder / "jobs").glob("*.json"), key=lambda f: int(f.stem))
+    return [json.loads(f.read_text()) for f in files]
+
+
+def exit_status(folder: Path) -> int:
+    """0 if every job finished; 75 if some were stopped by a signal and none failed; else 1."""
+    found = {job["exit"] for job in jobs(folder)}
+    if found <= {0}:
+        return 0
+    return 75 if found <= {0, 75, 130} else 1
+
+
+def show(folder: Path) -> None:
+    """Print a row for each job."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    found = jobs(folder)
+    shared = set.intersection(*(set(job["overrides"]) for job in found)) if len(found) > 1 else set()
+    columns = [r for r in RESULTS if any(r in job.get("results", {}) for job in found)]
+    grid = Grid(title=f"sweep {folder.name}", title_justify="left")
+    for name in ("job", "overrides", "status", *columns, "run"):
+        grid.add_column(name, justify="right" if name in ("job", *columns) else "left", overflow="fold")
+    for job in found:
+        results = [f"{job['results'][c]:.4g}" if c in job.get("results", {}) else "" for c in columns]
+        status = f"[{SYMBOLS.get(job['status'], 'red')}]{job['status']}[/]"
+        where = Path(job["run"]).name if job.get("run") else job.get("message", "")[:80]
+        own = [o for o in job["overrides"] if o not in shared]
+        grid.add_row(str(job["job"]), escape(" ".join(own)), status, *results, escape(where))
+    Console().print(grid)
+    done = sum(job["status"] in ("finished", "diverged") for job in found)
+    if done < len(found):
+        print(f"{done} of {len(found)} jobs ended; go on with: python scripts/sweep.py resume={folder}")
+
+
+def sweep(*, resume: str) -> None:
+    """Go on with a sweep: jobs that ended stay as they are, interrupted ones continue, missing ones run.
+
+    resume: the sweep's directory, as under outputs/sweeps.
+    """
+    folder = Path(resume)
+    file = folder / "multirun.yaml"
+    if not file.is_file():
+        raise UserError(f"resume={resume}: not the directory of a sweep, it has no multirun.yaml")
+    asked = yaml.safe_load(file.read_text())["hydra"]["overrides"]
+    hydra = [o for o in asked["hydra"] if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
+    task = [o for o in asked["task"] if not o.startswith("resume=")]
+    arguments = [*task, "resume=auto", *hydra, f"hydra.sweep.dir={folder}", "--multirun"]
+    print(f"train.py {shlex.join(arguments)}")
+    from ebm_lab.cli.main import main
+
+    sys.argv = ["train.py", *arguments]
+    main()
+
+
+def main_sweep() -> None:
+    """The console command `ebm-lab-sweep`."""
+    run_tool(sweep)
