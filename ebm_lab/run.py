@@ -72,7 +72,7 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
         trainer, resolved = assemble(config)
         if config.get("init_from"):
             take_weights(trainer, str(config["init_from"]))
-        build_logger(trainer, "check", print)
+        build_logger(trainer, Path("check"), print)
         run = RunDir.create(Path(config["output_dir"]), label(resolved))
         run.write_config(resolved)
     try:
@@ -88,7 +88,7 @@ def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tupl
     trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
     files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
     trainer.rewound = files.rewind
-    trainer.loggers = (files, console, build_logger(trainer, run.path.name, console.say))
+    trainer.loggers = (files, console, build_logger(trainer, run.path, console.say))
     introduce(trainer, run)
     summary = live(trainer, run, {"request": request, **describe(trainer)})
     console.table("results", rows(summary))
@@ -185,9 +185,9 @@ def signals(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def build_logger(trainer: Trainer, name: str, say: Any) -> Any:
+def build_logger(trainer: Trainer, path: Path, say: Any) -> Any:
     values = trainer.config.get("logger") or {"name": "none"}
-    return build("logger", values, info=RunInfo(name, trainer.config, say))
+    return build("logger", values, info=RunInfo(path.name, path, trainer.config, say))
 
 
 def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:

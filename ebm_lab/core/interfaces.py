@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -180,9 +181,11 @@ class Dataset(ABC):
 
 @dataclass
 class RunInfo:
-    """What a logger may know of its run: a unique name, the config, and `say`, which prints a line to the user."""
+    """What a logger may know of its run: a unique name, its directory, the config, and `say`, which prints a line to the
+    user."""
 
     name: str
+    path: Path
     config: Mapping[str, Any]
     say: Callable[[str], None]
 

@@ -16,11 +16,14 @@ from torch import Tensor
 from ebm_lab.core.interfaces import RunInfo
 from ebm_lab.core.registry import register
 
+LOWER, HIGHER = ("nll", "nll_gap", "flow_nll", "flow_nll_gap", "mmd2"), ("confident_share", "classes_found")
+
 
 @register("logger", "wandb")
 class WandB:
     """`mode`: auto (online if a key exists), online or offline; `init_timeout`: seconds to wait for the service before
-    going offline; `project`, `group`, `tags`: as W&B has them."""
+    going offline; `project`, `group`, `job_type`, `tags`: as W&B has them; `checkpoints`: keep the last and the best
+    checkpoint there too, as an artifact."""
 
     def __init__(
         self,
@@ -29,12 +32,15 @@ class WandB:
         mode: Literal["auto", "online", "offline"],
         project: str,
         group: str | None,
+        job_type: str,
         tags: list[str],
+        checkpoints: bool,
         directory: str,
         init_timeout: PositiveInt,
     ) -> None:
         self.info, self.mode, self.timeout = info, mode, init_timeout
         self.project, self.group, self.tags, self.directory = project, group, tags, Path(directory)
+        self.job_type, self.checkpoints = job_type, checkpoints
         self.run: Any = None
         self.broken = False
         self.step = self.ticks = 0
@@ -56,10 +62,22 @@ class WandB:
         status = summary.get("status")
 
         def finish(run: Any) -> None:
+            if self.checkpoints:
+                self._keep(run)
             run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
             run.finish(exit_code=0 if status in ("finished", "interrupted") else 1)
 
         self._try(finish)
+
+    def _keep(self, run: Any) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"checkpoints-{run.id}", type="model")
+        for file in ("last.pt", "best.pt"):
+            if (self.info.path / "checkpoints" / file).is_file():
+                artifact.add_file(str(self.info.path / "checkpoints" / file))
+        artifact.add_file(str(self.info.path / "config.yaml"))
+        run.log_artifact(artifact)
 
     def _tick(self, run: Any, step: int) -> int:
         """W&B's own step, which may never fall: the training step, ahead of it by what rollbacks took back."""
@@ -100,9 +118,10 @@ class WandB:
 
     def _init(self, wandb: Any, mode: str, suffix: str = "") -> Any:
         self.directory.mkdir(parents=True, exist_ok=True)
-        return wandb.init(
+        run = wandb.init(
             project=self.project,
             group=self.group,
+            job_type=self.job_type,
             tags=self.tags,
             name=self.info.name,
             id=self.info.name.replace(".", "-") + suffix,
@@ -113,6 +132,17 @@ class WandB:
             reinit="create_new",
             settings=wandb.Settings(init_timeout=self.timeout, silent=True, console="off"),
         )
+        describe(run)
+        return run
+
+
+def describe(run: Any) -> None:
+    """Plot everything against the training step, and keep the best of what is better low or high."""
+    run.define_metric("step", hidden=True)
+    run.define_metric("*", step_metric="step")
+    for names, best in ((LOWER, "min"), (HIGHER, "max")):
+        for name in names:
+            run.define_metric(f"val/{name}", step_metric="step", summary=f"{best},last")
 
 
 def _has_key(wandb: Any) -> bool:
