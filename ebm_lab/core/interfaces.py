@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.distributions import Distribution, IsotropicGaussian, UniformBox
-from ebm_lab.core.functional import EnergyFn
+from ebm_lab.core.functional import EnergyFn, score
+from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.transforms import Affine, identity
 
 
@@ -142,6 +143,8 @@ class Dataset(ABC):
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Affine = identity()
     """From raw data to model space."""
+    mixture: GaussianMixture | None = None
+    """The law, on the CPU, where it is a mixture whose components are the modes that a model has to find."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -166,8 +169,18 @@ class Dataset(ABC):
         return UniformBox(low, high)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
-        """The true log-density in nats, (B, *shape) -> (B,), where it is known; else None."""
+        """The true log-density in nats, (B, *shape) -> (B,), where it is known; else None. Differentiable in
+        x, or `score` must say otherwise."""
         return None
+
+    def score(self, x: Tensor) -> Tensor | None:
+        """The true score, grad_x of `log_prob`, (B, *shape) -> (B, *shape), where there is one; else None."""
+        return None if self.log_prob(x[:1]) is None else score(lambda y: -self._known(y), x)
+
+    def _known(self, x: Tensor) -> Tensor:
+        log_p = self.log_prob(x)
+        assert log_p is not None, "asked before"
+        return log_p
 
     def to(self, device: torch.device) -> "Dataset":
         """Move the splits and labels; returns itself."""
