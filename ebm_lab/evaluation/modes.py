@@ -77,6 +77,7 @@ class Modes:
         if view.sampler is not None:
             report.metrics |= self._of_points(mixture, view.samples, "")
             report.metrics |= self._of_points(mixture, view.dataset.train[: view.count], "_real")
+            report.notes = ["modes_kl and modes_tv, from few samples, err upwards: by about what modes_*_real are"]
         found = weights_of_density(view, mixture, self.cells)
         if found is not None:
             report.metrics["modes_density_kl"] = kl(found, mixture.odds)

@@ -38,7 +38,10 @@ class PRDC:
         others = {"real": _flat(view.dataset.train[:m]), "noise": _flat(view.film[0][1][:m])}
         for suffix, x in others.items():
             values |= {f"prdc_{name}_{suffix}": v for name, v in prdc(real, x, self.neighbours).items()}
-        return Report(values | {"prdc_coverage_expected": expected_coverage(n, m, self.neighbours)})
+        values["prdc_coverage_expected"] = expected_coverage(n, m, self.neighbours)
+        return Report(
+            values, notes=["prdc_* change with the number of points: compare with prdc_*_real, not across counts"]
+        )
 
 
 def _flat(x: Tensor) -> Tensor:
