@@ -7,9 +7,10 @@ is a multiple of the median distance between the points. 0.5 is chance; for the 
 1/2 + TV(data, samples) / 2, so for any it is a lower bound on the distance of the two laws, up to its own noise.
 
 The folds of a cross-validation are not independent, and a binomial p-value rejects too often. `c2st_p` is that of a
-permutation test instead, which is exact: folds and kernel know nothing of the labels, and scikit-learn fits all
-permutations of them at once. `_floor` is the accuracy on as many training points in the samples' place, `_floor_std`
-its std over permutations, `_noise` the accuracy on the noise at which chains begin.
+permutation test instead, which does not: folds and kernel know nothing of the labels, and scikit-learn fits all
+permutations of them at once. With few points it rejects too seldom, as many accuracies are equal. `_floor` is the
+accuracy on as many training points in the samples' place, `_floor_std` its std over permutations, `_noise` the accuracy
+on the noise at which chains begin.
 
 David Lopez-Paz and Maxime Oquab, Revisiting Classifier Two-Sample Tests, 2017, section 3, arXiv:1610.06545.
 """
