@@ -199,6 +199,10 @@ def test_ksd_and_fisher_take_a_score_network_at_its_lowest_level(generator):
     truth, v2 = (x - 2) / 0.25, 0.01**2 + data.scale**2
     expected = 0.5 * ((x - data.mean) / v2 - truth).square().sum(1).mean()
     assert metrics["fisher_data"] == metrics["fisher_samples"] == pytest.approx(float(expected), rel=1e-4)
+    assert "fisher_mode_tv" not in metrics
+    data.mixture = data.law
+    only = Fisher(points=400, cells=10)(view(model, data, x)).metrics
+    assert only["fisher_mode_tv_samples"] == pytest.approx(0.0, abs=1e-12) and "fisher_mode_tv" not in only
 
 
 # --- maximum mean discrepancy -------------------------------------------------------------------------------------
@@ -282,6 +286,8 @@ def test_c2st_beside_its_floor(generator):
     assert fine["c2st_p"] > 0.05 and off["c2st_p"] == pytest.approx(0.01) and off["c2st_accuracy"] > 0.85
     assert abs(fine["c2st_accuracy_floor"] - 0.5) < 4 * fine["c2st_accuracy_floor_std"] < 0.2
     assert fine["c2st_points"] == 400
+    names = ("c2st_accuracy_floor", "c2st_accuracy_floor_std", "c2st_accuracy_noise")
+    assert all(fine[name] == off[name] for name in names), "no sample is in the floor"
 
 
 # --- precision, recall, density, coverage -------------------------------------------------------------------------

@@ -4,8 +4,10 @@
 
 in nats per squared data unit, under three laws q: of held-out data (what score matching minimises), of the model's own
 samples, and uniform on the box that holds the data. A small value under the data says nothing about how heavy each of
-several distant modes is: grad log p does not change when a mode's weight does, except between the modes, where the box
-has points and the data have hardly any. So the error of the modes' weights stands beside it, where the modes are known.
+several distant modes is: grad log p does not change when a mode's weight does, except between the modes, where data are
+hardly ever. The box has points there, and far from all data too, where a model is free and scores are large: it shows
+what the data do not ask about, weights among much else. So the error of the modes' weights stands beside it where the
+modes are known, `fisher_mode_tv` of the density or, for want of one, `fisher_mode_tv_samples`.
 
 Beside D_F under data and box stand two trivial models': `_zero`, whose score is 0 everywhere, and `_gaussian`, with the
 training data's mean and covariance. Means over points are unbiased; `_se` are their standard errors. A model of many
@@ -68,7 +70,7 @@ class Fisher:
         trivial = {"zero": torch.zeros_like, "gaussian": gaussian_score(view.dataset.train)}
         for law, (name, other) in itertools.product(("data", "box"), trivial.items()):
             metrics[f"fisher_{law}_{name}"] = float(self._values(view, other, laws[law]).mean())
-        notes = ["fisher_data is blind to the weights of distant modes; fisher_box is less so"]
+        notes = ["fisher_data is blind to the weights of distant modes; fisher_box is mostly about places without data"]
         return Report(metrics | self._weights(view), notes=notes)
 
     def _values(self, view: EvalView, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -85,9 +87,11 @@ class Fisher:
         if mixture is None:
             return {}
         found = weights_of_density(view, mixture, self.cells)
-        if found is None and view.sampler is not None:
-            found = weights_of_samples(mixture, view.samples)
-        return {} if found is None else {"fisher_mode_tv": total_variation(found, mixture.odds)}
+        if found is not None:
+            return {"fisher_mode_tv": total_variation(found, mixture.odds)}
+        if view.sampler is None:
+            return {}
+        return {"fisher_mode_tv_samples": total_variation(weights_of_samples(mixture, view.samples), mixture.odds)}
 
 
 def gaussian_score(train: Tensor) -> Callable[[Tensor], Tensor]:
