@@ -12,9 +12,9 @@ integral of std_{p_b}(u) db: equal steps in it are the best temperatures (core/a
 
 Radford M. Neal, Annealed Importance Sampling, 2001, section 2, arXiv:physics/9803008.
 Roger B. Grosse, Zoubin Ghahramani and Ryan P. Adams, Sandwiching the marginal likelihood using bidirectional Monte
-Carlo, 2015, section 3, arXiv:1511.02543 (reverse).
-Andrew Gelman and Xiao-Li Meng, Simulating Normalizing Constants, 1998, section 3.3 (the best path's speed).
-Bradley Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, equation 3.5.
+Carlo, 2015, arXiv:1511.02543 (reverse).
+Andrew Gelman and Xiao-Li Meng, Simulating Normalizing Constants, 1998 (the best path's speed).
+Bradley Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982.
 """
 
 import math

@@ -7,7 +7,7 @@ runs that count have kernels and temperatures which do not depend on their own s
 T temperatures at equal distances in length, each adds the same to the variance of log w, which is the least there is.
 The pilot's chains lag behind p_b where they mix slowly; its schedule is then less than the best one, and never wrong.
 
-Andrew Gelman and Xiao-Li Meng, Simulating Normalizing Constants, 1998, section 3.3.
+Andrew Gelman and Xiao-Li Meng, Simulating Normalizing Constants, 1998.
 """
 
 import math

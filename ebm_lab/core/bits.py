@@ -5,7 +5,7 @@
 Pixels count as continuous: one grey level is one raw unit. The data sets add no noise within a grey level, so a model
 may put its density on the levels themselves, and the number is no bound on the bits of a lossless code.
 
-George Papamakarios, Theo Pavlakou and Iain Murray, Masked Autoregressive Flow for Density Estimation, 2017, appendix E,
+George Papamakarios, Theo Pavlakou and Iain Murray, Masked Autoregressive Flow for Density Estimation, 2017,
 arXiv:1705.07057.
 """
 

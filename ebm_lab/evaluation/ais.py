@@ -12,9 +12,10 @@ frozen in the runs that count.
 Reverse AIS goes from the model to the base: exact starts would give E[ais_log_z_reverse] >= log Z. A trained energy has
 no exact samples, so the starts (the training's persistent chains, else training data, taken `reverse_moves` exact
 moves further) make it a diagnostic: `ais_gap`, reverse - forward, is near 0 where both runs saw the same
-modes with enough temperatures; far above, there are too few; far below, the starts are not the model's law.
+modes with enough temperatures; far above, there are too few, or the forward chains miss modes where the reverse ones
+began; far below, the starts are not the model's law.
 
-Radford M. Neal, Annealed Importance Sampling, 2001, equations 4 to 8, arXiv:physics/9803008.
+Radford M. Neal, Annealed Importance Sampling, 2001, section 2, arXiv:physics/9803008.
 Roger B. Grosse, Zoubin Ghahramani and Ryan P. Adams, Sandwiching the marginal likelihood using bidirectional Monte
 Carlo, 2015, arXiv:1511.02543.
 """
@@ -186,8 +187,10 @@ def _notes(m: dict[str, float], view: EvalView) -> list[str]:
         few = f"{m['ais_ess']:.1f} of {m['ais_chains']:.0f} chains carry the weights: log Z is too low by nats and its "
         notes.append(few + "standard error is not to be trusted; give more temperatures")
     if abs(m["ais_gap"]) > 3:
-        cause = "too few temperatures" if m["ais_gap"] > 0 else "modes of the model that the reverse starts lack"
-        notes.append(f"forward and reverse AIS differ by {m['ais_gap']:+.1f} nats: {cause}, or chains that do not mix")
+        cause = "too few temperatures" if m["ais_gap"] > 0 else "reverse starts far from the model's law"
+        notes.append(
+            f"forward and reverse AIS differ by {m['ais_gap']:+.1f} nats: {cause}, or chains that mix too slowly"
+        )
     return notes
 
 
