@@ -40,5 +40,5 @@ def keep_classes(
     if empty := [s for s, k in kept.items() if not k.any()]:
         raise UserError(f"dataset.classes={classes}: leaves the split '{empty[0]}' empty")
     outside = splits["test"][~kept["test"]]
-    inside = ({s: t[kept[s]] for s, t in whole.items()} for whole in (splits, labels))
-    return *inside, outside if len(outside) else None
+    splits, labels = ({s: t[kept[s]] for s, t in whole.items()} for whole in (splits, labels))
+    return splits, labels, outside if len(outside) else None
