@@ -7,10 +7,11 @@ projections v . x / scale after each call of the sampler. The formulas are those
     rhat_*:   split R-hat; without a start's name over the chains of both, so that it sees whether they meet
     correlation_steps_*:  sampler steps that one independent draw takes, per chain
 
-R-hat above 1.01 says that the chains have not converged; below it they may all have missed the same mode. Effective
-sample sizes are those of the law that the sampler has: an unadjusted one, or one of little noise, has another than
-exp(-E). Where the run has no Markov chain of its own (no sampler, or one that goes down the noise levels), `kernel` is
-used on the energy of the data.
+R-hat above 1.01 says that the chains have not converged; below it they may all have missed the same mode. An effective
+sample size near the number of chains says that each stays where it is; `correlation_steps` is then only a lower bound.
+All are those of the law that the sampler has: an unadjusted one, or one of little noise, has another than exp(-E).
+Where the run has no Markov chain of its own (no sampler, or one that goes down the noise levels), `kernel` is used on
+the energy of the data.
 
 Aki Vehtari et al., Rank-Normalization, Folding, and Localization: An Improved R-hat, 2021, arXiv:1903.08008.
 """
@@ -151,6 +152,6 @@ class Chains:
             right.axhline(0, color="0.6", lw=0.8)
             right.set(xlabel="lag in sampler steps", ylabel="autocorrelation", ylim=(-0.3, 1.05))
             left.legend(frameon=False, fontsize=9, loc="upper right")
-            right.legend(frameon=False, fontsize=9, loc="upper right")
+            right.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-        return pictures.figure(draw, 11, 3.8)
+        return pictures.figure(draw, 12.5, 3.8)

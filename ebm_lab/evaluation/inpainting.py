@@ -3,9 +3,9 @@
     p(x_u | x_k) is proportional to exp(-E(x_u, x_k)) as a function of the unknown pixels x_u alone
 
 so the energy with the known pixels x_k held fixed is an energy of x_u, and whatever samples exp(-E) exactly samples the
-conditional exactly (MALA, HMC) or with its own bias (Langevin). Samplers that go down the noise levels instead have
-their known pixels replaced before each level by the data with that level's noise: an approximation, even for a perfect
-model, since the known pixels then do not look ahead at the unknown ones.
+conditional exactly (MALA, HMC) or with its own bias (Langevin). Samplers that go down the noise levels instead see
+known pixels with each level's noise, which falls to nothing: even for a perfect model exact only in the limit of many
+steps a level, for what unknown pixels settled beside blurred known ones must be undone below.
 
     inpaint_mse        mean squared error per unknown pixel of one completion
     inpaint_mse_mean   of the mean of `completions` chains: what nears the conditional mean, the best guess there is
@@ -26,10 +26,9 @@ from pydantic import PositiveInt
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core import pictures
-from ebm_lab.core.functional import EnergyFn
+from ebm_lab.core.functional import EnergyFn, per_sample
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.levels import NoiseLevels
-from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import build, register
 from ebm_lab.core.view import EvalView, Report
 from ebm_lab.evaluation.chains import markov, target, walk
@@ -71,15 +70,26 @@ def complete(
     return restricted.whole(u)
 
 
+class Pinned(NoiseLevels):
+    """A model of many levels whose known pixels have the law of the data's plus that level's noise, N(x_k, sigma^2 I):
+    unknown pixels keep the model's score, at what the known ones happen to be."""
+
+    def __init__(self, model: NoiseLevels, x: Tensor, unknown: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.model, self.ladder, self.scale, self.mean = model, model.ladder, model.scale, model.mean
+        self.x, self.unknown = x, unknown
+
+    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
+        wide = per_sample(sigma, x) if isinstance(sigma, Tensor) else sigma
+        return torch.where(self.unknown, self.model.score(x, sigma, create_graph), (self.x - x) / wide**2)
+
+
 def complete_by_levels(
     sampler: Sampler, model: NoiseLevels, x: Tensor, unknown: Tensor, start: Tensor, generator: Generator
 ) -> Tensor:
     """x (B, *shape) with its unknown coordinates from a sampler that goes down the noise levels, begun at `start`."""
-    y, state, total = start, {}, sampler.total(model) or 0
-    for rung in range(total // sampler.steps):
-        sigma = model.ladder.rung(min(rung, model.ladder.levels - 1))
-        y = torch.where(unknown, y, with_noise(x, sigma, generator))
-        y, state, *_ = sampler(model, y, state, generator=generator)
+    pinned = Pinned(model, x, unknown)
+    *_, (_, y, _) = walk(sampler, pinned, start, sampler.total(pinned) or 0, generator)
     return torch.where(unknown, y, x)
 
 
