@@ -71,8 +71,19 @@ def test_chains_that_drift_or_stand_still_are_told(generator):
     still = gaussian_run(generator, Drift(0.0))
     still.dataset.train = torch.zeros(16, 3).double()
     report = Chains(1.0, **CHAINS)(still)
-    assert "ess_energy_data" not in report.metrics and "stand still" in report.notes[0]
+    assert "ess_energy_data" not in report.metrics and "the chains stand still" in report.notes[0]
     assert all(math.isfinite(value) for value in report.metrics.values())
+
+
+def test_chains_that_run_away_stop_nothing(generator):
+    """States that are not numbers give no number, but words and pictures."""
+    run = gaussian_run(generator, Drift(float("nan")), count=50)
+    for evaluation in (Chains(1.0, **CHAINS), LongRun(1.0, **LONG), Histograms(points=100, bins=10)):
+        report = evaluation(run)
+        assert report.images and "rhat_energy" not in report.metrics
+        if isinstance(evaluation, LongRun):
+            assert report.notes[0].startswith("not converged") and math.isnan(report.metrics["longrun_e_data_10"])
+    assert math.isnan(report.metrics["e_gap_samples"]) and math.isfinite(report.metrics["e_gap_noise"])
 
 
 def test_a_run_without_a_markov_chain_uses_the_kernel(generator):

@@ -17,11 +17,12 @@ Aki Vehtari et al., Rank-Normalization, Folding, and Localization: An Improved R
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core import pictures
@@ -70,13 +71,13 @@ class Chains:
         self,
         scale: float,
         *,
-        chains: PositiveInt,
+        chains: Annotated[int, Field(ge=2)],
         warmup: NonNegativeInt,
         length: PositiveInt,
         projections: PositiveInt,
         kernel: dict[str, Any],
     ) -> None:
-        self.chains, self.warmup, self.length, self.projections = max(2, chains), warmup, length, projections
+        self.chains, self.warmup, self.length, self.projections = chains, warmup, length, projections
         self.kernel = build("sampler", kernel, "evaluation.chains.kernel", scale=scale)
 
     def applies(self, view: EvalView) -> str | None:
@@ -84,7 +85,7 @@ class Chains:
 
     def __call__(self, view: EvalView) -> Report:
         report, sampler = Report(), markov(view, self.kernel)
-        v = torch.empty(self.projections, view.dataset.mean.numel()).normal_(generator=view.generator).to(view.held_out)
+        v = torch.empty_like(view.dataset.mean.flatten().expand(self.projections, -1)).normal_(generator=view.generator)
         v = v / v.norm(dim=1, keepdim=True) / view.dataset.scale
         watched, traces = {}, {}
         for name, x in self._starts(view).items():
@@ -126,10 +127,10 @@ class Chains:
             for name, ess in (("energy", effective_sample_size(draws[:1])), ("x", effective_sample_size(draws[1:]))):
                 values[f"ess_{name}{start}"] = float(ess.min())
                 values[f"correlation_steps_{name}{start}"] = steps * draws[0].numel() / float(ess.min())
-        lost = [k for k, value in values.items() if not torch.isfinite(torch.tensor(value))]
+        lost = [k for k, value in values.items() if not math.isfinite(value)]
         report.metrics |= {k: value for k, value in values.items() if k not in lost}
         if lost:
-            report.notes.append(f"left out, for the chains stand still: {', '.join(lost)}")
+            report.notes.append(f"left out, for the chains stand still or run away: {', '.join(lost)}")
 
     def _draw(self, traces: dict[str, Tensor], watched: dict[str, Tensor], steps: int) -> Tensor:
         def draw(fig) -> None:
@@ -148,7 +149,8 @@ class Chains:
             low, high = float(after.quantile(0.001)), float(after.quantile(0.999))
             left.axvline(steps * (e.shape[1] - watched[name].shape[2]), color="0.6", lw=0.8, ls=":")
             left.set(xlabel="sampler steps (dotted: end of the warm-up)", ylabel="energy in nats")
-            left.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
+            if math.isfinite(high - low) and high > low:
+                left.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
             right.axhline(0, color="0.6", lw=0.8)
             right.set(xlabel="lag in sampler steps", ylabel="autocorrelation", ylim=(-0.3, 1.05))
             left.legend(frameon=False, fontsize=9, loc="upper right")

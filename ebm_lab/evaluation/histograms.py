@@ -3,9 +3,10 @@
     e_gap_<set> = E_set[ E(x) ] - E_held-out[ E(x) ]        in nats;  e_std = the energy's standard deviation, held out
 
 `e_gap_train` far below 0 is overfitting; `e_gap_samples` is 0 where the samples' law is the model's and the model's is
-the data's; `e_gap_noise` (uniform noise, or a wide Gaussian for points) and `e_gap_outside` (classes that training
-never saw) should be far above e_std. `e_lower_<set>` is the share of the set with an energy below the held-out median:
-one half for the same law, near 0 for what the model tells apart. Energies have no common zero: only gaps mean anything.
+the data's; `e_gap_noise` (uniform noise; for points a Gaussian of their mean and scale) and `e_gap_outside` (classes
+that training never saw) should be far above e_std. `e_lower_<set>` is the share of the set with an energy below the
+held-out median: one half for the same law, near 0 for what the model tells apart. Energies have no common zero: only
+gaps mean anything.
 
 Will Grathwohl et al., Your Classifier is Secretly an Energy Based Model and You Should Treat it Like One, 2020, figure
 5, arXiv:1912.03263.
@@ -56,7 +57,7 @@ class Histograms:
     def _draw(self, e: dict[str, Tensor]) -> Tensor:
         """Near the data on a plain axis, and all sets on one that is logarithmic far from the held-out mean."""
         middle, spread = float(e["held-out"].mean()), max(float(e["held-out"].std()), 1e-12)
-        at = {name: (values - middle) / spread for name, values in e.items()}
+        at = {name: (values[values.isfinite()] - middle) / spread for name, values in e.items()}
         near = torch.cat([at["train"], at["held-out"]])
         low, high = (float(near.quantile(q)) for q in (0.001, 0.999))
 
@@ -68,7 +69,7 @@ class Histograms:
             wide = torch.linspace(float(every.min()), float(every.max()), self.bins + 1).sinh()
             for axes, edges in ((left, plain), (right, wide)):
                 for name, values in at.items():
-                    weights = torch.full_like(values, 1 / len(values))
+                    weights = torch.full_like(values, 1 / len(e[name]))
                     filled = {"histtype": "stepfilled", "alpha": 0.25} if name == "held-out" else {"histtype": "step"}
                     gap = "" if name == "held-out" else f", gap {float(e[name].mean()) - middle:.3g} nats"
                     style = {"color": COLOURS[name], "lw": 1.4, "label": f"{name}{gap}", **filled}
