@@ -206,7 +206,10 @@ class OutOfDistribution:
                     fpr, tpr, _ = roc_curve(*labelled(inside, outside))
                     plain = {"lw": 1.2, "ls": "--", "color": "0.6" if score == "constant" else "black"}
                     style = plain if score in TRIVIAL else {"lw": 1.8, "color": COLOURS[score]}
-                    axes.plot(fpr, tpr, label=f"{score} {metrics[f'ood_auroc_{score}_{name}']:.3f}", **style)
+                    key = f"ood_auroc_{score}_{name}"
+                    low, high = (metrics.get(f"{key}_{end}") for end in ("low", "high"))
+                    range_ = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+                    axes.plot(fpr, tpr, label=f"{score} {metrics[key]:.3f}{range_}", **style)
                 axes.axhline(0.95, color="0.8", lw=0.8, ls=":")
                 axes.set(
                     xlabel=f"share of '{name}' that passes", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
@@ -215,9 +218,10 @@ class OutOfDistribution:
                     ylabel="share of held-out data that passes",
                     title=f"{len(inside):,} held-out, {len(outside):,} {name}",
                 )
-                axes.legend(frameon=False, fontsize=9, loc="lower right", title="AUROC")
+                below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+                axes.legend(frameon=False, fontsize=9, title="AUROC [95 % interval]", **below)
 
-        return pictures.figure(draw, 4.3 * len(pairs), 4.5)
+        return pictures.figure(draw, 4.3 * len(pairs), 5.4 + 0.22 * max(map(len, pairs.values())))
 
 
 def pair(score: str, real: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
