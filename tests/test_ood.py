@@ -86,33 +86,33 @@ def test_verdict_names_the_baseline_that_wins():
 
 
 def gaussian_view(generator, n=2000, d=2):
-    x = torch.randn(3 * n, d, generator=generator, dtype=torch.float64)
+    """Data N(0, 4 I) and their own energy, |x|^2 / 8."""
+    x = 2 * torch.randn(3 * n, d, generator=generator, dtype=torch.float64)
     data = Points(x[:n])
     data.test = x[n : 2 * n]
-    energy = gaussian_energy(torch.zeros(d).double(), torch.eye(d).double())
+    energy = gaussian_energy(torch.zeros(d).double(), torch.eye(d).double() / 4)
     return view(energy, data, generator=generator)
 
 
 def test_scores_of_a_gaussian_are_the_closed_forms(generator):
-    """E = |x|^2 / 2: the energy, the gradient -|x| and the distance to the mean order points alike, and typicality is
-    the distance from the mean energy of the training data, 1/2 E|x|^2."""
+    """E = |x|^2 / 8: gradient -|x| / 4; typicality is the distance from the training data's mean energy."""
     seen = gaussian_view(generator)
     ood = OutOfDistribution(**SETTINGS)
     level = ood._typical_energy(seen)
-    assert level == pytest.approx(0.5 * float((seen.dataset.train**2).sum(1).mean()))
+    assert level == pytest.approx(float((seen.dataset.train**2).sum(1).mean()) / 8)
     x = seen.dataset.test[:100]
     scores = ood._scores(seen, x, level)
-    half = 0.5 * (x**2).sum(1)
-    torch.testing.assert_close(scores["energy"].detach(), -half)
-    torch.testing.assert_close(scores["gradient"], -(2 * half).sqrt())
-    torch.testing.assert_close(scores["typicality"].detach(), -(half - level).abs())
+    e = (x**2).sum(1) / 8
+    torch.testing.assert_close(scores["energy"].detach(), -e)
+    torch.testing.assert_close(scores["gradient"], -(e / 2).sqrt())
+    torch.testing.assert_close(scores["typicality"].detach(), -(e - level).abs())
     torch.testing.assert_close(scores["distance"], -(x - seen.dataset.mean).norm(dim=1))
     assert "residual" not in scores and "intensity" not in scores and not scores["constant"].any()
 
 
 def test_shifted_gaussian_points_are_told_apart_as_the_law_says(generator):
-    """|x + u|^2 of a Gaussian point shifted by |u| = 2 in 2-D against |x|^2: P(chi^2_2 < noncentral chi^2_2(4)) by
-    Marcum: 1 - exp(-lambda / 4) / 2 with lambda = 4, 0.816. Standard error with 1,000 points each: 0.01."""
+    """|x + u|^2 of a Gaussian point in 2-D, shifted by |u| = 2 standard deviations, against |x|^2 of another: by Marcum
+    P(chi^2_2 < noncentral chi^2_2(4)) = 1 - exp(-4 / 4) / 2 = 0.816. Standard error with 1,000 points each: 0.01."""
     metrics = OutOfDistribution(**SETTINGS)(gaussian_view(generator)).metrics
     expected = 1 - 0.5 * torch.tensor(-1.0).exp()
     assert metrics["ood_auroc_energy_shifted"] == pytest.approx(float(expected), abs=0.035)

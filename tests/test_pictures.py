@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from ebm_lab.core.diagnostics import effective_sample_size, rhat
 from ebm_lab.core.distributions import IsotropicGaussian
 from ebm_lab.core.levels import NoiseEnergy
+from ebm_lab.core.view import Report
 from ebm_lab.evaluation.chains import Chains
 from ebm_lab.evaluation.histograms import Histograms
 from ebm_lab.evaluation.inpainting import Inpainting, Restricted, complete, complete_by_levels, hole_mask
@@ -63,6 +65,19 @@ def test_the_warm_up_is_left_out(generator):
     warm = Chains(1.0, **CHAINS)(gaussian_run(generator, mala(2), **run)).metrics
     cold = Chains(1.0, **{**CHAINS, "warmup": 0})(gaussian_run(generator, mala(2), **run)).metrics
     assert warm["rhat_energy"] < 1.1 < cold["rhat_energy"] and 0.4 < warm["chain_acceptance_data"] < 1
+    per_draw = warm["chain_draws"] / warm["ess_energy_data"]
+    assert warm["correlation_steps_energy_data"] == pytest.approx(2 * per_draw), "two steps a draw"
+
+
+def test_the_slowest_projection_counts(generator):
+    """Of three quantities, energy and two projections, the last has a chain elsewhere."""
+    draws = torch.randn(3, 4, 200, generator=generator).double()
+    draws[2, 0] += 3
+    report = Report()
+    Chains(1.0, **CHAINS)._numbers(report, "_data", draws, 10)
+    m = report.metrics
+    assert m["rhat_x_data"] == pytest.approx(float(rhat(draws[2]))) and m["rhat_x_data"] > 1.3 > m["rhat_energy_data"]
+    assert m["ess_x_data"] == pytest.approx(float(effective_sample_size(draws[2]))) and m["ess_energy_data"] > 400
 
 
 def test_chains_that_drift_or_stand_still_are_told(generator):

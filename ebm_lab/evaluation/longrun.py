@@ -203,9 +203,10 @@ class LongRun:
         if data.shape[1] == 1:
             axes.hist(data[:, 0], 40, density=True, color="0.85")
             axes.hist(points[:, 0], 20, density=True, histtype="step", color="#d95f02")
+            axes.set(xlabel="x", ylabel="density")
             return
         axes.plot(data[:, 0], data[:, 1], ".", ms=1.5, color="0.8")
         axes.plot(points[:, 0], points[:, 1], ".", ms=3, color="#d95f02")
         middle, reach = data[:, :2].mean(0), 1.4 * abs(data[:, :2] - data[:, :2].mean(0)).max(0)
         axes.set(xlim=(middle[0] - reach[0], middle[0] + reach[0]), ylim=(middle[1] - reach[1], middle[1] + reach[1]))
-        axes.set_aspect("equal")
+        axes.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")

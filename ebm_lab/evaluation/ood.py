@@ -221,7 +221,7 @@ class OutOfDistribution:
                 below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
                 axes.legend(frameon=False, fontsize=9, title="AUROC [95 % interval]", **below)
 
-        return pictures.figure(draw, 4.3 * len(pairs), 5.4 + 0.22 * max(map(len, pairs.values())))
+        return pictures.figure(draw, 4.3 * len(pairs), 5.6 + 0.22 * max(map(len, pairs.values())))
 
 
 def pair(score: str, real: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
