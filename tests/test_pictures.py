@@ -148,6 +148,11 @@ def test_stops_count_the_sampler_s_steps(generator):
     assert reached == {0: 0, 20: 21, 200: 201}
     assert states[20].mean() == pytest.approx(0.7) and states[200].mean() == pytest.approx(6.7)
     assert float(curve[201][0]) == pytest.approx(1.5 * 6.7**2)
+    run.dataset.__dict__["scale"] = 2.0
+    m = long(run).metrics
+    for multiple, moved in ((1, 0.7), (10, 6.7)):  # means of 300 points from those of the held-out ones: error 0.1
+        assert m[f"longrun_moments_data_{multiple}"] == pytest.approx(moved / 2, abs=0.1)
+        assert m[f"longrun_e_data_{multiple}"] == pytest.approx(1.5 + 1.5 * moved**2, abs=0.4 + 0.6 * moved)
     report = LongRun(1.0, **{**LONG, "max_steps": 60})(run)
     assert "longrun.max_steps=60" in report.notes[1]
 
