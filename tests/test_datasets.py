@@ -180,3 +180,16 @@ def test_classes_that_are_none_are_one_line():
         with pytest.raises(UserError, match=line) as caught:
             build("dataset", {**values, "classes": classes})
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_run_from_before_there_were_classes_keeps_all_of_them(tmp_path):
+    """Its config lacks the setting, and is read with what it did; one that has it keeps its own."""
+    from ebm_lab.training.rundir import RunDir
+
+    run = RunDir(tmp_path)
+    old = {"name": "digits", "val": 0.15, "test": 0.15, "seed": 0}
+    for given, read in ((old, {**old, "classes": None}), ({**old, "classes": [1, 2]}, {**old, "classes": [1, 2]})):
+        run.write_config({"dataset": given, "seed": 3})
+        assert run.read_config() == {"dataset": read, "seed": 3}
+    run.write_config({"dataset": MOONS})
+    assert run.read_config() == {"dataset": MOONS}
