@@ -139,6 +139,8 @@ class Dataset(ABC):
     test: Tensor
     labels: dict[str, Tensor] | None = None
     """Per split, (n,) integers."""
+    outside: Tensor | None = None
+    """(n, *shape): test images of the classes that the splits leave out, where they leave any out."""
     bounds: tuple[float, float] | None = None
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Affine = identity()
@@ -186,6 +188,7 @@ class Dataset(ABC):
         """Move the splits and labels; returns itself."""
         self.train, self.val, self.test = (t.to(device) for t in (self.train, self.val, self.test))
         self.labels = self.labels and {k: v.to(device) for k, v in self.labels.items()}
+        self.outside = None if self.outside is None else self.outside.to(device)
         if "mean" in vars(self):
             del self.mean
         return self
