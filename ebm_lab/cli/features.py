@@ -20,7 +20,7 @@ CONCERNED = ("dataset", "output_dir", "device", "threads", "max_train", "evaluat
 
 
 def features(overrides: Sequence[str]) -> None:
-    """Compose the data set from `overrides` as train.py does, make what is missing, print accuracy and where it lies."""
+    """Compose the data set from `overrides` as train.py does, make what is missing, print accuracy and place."""
     import torch
 
     from ebm_lab.core.registry import build

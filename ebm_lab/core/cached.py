@@ -1,7 +1,8 @@
 """What takes long to make and depends on known things alone, kept in a file that names those things.
 
 A file's name holds a digest of the identity and its content the identity itself, so that a changed setting or data set
-makes a new file and an old one is never taken for it. Written to a temporary name and renamed; read without running code.
+makes a new file and an old one is never taken for it. Written to a temporary name and renamed; read without running
+code.
 """
 
 import hashlib

@@ -45,11 +45,11 @@ class PrincipalMixture:
     def sample(self, n: int, generator: Generator) -> Tensor:
         """n images, (n, *shape), clamped to the bounds."""
         u = torch.cat([self.law.sample(min(1000, n - i), generator) for i in range(0, n, 1000)])
-        return (self.mean + u @ self.basis).clamp(*self.bounds).view(n, *self.shape)
+        return (self.mean + u @ self.basis).float().clamp(*self.bounds).view(n, *self.shape)
 
 
 def fit(x: Tensor, settings: MixtureSettings) -> dict[str, Any]:
-    """The parameters, as tensors, of the mixture of images x (n, *shape)."""
+    """The parameters, as tensors in float64, of the mixture of images x (n, *shape)."""
     import warnings
 
     import sklearn.mixture
@@ -69,7 +69,7 @@ def fit(x: Tensor, settings: MixtureSettings) -> dict[str, Any]:
         mixture.fit(principal.fit_transform(flat))
     found = {"mean": principal.mean_, "basis": principal.components_, "weights": mixture.weights_}
     found |= {"means": mixture.means_, "covariances": mixture.covariances_}
-    return {name: torch.as_tensor(value).float() for name, value in found.items()}
+    return {name: torch.as_tensor(value) for name, value in found.items()}
 
 
 def principal_mixture(dataset: Dataset, settings: MixtureSettings, folder: Path) -> tuple[PrincipalMixture, Kept]:

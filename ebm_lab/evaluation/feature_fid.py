@@ -77,8 +77,8 @@ class FeatureFID:
         metrics |= {"feature_samples": float(n), "feature_reference": float(len(reference))}
         weights = "averaged" if view.averaged else "raw"
         notes.append(
-            f"feature_fid: {n} samples of the {weights} weights, clamped to [{bounds[0]:g}, {bounds[1]:g}], and as many "
-            f"for floor, mixture and noise, against {len(reference)} training images; biased up by about 1/n, so "
+            f"feature_fid: {n} samples of the {weights} weights, clamped to [{bounds[0]:g}, {bounds[1]:g}], and as "
+            f"many for floor, mixture and noise, against {len(reference)} training images; biased up by about 1/n, so "
             f"compare at equal feature_samples; its features are this data set's own, so it is no FID"
         )
         return Report(metrics, notes=notes)
