@@ -155,6 +155,8 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
         objective = next(o for o in sorted(options("objective"), key=len, reverse=True) if option.startswith(f"{o}_"))
         energy = option.removeprefix(f"{objective}_")
         overrides = [f"objective={objective}", *(["dataset=two_moons"] if "mlp" in energy else []), f"energy={energy}"]
+    elif group == "experiment" and option.startswith("fashion"):
+        overrides = data_on_disk("fashion_mnist", tmp_path)
     else:
         overrides = []
     choice = f"{group}=[{option}]" if group == "evaluation" else f"{group}={option}"
