@@ -7,7 +7,9 @@ features are Inception's: its numbers compare with each other on one data set an
 at the same number of images, that of held-out real images (a floor, which a model can't be expected below), of a
 mixture of Gaussians on principal components (what a model without a network reaches) and of noise (a ceiling). Samples
 are clamped to the pixels' bounds. feature_fid is biased up by about 1/n, the floor at the same n by the same cause:
-compare only numbers of equal `feature_samples`. feature_kid is unbiased; its deviation is that between subsets.
+compare only numbers of equal `feature_samples`. The floor also holds what the classifier has learnt by heart, for it
+was trained on the reference images and never saw the held-out ones. feature_kid is unbiased; its deviation is that of
+one subset.
 
 Martin Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, equation 6, arXiv:1706.08500.
 Mikolaj Binkowski et al., Demystifying MMD GANs, 2018, section 4, arXiv:1801.01401.
