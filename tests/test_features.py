@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -209,6 +210,9 @@ def test_the_mixture_has_the_moments_of_the_data(digits, tmp_path):
     assert float(inside) == pytest.approx(6, abs=1e-6)
     samples = mixture.sample(2000, torch.Generator().manual_seed(0))
     assert samples.shape == (2000, 1, 8, 8) and float(samples.abs().max()) <= 1
+    free = replace(mixture, bounds=(-9.0, 9.0)).sample(20_000, torch.Generator().manual_seed(0)).flatten(1).double()
+    error = (x @ mixture.basis.T @ mixture.basis).std(0) / 20_000**0.5
+    assert ((free.mean(0) - x.mean(0)).abs() < 5 * error + 1e-3).all()
     u = mixture.law.sample(20_000, torch.Generator().manual_seed(0))
     assert torch.allclose(u.var(0), total.diagonal(), rtol=4 * (2 / 20_000) ** 0.5 * 1.5)
 
