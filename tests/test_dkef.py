@@ -71,22 +71,20 @@ def test_z_of_one_kernel_on_the_line_is_its_series(a, generator):
     assert log_z == pytest.approx(math.log(series), abs=1e-6)  # the grid's axes are float32
 
 
-def test_the_kernel_is_a_mixture_of_kernels_and_one_on_itself(data):
-    """sum_r rho_r exp(-|phi_r(z) - phi_r(x)|^2 / (2 features w_r^2)), with the module's own phi and unequal rho; so
-    |E + log q_0| is at most |alpha|_1."""
+def test_the_correction_is_a_sum_of_kernels_in_learnt_features(data):
+    """sum_rl alpha_rl exp(-|phi_r(z_l) - phi_r(x)|^2 / (2 features w_r^2)), with the module's own phi; a kernel is 1 at
+    its own point, and |E + log q_0| at most sum |alpha|."""
     energy = DKEF(data, points=10, widths=[0.3, 1.0], hidden=[5, 5], features=7, base=2.0).double()
     with torch.no_grad():
-        energy.log_rho.copy_(torch.tensor([0.3, 0.7]).log())
         energy.alpha.normal_(generator=torch.Generator().manual_seed(0))
     x = data.train[:6]
     u, expected = (x - data.mean) / data.scale, 0.0
-    for rho, width, phi in zip((0.3, 0.7), (0.3, 1.0), energy.features, strict=True):
+    for alpha, width, phi in zip(energy.alpha, (0.3, 1.0), energy.features, strict=True):
         square = (phi(u)[:, None] - phi(energy.z)[None]).square().sum(2)
-        expected = expected + rho * torch.exp(-square / (2 * 7 * width**2))
-    torch.testing.assert_close(energy.kernel(energy.z, x), expected, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(gaussian_kernel(u, u, 0.5).diagonal(), torch.ones(6).double())
+        expected = expected + torch.exp(-square / (2 * 7 * width**2)) @ alpha
     correction = energy(data.train) + IsotropicGaussian(data.mean, 2 * data.scale).log_prob(data.train)
-    torch.testing.assert_close(correction[:6], -expected @ energy.alpha, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(correction[:6], -expected, atol=1e-6, rtol=1e-6)  # w was made in float32
+    torch.testing.assert_close(gaussian_kernel(u, u, 0.5).diagonal(), torch.ones(6).double())
     assert float(correction.detach().abs().max()) <= float(energy.alpha.detach().abs().sum())
 
 
@@ -100,8 +98,10 @@ def test_more_points_than_data_is_a_mistake(data):
 def test_it_fits_a_mixture(objective, tmp_path):
     """Three modes in the plane, to within 0.03 nats of their density."""
     run = ebm_lab.train(
-        [f"objective={objective}", "dataset=mixture", "energy=dkef", "energy.points=60", "steps=800", "batch_size=256"]
-        + ["optim.lr=0.01", "logger=none", "threads=1", "evaluation=[likelihood]", f"output_dir={tmp_path}"],
+        [
+            *(f"objective={objective}", "dataset=mixture", "energy=dkef", "energy.points=60", "optim.lr=0.03"),
+            *("steps=400", "logger=none", "threads=1", "evaluation=[likelihood]", f"output_dir={tmp_path}"),
+        ],
         quiet=True,
     )
     assert run.status == "finished" and run.summary["nll_gap"] < 0.03

@@ -1,12 +1,13 @@
 """A deep kernel exponential family: kernels around learnt points, in learnt features, on a Gaussian base.
 
-    E(x) = -sum_l alpha_l k(z_l, x) - log q_0(x),    q_0 = N(mean, (base scale)^2 I)
-    k(z, x) = sum_r rho_r exp(-|phi_r(z) - phi_r(x)|^2 / (2 d_r w_r^2)),    phi_r(x) = A_r u + f_r(u)
-    u = (x - mean) / scale
+    E(x) = -sum_r sum_l alpha_rl k_r(z_l, x) - log q_0(x),    q_0 = N(mean, (base scale)^2 I)
+    k_r(z, x) = exp(-|phi_r(z) - phi_r(x)|^2 / (2 D w_r^2)),    phi_r(x) = A_r u + f_r(u),    u = (x - mean) / scale
 
-phi_r has d_r features: a linear map that skips, and a small softplus network f_r. rho is a softmax, so that k(x, x) = 1,
-|sum_l alpha_l k| <= |alpha|_1 =: c and exp(-c) <= Z <= exp(c): Z always exists. All of alpha, z, rho, w and phi are
-learnt; alpha begins at 0, where the model is its base.
+phi_r has D features: a linear map that skips, and a small softplus network f_r. The papers' kernel is the mixture
+sum_r rho_r k_r, which is alpha_rl = rho_r alpha_l; here each kernel has coefficients of its own, so that a narrow one
+may raise a density that a wide one lowers. Since 0 < k_r <= 1, |E + log q_0| <= sum |alpha| =: c, and
+exp(-c) <= Z <= exp(c): Z always exists. All of alpha, z, w and phi are learnt; alpha begins at 0, where the model is
+its base.
 
 The papers solve for the alpha that minimises the regularised score-matching loss on half of each batch, which is linear
 in alpha, and take a gradient step in the rest on the other half. Here all go down the objective's gradient together:
@@ -81,20 +82,18 @@ class DKEF(Energy):
         self.scale, self.base = dataset.scale, base * dataset.scale
         which = torch.randperm(n)[:points]
         self.z = nn.Parameter(self._unit(dataset.train[which]).detach())
-        self.alpha = nn.Parameter(torch.zeros(points))
-        self.log_rho = nn.Parameter(torch.zeros(len(widths)))
+        self.alpha = nn.Parameter(torch.zeros(len(widths), points))
         self.log_widths = nn.Parameter(torch.tensor(widths).log() + 0.5 * math.log(features))
         self.features = nn.ModuleList(Features(d, hidden, features) for _ in widths)
 
     def _unit(self, x: Tensor) -> Tensor:
         return ((x - self.mean) / self.scale).flatten(1)
 
-    def kernel(self, z: Tensor, x: Tensor) -> Tensor:
-        """k(z_l, x_i), (L, d) and (B, *shape) -> (B, L), z in units of u."""
-        u, rho, widths = self._unit(x), self.log_rho.softmax(0), self.log_widths.exp()
-        parts = [rho[r] * gaussian_kernel(phi(u), phi(z), widths[r]) for r, phi in enumerate(self.features)]
-        return torch.stack(parts).sum(0)
+    def kernels(self, z: Tensor, x: Tensor) -> Tensor:
+        """k_r(z_l, x_i), (L, d) and (B, *shape) -> (R, B, L), z in units of u."""
+        u, widths = self._unit(x), self.log_widths.exp()
+        return torch.stack([gaussian_kernel(phi(u), phi(z), w) for phi, w in zip(self.features, widths, strict=True)])
 
     def forward(self, x: Tensor) -> Tensor:
         log_base = IsotropicGaussian(self.mean, self.base).log_prob(x)
-        return -self.kernel(self.z, x) @ self.alpha - log_base
+        return -torch.einsum("rbl,rl->b", self.kernels(self.z, x), self.alpha) - log_base
