@@ -32,15 +32,18 @@ from ebm_lab.experiment import assemble
 
 METHODS = {
     "dsm": ["objective=dsm", "objective.sigma=0.1"],
-    "sm": ["objective=sm", "objective.data_noise=0"],
-    "ssm, 1 projection": ["objective=ssm", "objective.variance_reduced=false"],
-    "ssm, 8 projections": ["objective=ssm", "objective.variance_reduced=false", "objective.projections=8"],
-    "ssm-vr": ["objective=ssm"],
-    "fdssm": ["objective=fdssm"],
+    "sm": ["objective=sm", "objective.data_noise=0.0"],
+    "ssm, 1 projection": ["objective=ssm", "objective.data_noise=0.0", "objective.variance_reduced=false"],
+    "ssm, 8 projections": [
+        *("objective=ssm", "objective.data_noise=0.0"),
+        *("objective.variance_reduced=false", "objective.projections=8"),
+    ],
+    "ssm-vr": ["objective=ssm", "objective.data_noise=0.0"],
+    "fdssm": ["objective=fdssm", "objective.data_noise=0.0"],
     "nce": ["objective=nce"],
     "cd": ["objective=cd"],
 }
-COMMON = ["dataset=gaussian", "dataset.train=4096", "dataset.held_out=16", "energy=mlp", "recipe=null", "threads=1"]
+COMMON = ["dataset=gaussian", "dataset.train=4096", "dataset.held_out=16", "energy=mlp", "threads=1"]
 BATCH, LEAST, MOST = 128, 4, 60
 
 
