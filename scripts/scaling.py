@@ -83,9 +83,10 @@ def measure(overrides: list[str], d: int, seconds: float) -> Cell:
 def nce_variance(noise_std: float, k: float, n: int = 20_001) -> float:
     """n Var of NCE's estimate of a, for data N(0, 1), E = a x^2 / 2, noise N(0, noise_std^2), k noises per datum:
 
-    Sigma = I^-1 - (1 + 1/k) I^-1 m m' I^-1,    I = E_p[g g' w],  m = E_p[g w],  w = k p_n / (p + k p_n)
+    Sigma = I^-1 - (1 + 1/k) e e',    I = E_p[g g' w],  w = k p_n / (p + k p_n),  e = (0, 1)
 
-    with g = d log p_theta / d(a, c) = (-x^2 / 2, -1); by the trapezoid rule. Maximum likelihood has 2.
+    with g = d log p_theta / d(a, c) = (-x^2 / 2, -1); by the trapezoid rule. The second term is of log Z alone, so that
+    (I^-1)_aa is what is wanted. Maximum likelihood has 2.
 
     Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012,
     theorem 3.
@@ -95,8 +96,7 @@ def nce_variance(noise_std: float, k: float, n: int = 20_001) -> float:
     log_n = -0.5 * (x / noise_std) ** 2 - 0.5 * math.log(2 * math.pi) - math.log(noise_std)
     weight = torch.sigmoid(log_n + math.log(k) - log_p) * log_p.exp() * (x[1] - x[0])
     g = torch.stack([-0.5 * x**2, -torch.ones_like(x)])
-    inverse, m = torch.linalg.inv((g * weight) @ g.T), (g * weight).sum(1)
-    return float((inverse - (1 + 1 / k) * torch.outer(inverse @ m, inverse @ m))[0, 0])
+    return float(torch.linalg.inv((g * weight) @ g.T)[0, 0])
 
 
 def scaling(*, out: str = "docs", dims: str = "2,8,32,128,784", seconds: PositiveFloat = 3.0) -> None:
