@@ -126,14 +126,17 @@ def fill(study: Study, path: Path, root: str) -> None:
         for column, other in study.columns.items():
             if (row, column) in there:
                 continue
-            rows.append({"row": row, "column": column, **run(study, f"{own} {other}", root)})
+            done = {"row": row, "column": column, **run(study, f"{own} {other}", root)}
+            rows.append(done)
+            order = [(r, c) for r in study.rows for c in study.columns]
+            rows.sort(key=lambda r: order.index((r["row"], r["column"])))
             with path.open("w", newline="") as file:
                 writer = csv.DictWriter(
                     file, ["row", "column", *study.metrics, "status", "command"], extrasaction="ignore"
                 )
                 writer.writeheader()
                 writer.writerows(rows)
-            print(path.stem, row, column, {k: rows[-1][k] for k in study.metrics}, flush=True)
+            print(path.stem, row, column, {k: done[k] for k in study.metrics}, flush=True)
 
 
 def run(study: Study, own: str, root: str) -> dict[str, Any]:
