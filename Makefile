@@ -23,6 +23,10 @@ test: .venv/installed  ## Run the whole test suite
 test-fast: .venv/installed  ## Run the tests that take seconds
 	$(BIN)/python -m pytest --numprocesses auto -m 'not slow'
 
+studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.md
+	$(BIN)/python scripts/scaling.py out=docs
+	$(BIN)/python scripts/studies.py out=docs
+
 bars: .venv/installed  ## Train seven objectives on two data sets, three seeds each, and print the held-out gaps
 	$(BIN)/python scripts/bars.py
 
@@ -43,4 +47,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast bars mutants theory lint types clean
+.PHONY: help install train test test-fast studies bars mutants theory lint types clean

@@ -144,6 +144,9 @@ def data_on_disk(dataset, root):
 def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, tmp_path):
     if group == "dataset":
         overrides = data_on_disk(option, tmp_path)
+    elif group == "experiment":
+        dataset = compose_config([f"experiment={option}"])["dataset"]["name"]
+        overrides = [*data_on_disk(dataset, tmp_path), *(["energy.points=9"] if dataset == "wine" else [])]
     elif (group, option) == ("sampler", "none"):
         overrides = ["objective=dsm"]
     elif group == "energy":
