@@ -22,7 +22,7 @@ Unit = Literal["cpu_seconds", "grad_evals", "steps"]
 LOOKS = 20
 """Evaluations of a run, evenly over its steps, where the gap to the truth is known."""
 LOOK = ("evaluation=[likelihood]", "evaluation.likelihood.cells=150")
-"""What is done then: quadrature on a grid coarse enough to cost little beside the training, and far finer than a mode."""
+"""What is done then: quadrature, on a grid that costs little beside the training and is far finer than a mode."""
 LOG_EVERY = 50
 PILOT_STEPS = 150
 OURS = (
