@@ -26,6 +26,10 @@ test-fast: .venv/installed  ## Run the tests that take seconds
 compare: .venv/installed  ## Train every objective on two data sets under one budget: a page and tables, within an hour
 	$(BIN)/python scripts/compare.py jobs=2
 
+results: .venv/installed  ## Put the last `make compare` into docs/results.md
+	$(BIN)/python scripts/compare.py train=false publish=docs/results
+	$(BIN)/python scripts/results.py out=docs
+
 mutants: .venv/installed  ## Flip every sign and factor 1/2 in the equations and see that the tests notice: half an hour
 	$(BIN)/python scripts/mutants.py files=all jobs=2
 
@@ -43,4 +47,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast compare mutants theory lint types clean
+.PHONY: help install train test test-fast compare results mutants theory lint types clean

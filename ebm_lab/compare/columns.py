@@ -45,6 +45,9 @@ GAP = (
     ),
     Column("grad_evals_to", f"gradients to {THRESHOLD:g} nats", "", "lower", "the same in gradient evaluations."),
 )
+TOTAL = Column(
+    "cpu_seconds", "CPU time in all", "CPU-seconds", "lower", "of the whole process, start-up and evaluation among it."
+)
 SPENT = (
     Column(
         "grad_evals",
@@ -83,7 +86,7 @@ OTHERS = (
     ),
     Column("classes_found", "classes", "", "higher", "classes among those samples."),
 )
-ALL = {c.key: c for c in (*GAP, *SPENT, *OTHERS)}
+ALL = {c.key: c for c in (*GAP, *SPENT, *OTHERS, TOTAL)}
 
 
 def columns(lines: Sequence[Line], asked: Sequence[str] = ()) -> list[Column]:

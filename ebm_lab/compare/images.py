@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ebm_lab.compare.plan import safe
 from ebm_lab.compare.table import Line
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate
@@ -16,10 +17,11 @@ CELLS = 159
 """Of a density's picture, a side."""
 
 
-def draw(lines: Sequence[Line], folder: Path) -> dict[str, Path]:
+def draw(lines: Sequence[Line], out: Path) -> dict[str, Path]:
     """Pictures by arm's name, and by 'truth of <group>'; an arm without a picture is not among them.
 
     One scale per group: a data set, and its own setting where that is what varies."""
+    folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Path] = {}
     tops: dict[str, float] = {}
@@ -27,7 +29,7 @@ def draw(lines: Sequence[Line], folder: Path) -> dict[str, Path]:
         if line.typical is None or not line.typical.get("run"):
             continue
         path = folder / f"{line.arm.name}.png"
-        image = _of(Path(line.typical["run"]), group(line), tops, found, folder)
+        image = _of(out / line.typical["run"], group(line), tops, found, folder)
         if image is not None:
             save(image, path)
             found[line.arm.name] = path
@@ -41,7 +43,6 @@ def group(line: Line) -> str:
 
 
 def _of(run: Path, group: str, tops: dict[str, float], found: dict[str, Path], folder: Path) -> Tensor | None:
-    from ebm_lab.compare.plan import safe
     from ebm_lab.run import load_run
 
     samples = sorted((run / "images").glob("samples_*.png"))

@@ -1,7 +1,11 @@
-"""The tables and the page of a comparison: comparison.md, and index.html with every picture inside it."""
+"""The tables and the page of a comparison: comparison.md, and index.html with every picture inside it.
+
+Also a study kept for a document: `publish` copies what its tables need, and `tables` writes them from there again."""
 
 import base64
+import json
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +14,9 @@ from typing import Any
 from ebm_lab.compare.chart import chart
 from ebm_lab.compare.columns import Cell, Column, best, cell, columns, fastest, number
 from ebm_lab.compare.images import group, montage
-from ebm_lab.compare.plan import Study, safe
+from ebm_lab.compare.plan import safe
 from ebm_lab.compare.runner import metrics
-from ebm_lab.compare.table import Line, Row, curve, lines, middle_curve
+from ebm_lab.compare.table import Line, Row, curve, lines, middle_curve, read_csv
 from ebm_lab.training.rundir import RunDir
 
 UNITS = {
@@ -71,12 +75,12 @@ def told(name: str, mine: Sequence[Line]) -> list[str]:
     return said
 
 
-def curves(rows: Sequence[Row], mine: Sequence[Line]) -> dict[str, list]:
+def curves(rows: Sequence[Row], mine: Sequence[Line], out: Path) -> dict[str, list]:
     """The median curve of each arm, by its label."""
     found = {}
     for line in sorted(mine, key=lambda n: (n.arm.objective, n.arm.vary)):
         runs = [r for r in rows if (r["objective"], r["dataset"], r["vary"] or "") == tuple(vars(line.arm).values())]
-        whole = [RunDir(Path(r["run"])) for r in runs if r["status"] == "finished"]
+        whole = [RunDir(out / r["run"]) for r in runs if r["status"] == "finished"]
         found[label(line)] = middle_curve([curve(metrics(run), run.read_summary()) for run in whole])
     return found
 
@@ -85,49 +89,66 @@ def inline(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def write(
-    rows: Sequence[Row],
-    study: Study,
-    out: Path,
-    pictures: Mapping[str, Path],
-    facts: Mapping[str, Any],
-    about: Mapping[str, str],
-    asked: Sequence[str] = (),
-) -> list[Path]:
-    """comparison.md with its pictures beside it, and index.html. `facts`: command, machine, commit; `about`: by
-    'objective/<name>' and 'dataset/<name>', a line on each. Returns what was written."""
-    made, whole, files = [], [], {}
-    for section in sections(rows, about, asked):
+def write(rows: Sequence[Row], out: Path, pictures: Mapping[str, Path], facts: Mapping[str, Any]) -> list[Path]:
+    """index.html, and comparison.md with its pictures beside it; `facts` as `Facts` in cli/compare.py says. Returns
+    what was written."""
+    made, whole = [], []
+    for section in sections(rows, facts["about"], facts["columns"]):
         mine = [line for line, _ in section.lines]
         names = dict.fromkeys(f"truth of {group(n)}" for n in mine)
         shown = [Picture(name, inline(pictures[name])) for name in names if name in pictures]
         shown += [Picture(label(n), inline(pictures[n.arm.name])) for n in mine if n.arm.name in pictures]
-        svg = chart(curves(rows, mine), f"gap to the truth over training time, {section.name}")
+        svg = chart(curves(rows, mine, out), f"gap to the truth over training time, {section.name}")
         whole.append(Section(**{**vars(section), "pictures": shown, "chart": svg}))
-        files[section.name] = {"chart": f"{safe(section.name)}_gap.svg", "pictures": f"{safe(section.name)}_models.png"}
-        if svg:
-            made.append(out / files[section.name]["chart"])
-            made[-1].write_text(svg)
-        if montage(mine, dict(pictures), out / files[section.name]["pictures"]):
-            made.append(out / files[section.name]["pictures"])
+        for path in (out / f"{safe(section.name)}_gap.svg", out / f"{safe(section.name)}_models.png"):
+            path.unlink(missing_ok=True)
+            if path.suffix == ".svg" and svg:
+                path.write_text(svg)
+            elif path.suffix == ".png":
+                montage(mine, dict(pictures), path)
+            made += [path] if path.is_file() else []
     context = {
+        **common(rows, facts),
         "sections": whole,
-        "files": files,
-        "there": {path.name for path in made},
-        "facts": facts,
-        "about": about,
-        "budget": f"{number(study.budget)} {UNITS[study.unit]}",
-        "overrides": shlex.join(study.overrides),
-        "seeds": sorted({r["seed"] for r in rows}),
         "rows": rows,
         "troubles": [r for r in rows if r["status"] != "finished"],
         "legend": list(dict.fromkeys(c for s in whole for c in s.columns)),
         "total": number(sum(r.get("cpu_seconds") or 0.0 for r in rows) / 3600),
     }
-    for template, name in (("page.html", "index.html"), ("tables.md", "comparison.md")):
-        made.append(out / name)
-        made[-1].write_text(render(template, context))
-    return made
+    (out / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (out / "index.html").write_text(render("page.html", context))
+    (out / "comparison.md").write_text(tables(out / "comparison.csv", out / "facts.json", out, "", out))
+    return [*made, out / "comparison.md", out / "index.html"]
+
+
+def common(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
+    study = facts["study"]
+    budget = "what its recipe says" if study["budget"] is None else f"{number(study['budget'])} {UNITS[study['unit']]}"
+    seeds = sorted({r["seed"] for r in rows})
+    return {"facts": facts, "budget": budget, "overrides": shlex.join(study["overrides"]), "seeds": seeds}
+
+
+def tables(csv: Path, facts: Path, folder: Path, prefix: str, base: Path) -> str:
+    """The tables as Markdown from comparison.csv and facts.json, with the pictures <folder>/<prefix><data set>_... that
+    are there, as seen from `base`."""
+    rows, known = read_csv(csv), json.loads(facts.read_text())
+    found = sections(rows, known["about"], known["columns"])
+    pictures = {}
+    for section in found:
+        names = [folder / f"{prefix}{safe(section.name)}_{kind}" for kind in ("gap.svg", "models.png")]
+        pictures[section.name] = [path.relative_to(base).as_posix() for path in names if path.is_file()]
+    return render("tables.md", {**common(rows, known), "sections": found, "pictures": pictures})
+
+
+def publish(out: Path, folder: Path, study: str) -> list[Path]:
+    """Copy what a document needs of a comparison to `folder`, under the study's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = {out / "comparison.csv": f"{study}.csv", out / "facts.json": f"{study}.json"}
+    sources |= {p: f"{study}_{p.name}" for kind in ("*_gap.svg", "*_models.png") for p in sorted(out.glob(kind))}
+    for path in folder.glob(f"{study}_*"):
+        if path.name.endswith(("_gap.svg", "_models.png")):
+            path.unlink()
+    return [Path(shutil.copyfile(source, folder / name)) for source, name in sources.items()]
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

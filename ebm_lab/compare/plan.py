@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ebm_lab.core.errors import UserError
 
-Unit = Literal["cpu_seconds", "grad_evals", "steps"]
+Unit = Literal["cpu_seconds", "grad_evals", "steps", "recipe"]
 LOOKS = 20
 """Evaluations of a run, evenly over its steps, where the gap to the truth is known."""
 LOOK = ("evaluation=[likelihood]", "evaluation.likelihood.cells=150")
@@ -45,9 +45,10 @@ OURS = (
 
 @dataclass(frozen=True)
 class Study:
-    """What all cases share: `budget` in `unit` for training alone, and further overrides of the config."""
+    """What all cases share: `budget` in `unit` for training alone, and further overrides of the config. The unit recipe
+    has no budget: each objective trains as its recipe says."""
 
-    budget: float
+    budget: float | None
     unit: Unit
     overrides: tuple[str, ...] = ()
 
@@ -149,12 +150,15 @@ def pilot_arguments(arm: Arm, study: Study) -> list[str]:
 
 def steps_for(study: Study, pilot: Pilot) -> int:
     """How many steps the budget buys."""
+    assert study.budget is not None
     cost = 1.0 if study.unit == "steps" else getattr(pilot, study.unit)
     return max(1, math.floor(study.budget / cost + 1e-9))
 
 
-def arguments(case: Case, study: Study, pilot: Pilot) -> list[str]:
+def arguments(case: Case, study: Study, pilot: Pilot | None) -> list[str]:
     """The command line of a case; what is counted in steps shrinks where there are few."""
+    if pilot is None:
+        return [*case.arm.overrides(study), f"seed={case.seed}"]
     steps = steps_for(study, pilot)
     look = math.ceil(steps / LOOKS)
     plan = {

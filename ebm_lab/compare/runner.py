@@ -64,7 +64,8 @@ class Runner:
         self.say(
             f"{len(cases)} cases, {len(cases) - len(waiting)} of them done before; {self.jobs} at a time: {self.out}"
         )
-        self._each("pilot", [arm for arm in arms if self.pilot(arm) is None], self.measure, lambda arm: arm.name)
+        if self.study.budget is not None:
+            self._each("pilot", [arm for arm in arms if self.pilot(arm) is None], self.measure, lambda arm: arm.name)
         self._each("case", waiting, self.one, lambda case: case.name)
 
     def _each(self, what: str, things: Sequence[Any], do: Callable, name: Callable) -> None:
@@ -127,25 +128,26 @@ class Runner:
         if status == "running":
             return "is running in another process"
         if status not in OVER:
-            if pilot is None:
+            if pilot is None and self.study.budget is not None:
                 log = self.out / "pilots" / case.arm.name
                 write(folder / "case.json", {"message": message(log) or "its pilot failed"})
                 return "not run, its pilot failed"
             if status == "interrupted" and old is not None:
-                command = [f"resume={old}", "logger=none"]
-            else:
+                problem = self.process([f"resume={old.path}", "logger=none"], folder, TRAIN)
+            if summary_of(folder).get("status") not in OVER and not self.stopping:
                 command = [*arguments(case, self.study, pilot), f"output_dir={folder}"]
-                record = {"steps": steps_for(self.study, pilot), "pilot": pilot.as_dict(), "command": command}
-            write(folder / "case.json", record)
-            problem = self.process(command, folder, TRAIN)
+                record = {"command": command}
+                if pilot is not None:
+                    record |= {"steps": steps_for(self.study, pilot), "pilot": pilot.as_dict()}
+                write(folder / "case.json", record)
+                problem = self.process(command, folder, TRAIN)
         summary = summary_of(folder)
-        if newest(folder) == old and status not in OVER and status != "interrupted":
-            summary = {"status": "failed", "message": problem}
         if summary.get("status") not in OVER:
             write(folder / "case.json", {**record, "message": summary.get("message") or problem})
         elif self.evaluate and summary["status"] == "finished" and not self.stopping:
-            arguments_ = [f"run={newest(folder)}", f"evaluation={self.evaluate}"]
-            problem = self.process(arguments_, folder, EVALUATE)
+            run = newest(folder)
+            assert run is not None
+            problem = self.process([f"run={run.path}", f"evaluation={self.evaluate}"], folder, EVALUATE)
             write(folder / "case.json", {**record, "evaluated": self.evaluate})
         gap = f", gap {summary['nll_gap']:.4f} nats" if "nll_gap" in summary else ""
         spent = f", {summary['train_cpu_seconds']:.1f} CPU-s of training" if "train_cpu_seconds" in summary else ""

@@ -5,7 +5,6 @@ left out of a median. A run that failed, or has not ended, tells nothing of its 
 """
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ebm_lab.compare.plan import Arm, Case, Study
 from ebm_lab.compare.runner import Runner, metrics, newest, read, summary_of
+from ebm_lab.core.errors import UserError
 
 THRESHOLD = 0.1
 """Nats of held-out gap whose first time is told."""
@@ -85,8 +85,8 @@ def row(case: Case, study: Study, runner: Runner) -> Row:
         "pilot_cpu_seconds": pilot.get("cpu_seconds"),
         "pilot_grad_evals": pilot.get("grad_evals"),
         "torch": summary.get("versions", {}).get("torch"),
-        "run": str(run.path) if run else None,
-        "message": None if status == "finished" else summary.get("message") or record.get("message"),
+        "run": str(run.path.relative_to(runner.out)) if run else None,
+        "message": None if status == "finished" else (summary.get("message") or record.get("message") or None),
     }
     reached = reach(curve(metrics(run), summary)) if run and status == "finished" else None
     if reached is not None:
@@ -172,26 +172,14 @@ def write_csv(rows: Sequence[Row], file: Path) -> None:
 
 
 def read_csv(file: Path) -> list[Row]:
-    """Rows as `row` gave them."""
+    """Rows as `row` gave them; raises UserError where there is no such file."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such comparison")
     with open(file, newline="") as stream:
-        return [{k: _parse(k, v) for k, v in r.items() if v != ""} | _blank(r) for r in csv.DictReader(stream)]
+        return [{k: _parse(k, v) for k, v in r.items()} for r in csv.DictReader(stream)]
 
 
 def _parse(column: str, text: str) -> Any:
     if column in TEXTS:
         return text
-    number = float(text)
-    return int(number) if column == "seed" else number
-
-
-def _blank(row: Mapping[str, str]) -> Row:
-    return {"vary": row["vary"]}
-
-
-def first_json(rows: Sequence[Row], name: str) -> dict[str, Any]:
-    """`summary.json` of the first run that has one."""
-    for r in rows:
-        file = Path(r["run"] or "") / name if r.get("run") else None
-        if file is not None and file.is_file():
-            return json.loads(file.read_text())
-    return {}
+    return None if text == "" else int(text) if column == "seed" else float(text)
