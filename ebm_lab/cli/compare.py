@@ -51,41 +51,6 @@ def compare(
     """
     from ebm_lab.compare.runner import Runner
 
-
-LEFT_OUT = {"mle_short": "its energy learns to be sampled in few cold steps and is no log-density, so it has no gap"}
-"""Objectives that `objectives=all` leaves out, and why; to be had by name."""
-
-
-def compare(
-    *,
-    objectives: str = "all",
-    datasets: str = "two_moons,eight_gaussians",
-    seeds: str = "0,1,2",
-    budget: PositiveFloat | PositiveInt = 60,
-    unit: Unit = "cpu_seconds",
-    jobs: PositiveInt = 2,
-    out: str = "outputs/compare",
-    overrides: str = "",
-    vary: str | None = None,
-    evaluate: str = "",
-    columns: str = "",
-    publish: str = "",
-    name: str = "compare",
-    train: bool = True,
-) -> None:
-    """Train objectives on data sets over seeds under an equal budget; writes comparison.csv, comparison.md, index.html.
-
-    objectives: names under configs/objective with commas between, or all; datasets, seeds: likewise; budget: what the
-    training of each run may spend, in unit (cpu_seconds, grad_evals or steps), start-up and evaluation not counted; with
-    unit=recipe each trains as its recipe says, whatever that costs;
-    jobs: processes at a time, of one thread each; out: where; a case that is finished there is not run again.
-    overrides: for every run, as "energy.hidden=[64,64] optim.lr=1e-3"; vary: one more key with its values, as
-    "dataset.noise=0.1,0.2", one row each; evaluate: evaluations of each trained model afterwards, by name;
-    columns: metrics to show beside the usual ones; publish: a folder to
-    which tables and pictures are copied under name, for scripts/results.py; train: false only writes the tables and the page of what is there.
-    """
-    from ebm_lab.compare.runner import Runner
-
     known = options("objective")
     chosen = [o for o in known if o not in LEFT_OUT] if objectives == "all" else _known("objectives", objectives, known)
     sets = _known("datasets", datasets, options("dataset"))
@@ -99,11 +64,13 @@ def compare(
     runner = Runner(study, Path(out), jobs, evaluate, say=lambda line: print(line, flush=True))
     runner.prepare()
     if train:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             runner.run(wanted)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here")
+        finally:
+            signal.signal(signal.SIGTERM, before)
     for path in show(runner, wanted, pieces(columns), fresh=train):
         print(path)
     if publish:
@@ -140,7 +107,7 @@ def show(runner: "Runner", wanted: Sequence[Case], asked: Sequence[str], fresh: 
 
 def command(arguments: Sequence[str]) -> str:
     """How to do it again, wherever its files shall go."""
-    said = [a for a in arguments if a.partition("=")[0] not in ("out", "publish", "name")]
+    said = [a for a in arguments if a.partition("=")[0] not in ("out", "publish", "name", "train")]
     return " ".join(["python scripts/compare.py", *map(shlex.quote, said)])
 
 

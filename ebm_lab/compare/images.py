@@ -45,13 +45,11 @@ def group(line: Line) -> str:
 def _of(run: Path, group: str, tops: dict[str, float], found: dict[str, Path], folder: Path) -> Tensor | None:
     from ebm_lab.run import load_run
 
-    samples = sorted((run / "images").glob("samples_*.png"))
-    if samples:
-        return _read(samples[-1])
     loaded = load_run(run, evaluation={})
     energy, dataset = loaded.energy, loaded.dataset
     if not getattr(energy, "has_energy", True) or dataset.mean.numel() > 2:
-        return None
+        samples = sorted((run / "images").glob("samples_*.png"))
+        return _read(samples[-1]) if samples else None
     nodes, log_cell = _nodes(dataset)
     with torch.no_grad():
         e = torch.cat([evaluate(energy, part) for part in nodes.split(65_536)]).double()

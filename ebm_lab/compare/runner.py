@@ -10,6 +10,7 @@ failed begins anew. None of them stops the others.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -108,7 +109,7 @@ class Runner:
     def measure(self, arm: Arm) -> str:
         """Run an arm's pilot and keep what it cost; returns a line for the terminal."""
         folder = self.out / "pilots" / arm.name
-        problem = self.process([*pilot_arguments(arm, self.study), f"output_dir={folder}"], folder, TRAIN)
+        problem = self.process([*pilot_arguments(arm, self.study), f"output_dir={quoted(folder)}"], folder, TRAIN)
         run, summary = newest(folder), summary_of(folder)
         if run is None or summary.get("status") != "finished":
             return f"failed, {summary.get('message') or problem}"
@@ -133,9 +134,9 @@ class Runner:
                 write(folder / "case.json", {"message": message(log) or "its pilot failed"})
                 return "not run, its pilot failed"
             if status == "interrupted" and old is not None:
-                problem = self.process([f"resume={old.path}", "logger=none"], folder, TRAIN)
+                problem = self.process([f"resume={quoted(old.path)}", "logger=none"], folder, TRAIN)
             if summary_of(folder).get("status") not in OVER and not self.stopping:
-                command = [*arguments(case, self.study, pilot), f"output_dir={folder}"]
+                command = [*arguments(case, self.study, pilot), f"output_dir={quoted(folder)}"]
                 record = {"command": command}
                 if pilot is not None:
                     record |= {"steps": steps_for(self.study, pilot), "pilot": pilot.as_dict()}
@@ -172,6 +173,12 @@ class Runner:
             with self._lock:
                 self._live.discard(process)
         return "" if code_ == 0 else message(folder) or f"exit status {code_}"
+
+
+def quoted(path: Path) -> str:
+    """A path as a value on Hydra's command line."""
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", str(path))  # a backslash is itself, but before a quote
+    return "'" + doubled.replace("'", "\\'") + "'"
 
 
 def cost(run: RunDir, summary: dict[str, Any]) -> Pilot:
