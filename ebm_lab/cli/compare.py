@@ -12,6 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ebm_lab.cli.compose import options
 from ebm_lab.cli.manual import comment
+from ebm_lab.cli.tools import main
 from ebm_lab.compare.plan import Arm, Case, Study, Unit, cases, mine, pieces, varied
 from ebm_lab.core.errors import UserError, one_of
 
@@ -27,7 +28,7 @@ def compare(
     objectives: str = "all",
     datasets: str = "two_moons,eight_gaussians",
     seeds: str = "0,1,2",
-    budget: PositiveFloat | PositiveInt = 60,
+    budget: PositiveFloat = 60.0,
     unit: Unit = "cpu_seconds",
     jobs: PositiveInt = 2,
     out: str = "outputs/compare",
@@ -60,7 +61,7 @@ def compare(
     mine(extra, "overrides")
     arms = [Arm(o, d, v) for d in sets for o in chosen for v in varied(vary)]
     wanted = cases(arms, _seeds(seeds))
-    study = Study(None if unit == "recipe" else float(budget), unit, extra)
+    study = Study(None if unit == "recipe" else budget, unit, extra)
     runner = Runner(study, Path(out), jobs, evaluate, say=lambda line: print(line, flush=True))
     runner.prepare()
     if train:
@@ -125,3 +126,8 @@ def _seeds(text: str) -> list[int]:
     if not all(part.isdecimal() for part in pieces(text)) or not pieces(text):
         raise UserError(f"seeds={text}: give whole numbers with commas between, as seeds=0,1,2")
     return list(dict.fromkeys(int(part) for part in pieces(text)))
+
+
+def main_compare() -> None:
+    """The console command `ebm-lab-compare`."""
+    main(compare)
