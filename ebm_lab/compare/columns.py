@@ -32,7 +32,7 @@ GAP = (
         "nats",
         "lower",
         "mean log-likelihood of held-out test points under the true density minus that under the model; an estimate of "
-        "KL(truth || model), so 0 is perfect, and 0.7 means half the probability. An energy's normaliser is had by "
+        "KL(truth || model), so 0 is perfect, and at 0.7 a typical point has half its density. Z is had by "
         "quadrature. A diverged run counts as infinite.",
     ),
     Column(

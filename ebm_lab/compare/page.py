@@ -4,6 +4,7 @@ Also a study kept for a document: `publish` copies what its tables need, and `ta
 
 import base64
 import json
+import math
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,8 @@ def told(name: str, mine: Sequence[Line]) -> list[str]:
         low, high = pair
         assert low.gap and high.gap
         said.append(f"{name}: the least gap is {label(low)}'s, {number(low.gap.middle)} nats in the median")
-        said[0] += f"; the greatest is {label(high)}'s, {number(high.gap.middle)}."
+        greatest = f"{label(high)}'s, {number(high.gap.middle)}"
+        said[0] += f"; the greatest is {greatest}." if math.isfinite(high.gap.middle) else f"; {label(high)} diverged."
     if first:
         time = number(first.spreads["cpu_seconds_to"].middle)
         said.append(f"{name}: {label(first)} comes to 0.1 nats first, after {time} CPU-seconds in the median.")
@@ -111,6 +113,7 @@ def write(rows: Sequence[Row], out: Path, pictures: Mapping[str, Path], facts: M
         **common(rows, facts),
         "sections": whole,
         "rows": rows,
+        "methods": {r["objective"]: facts["about"].get(f"objective/{r['objective']}", "") for r in rows},
         "troubles": [r for r in rows if r["status"] != "finished"],
         "legend": list(dict.fromkeys(c for s in whole for c in s.columns)),
         "total": number(sum(r.get("cpu_seconds") or 0.0 for r in rows) / 3600),
