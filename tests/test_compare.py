@@ -392,10 +392,11 @@ def test_a_document_takes_its_numbers_from_the_studies(study, tmp_path):
     assert {p.name for p in written} == {"methods.csv", "methods.json", "methods_two_moons_gap.svg"}
     source = docs / "results" / "results.md.j2"
     asks = '{{ best("methods", "two_moons") }} {{ spread("methods", "two_moons", best("methods", "two_moons", n=2)) }}'
+    asks += '{% if figure("methods", "two_moons", "dsm") < figure("methods", "two_moons", "none") %} less{% endif %}'
     source.write_text(asks + ' {{ value("methods", "two_moons", "dsm", "step") }}\n{{ tables("methods") }}')
     results.render(source, docs / "results", docs / "results.md")
     text = (docs / "results.md").read_text()
-    assert text.startswith("dsm 0.2 (0.1 to 0.7) 10\n") and "](results/methods_two_moons_gap.svg)" in text
+    assert text.startswith("dsm 0.2 (0.1 to 0.7) less 10\n") and "](results/methods_two_moons_gap.svg)" in text
     for wrong, said in (
         ('{{ value("methods", "two_moons", "nce") }}', "no row 'two_moons nce"),
         ('{{ value("methods", "two_moons", "dsm", "stop") }}', "step"),

@@ -26,7 +26,7 @@ def chart(curves: Mapping[str, Sequence[Point]], label: str) -> str:
         return ""
     gaps = [min(HIGHEST, max(LOWEST, gap)) for points in curves.values() for _, _, gap in points]
     x_low, x_high = min(times), max(max(times), 1.0001 * min(times))
-    y_low, y_high = _decade(min(gaps), math.floor), max(_decade(max(gaps), math.ceil), 2 * THRESHOLD)
+    y_low, y_high = _round(min(gaps), up=False), max(_round(max(gaps), up=True), 2 * THRESHOLD)
 
     def x(t: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * math.log(max(t, x_low) / x_low) / math.log(x_high / x_low)
@@ -81,8 +81,10 @@ def apart(places: Sequence[float], least: float, low: float, high: float) -> lis
     return moved
 
 
-def _decade(value: float, way) -> float:
-    return 10.0 ** way(math.log10(value) + (1e-9 if way is math.floor else -1e-9))
+def _round(value: float, up: bool) -> float:
+    """The next of 1, 2, 5, 10, ... above or below."""
+    near = [s * 10.0**d for d in range(-4, 3) for s in (1, 2, 5)]
+    return min(n for n in near if n >= value * 0.999) if up else max(n for n in near if n <= value * 1.001)
 
 
 def _ticks(low: float, high: float, steps: Sequence[int]) -> list[float]:

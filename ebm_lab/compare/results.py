@@ -6,10 +6,14 @@ The source is a Jinja template beside the document: prose with
     {{ value("<study>", "<data set>", "<objective>") }}     the median gap; further: column="...", vary="key=value"
     {{ spread(...) }}                                       the same with its range over seeds
     {{ best("<study>", "<data set>") }}                     the objective of the least median gap; further: n=2, ...
+    {% if figure(...) < figure(...) %}                      the median as a number, infinite where there is none, so
+                                                            that a claim stands only as long as the study backs it
+    {% for data in datasets("<study>") %}                   the names of its data sets
 
 A study is what `compare.py publish=<folder> name=<study>` wrote there.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +29,9 @@ def render(source: Path, folder: Path, target: Path) -> None:
 
     if not source.is_file():
         raise UserError(f"source={source}: no such file")
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     try:
         text = environment.from_string(source.read_text()).render(**functions(folder, target.parent))
     except TemplateError as error:
@@ -33,7 +39,7 @@ def render(source: Path, folder: Path, target: Path) -> None:
     target.write_text(text)
 
 
-def functions(folder: Path, base: Path) -> dict[str, Callable[..., str]]:
+def functions(folder: Path, base: Path) -> dict[str, Callable]:
     """What a template may call."""
 
     def rows(study: str) -> list[Line]:
@@ -52,10 +58,17 @@ def functions(folder: Path, base: Path) -> dict[str, Callable[..., str]]:
             raise one_of(f"column of {study}, {dataset} {objective}", column, there.spreads)
         return cell(there, ALL.get(column, Column(column, column, "", "", ""))).text
 
+    def figure(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> float:
+        there = {(n.arm.dataset, n.arm.objective, n.arm.vary): n for n in rows(study)}.get((dataset, objective, vary))
+        return there.spreads[column].middle if there is not None and column in there.spreads else math.inf
+
     def spread(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> str:
         middle = value(study, dataset, objective, column, vary)
         extent = cell(line(study, dataset, objective, vary), ALL.get(column, Column(column, column, "", "", ""))).range
         return f"{middle} ({extent})" if extent else middle
+
+    def datasets(study: str) -> list[str]:
+        return list(dict.fromkeys(n.arm.dataset for n in rows(study)))
 
     def best(study: str, dataset: str, n: int = 1) -> str:
         there = [x for x in rows(study) if x.arm.dataset == dataset and x.gap is not None]
@@ -73,4 +86,4 @@ def functions(folder: Path, base: Path) -> dict[str, Callable[..., str]]:
                 )
         return page.tables(folder / f"{study}.csv", folder / f"{study}.json", folder, f"{study}_", base)
 
-    return {"tables": tables, "value": value, "spread": spread, "best": best}
+    return {"tables": tables, "value": value, "spread": spread, "best": best, "figure": figure, "datasets": datasets}
