@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 170, 14, 48
 LOWEST, HIGHEST = 1e-3, 10.0
 """Nats; what lies outside is drawn on the edge."""
 INK, FAINT, PAPER = "var(--ink, #222)", "var(--rule, #ddd)", "var(--paper, #fff)"
-HUES = (210, 25, 140, 285, 0, 180, 48, 330, 95, 240, 15, 160, 305, 70)
+HUES = (210, 25, 140, 285, 0, 180, 48, 330, 95, 225, 15, 160, 305, 70)
 DASHES = ("", "6 3", "2 3")
 
 
@@ -54,7 +54,7 @@ def _lines(curves: Mapping[str, Sequence[Point]], x, y) -> list[str]:
     """The lines, each with its name at its end, and the names moved apart."""
     parts, ends = [], []
     for i, (name, points) in enumerate(curves.items()):
-        colour, dash = f"hsl({HUES[i % len(HUES)]} 65% 48%)", DASHES[i // 5 % len(DASHES)]
+        colour, dash = f"hsl({HUES[i % len(HUES)]} 65% 52%)", DASHES[i // 5 % len(DASHES)]
         path = " ".join(f"{x(t):.1f},{y(gap):.1f}" for t, _, gap in points)
         stroke = f'fill="none" stroke="{colour}" stroke-width="1.8" stroke-dasharray="{dash}"'
         title = f"<title>{escape(name)}: {points[-1][2]:.4f} nats at the end</title>"
@@ -65,8 +65,8 @@ def _lines(curves: Mapping[str, Sequence[Point]], x, y) -> list[str]:
     edge = WIDTH - RIGHT
     for place, (height, end, name, colour) in zip(places, ends, strict=True):
         lead = f"{end:.1f},{height:.1f} {edge + 4},{height:.1f} {edge + 22},{place:.1f} {edge + 28},{place:.1f}"
-        parts.append(f'<polyline points="{lead}" fill="none" stroke="{colour}" stroke-width="0.8"/>')
-        parts.append(_text(edge + 32, place + 4, name, "start", colour))
+        parts.append(f'<polyline points="{lead}" fill="none" stroke="{colour}" stroke-width="1.2"/>')
+        parts.append(_text(edge + 32, place + 4, name, "start"))
     return parts
 
 
@@ -105,5 +105,5 @@ def _rule(x1: float, y1: float, x2: float, y2: float, colour: str, dash: str = "
     return f'<line {where} stroke="{colour}" stroke-dasharray="{dash}"/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str, colour: str = INK) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{INK}">{escape(text)}</text>'

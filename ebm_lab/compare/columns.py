@@ -112,13 +112,13 @@ def _never(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three figures and no more digits than that needs: 0.00432, 12.3, 1.23 M."""
+    """Three figures, two below 0.01: 0.0043, 12.3, 1,234, 12.3 k, 1.23 M."""
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+    value = float(f"{value:.3g}") if abs(value) >= 1e4 or abs(value) < 1000 else round(value)
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
-            unit = 1e3 if letter == " k" else size
-            return f"{value / unit:.3g}{letter}" if abs(value) < 1000 * unit else f"{value:.3g}"
+            return f"{value / (1e3 if letter == 'k' else size):.4g} {letter}"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     digits = 3 if abs(value) >= 0.01 else 2
