@@ -49,6 +49,7 @@ def compare(
     one more key with its values, as "dataset.noise=0.1,0.2", one row each; evaluate: evaluations of each trained model
     afterwards, by name; columns: metrics to show beside the usual ones; publish: a folder to which tables and pictures
     are copied under name, for scripts/results.py; train: false only writes the tables and the page of what there is.
+    Tables and page show the cases of this command.
     """
     from ebm_lab.compare.runner import Runner
 
