@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ebm_lab.cli.compare import compare
+from ebm_lab.cli.compare import command, compare
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.compare import page, results, table
 from ebm_lab.compare.chart import HEIGHT, WIDTH, apart, chart
 from ebm_lab.compare.columns import ALL, cell, columns, number
 from ebm_lab.compare.plan import LOOKS, Arm, Case, Pilot, Study, arguments, cases, mine, pieces, safe, steps_for, varied
-from ebm_lab.compare.runner import Runner, quoted
+from ebm_lab.compare.runner import Runner, quoted, write
 from ebm_lab.core.errors import UserError
 from ebm_lab.training.counters import Clock, Counters
 
@@ -80,6 +80,11 @@ def test_folders_have_plain_names_that_stay_apart():
     assert all("/" not in n and "<" not in n and len(n) < 90 for n in names)
 
 
+def test_the_command_is_the_one_that_does_it_again():
+    said = ["objectives=dsm", "vary=a=[1, 2]", "out=x", "train=false", "publish=docs", "name=n", "jobs=1"]
+    assert command(said, 4) == "python scripts/compare.py objectives=dsm 'vary=a=[1, 2]' jobs=4"
+
+
 def test_any_path_can_stand_on_the_command_line():
     for path in ("a/b=c", "it's", "back\\slash", "a, {b}: [c] $d", "tail\\'"):
         assert compose_config([f"output_dir={quoted(Path(path))}"])["output_dir"] == path
@@ -109,6 +114,10 @@ class Fake(Runner):
         end = end.pop(0) if len(end) > 1 else end[0]
         if end == "none":
             return "no such key"
+        if "evaluation" in told and "run" in told:
+            record = {"which": "last", "ema": True, "step": 3, "mmd2": 0.5, "failed": {}}
+            write(Path(told["run"]) / "evaluation" / "evaluation.json", record)
+            return ""
         stamp = Path(told["resume"]).name if "resume" in told else f"{time.time_ns():020d}"
         summary = {"status": end, "train_cpu_seconds": 1.5, "grad_evals": 332800, "step": 100, "nll_gap": 0.25}
         hand_made(folder / "runs" / stamp, summary, [])
@@ -196,6 +205,9 @@ def test_evaluations_follow_once(tmp_path):
     runner = fake(tmp_path, ends, evaluate="mmd")
     runner.run(CASES)
     assert sum(told.get("evaluation") == "mmd" for _, told in runner.commands) == 3
+    table.write_csv([table.row(case, SECONDS, runner) for case in CASES], tmp_path / "c.csv")
+    rows = table.read_csv(tmp_path / "c.csv")
+    assert [r["mmd2"] for r in rows] == [0.5, None, 0.5, 0.5] and "ema" not in rows[0] and rows[0]["step"] == 100
     again = fake(tmp_path, evaluate="mmd")
     again.run(CASES)
     assert again.commands == []
@@ -390,6 +402,7 @@ def test_the_markdown_has_a_row_per_arm_and_best_first(study):
 
 def test_a_document_takes_its_numbers_from_the_studies(study, tmp_path):
     docs = tmp_path / "docs"
+    (study / "rings_gap.svg").write_text("of another command")
     written = page.publish(study, docs / "results", "methods")
     assert {p.name for p in written} == {"methods.csv", "methods.json", "methods_two_moons_gap.svg"}
     source = docs / "results" / "results.md.j2"

@@ -95,7 +95,7 @@ def show(runner: "Runner", wanted: Sequence[Case], asked: Sequence[str], fresh: 
     kinds = [f"{kind}/{r[kind]}" for r in rows for kind in ("objective", "dataset")]
     kept = {} if fresh else read(out / "facts.json")
     facts = {
-        "command": kept.get("command") or command(sys.argv[1:]),
+        "command": command(sys.argv[1:], kept.get("jobs") or runner.jobs),
         "machine": kept.get("machine") or page.machine(),
         "jobs": kept.get("jobs") or runner.jobs,
         "torch": next((r["torch"] for r in rows if r.get("torch")), "unknown"),
@@ -107,10 +107,10 @@ def show(runner: "Runner", wanted: Sequence[Case], asked: Sequence[str], fresh: 
     return [out / "comparison.csv", *page.write(rows, out, pictures, facts)]
 
 
-def command(arguments: Sequence[str]) -> str:
+def command(arguments: Sequence[str], jobs: int) -> str:
     """How to do it again, wherever its files shall go."""
-    said = [a for a in arguments if a.partition("=")[0] not in ("out", "publish", "name", "train")]
-    return " ".join(["python scripts/compare.py", *map(shlex.quote, said)])
+    said = [a for a in arguments if a.partition("=")[0] not in ("out", "publish", "name", "train", "jobs")]
+    return " ".join(["python scripts/compare.py", *map(shlex.quote, said), f"jobs={jobs}"])
 
 
 def _known(key: str, text: str, allowed: list[str]) -> list[str]:

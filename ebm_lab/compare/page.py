@@ -147,7 +147,9 @@ def publish(out: Path, folder: Path, study: str) -> list[Path]:
     """Copy what a document needs of a comparison to `folder`, under the study's name."""
     folder.mkdir(parents=True, exist_ok=True)
     sources = {out / "comparison.csv": f"{study}.csv", out / "facts.json": f"{study}.json"}
-    sources |= {p: f"{study}_{p.name}" for kind in ("*_gap.svg", "*_models.png") for p in sorted(out.glob(kind))}
+    for name in dict.fromkeys(safe(r["dataset"]) for r in read_csv(out / "comparison.csv")):
+        pictures = [out / f"{name}_gap.svg", out / f"{name}_models.png"]
+        sources |= {path: f"{study}_{path.name}" for path in pictures if path.is_file()}
     for path in folder.glob(f"{study}_*"):
         if path.name.endswith(("_gap.svg", "_models.png")):
             path.unlink()

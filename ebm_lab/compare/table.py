@@ -92,7 +92,8 @@ def row(case: Case, study: Study, runner: Runner) -> Row:
     if reached is not None:
         known["cpu_seconds_to"], known["grad_evals_to"] = reached[:2]
     later = read(run.path / "evaluation" / "evaluation.json") if run and record.get("evaluated") else {}
-    numbers = {k: v for k, v in {**later, **summary}.items() if isinstance(v, int | float) and k not in UNTOLD}
+    told = {k: v for k, v in {**later, **summary}.items() if k not in UNTOLD}
+    numbers = {k: v for k, v in told.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     texts = {k: v for k, v in summary.items() if k == "git_commit"}
     return {**numbers, **texts, **known}
 
