@@ -111,7 +111,7 @@ def live(trainer: Trainer, run: RunDir) -> dict[str, Any]:
     c = trainer.counters
     trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
     summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
-    summary["rollbacks"] = len(trainer.guard.events)
+    summary |= {"train_cpu_seconds": c.train_cpu_seconds, "rollbacks": len(trainer.guard.events)}
     summary["said"] = trainer.said
     run.write_summary(summary)
     for logger in trainer.loggers:
@@ -175,8 +175,9 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
 
 def rows(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a summary that the table at the end shows."""
-    hidden = {"pid", "host", "said", "versions", "git_commit", "command", "startup_seconds", "eval_seconds", "format"}
-    return {k: v for k, v in summary.items() if k not in hidden and v is not None}
+    hidden = {"pid", "host", "said", "versions", "git_commit", "command", "format"}
+    shown = {k: v for k, v in summary.items() if k not in hidden and not k.startswith(("startup_", "eval_"))}
+    return {k: v for k, v in shown.items() if v is not None}
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:

@@ -7,7 +7,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("datasets", "energies", "objectives", "samplers", "evaluation", "loggers")
-FLOOR = {"core": 0, **{k: 1 for k in KINDS}, "training": 2, "theory": 2, "experiment": 3, "run": 4, "cli": 5}
+FLOOR = {
+    "core": 0,
+    **{k: 1 for k in KINDS},
+    "training": 2,
+    "theory": 2,
+    "experiment": 3,
+    "run": 4,
+    "compare": 5,
+    "cli": 6,
+}
 FILES = sorted((ROOT / "ebm_lab").rglob("*.py"))
 
 
@@ -38,7 +47,7 @@ def test_imports_point_down(path):
             assert here == "cli", f"{module} is for the edge only"
         if parts[0] == "wandb":
             assert path.stem == "wandb" and not top, "wandb is imported when it is used"
-        if parts[0] in ("sklearn", "matplotlib", "torchvision", "zuko"):
+        if parts[0] in ("sklearn", "matplotlib", "torchvision", "zuko", "jinja2"):
             assert not top, f"{module} is slow to import: import it where it is used"
 
 
