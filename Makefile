@@ -52,7 +52,6 @@ clean:  ## Remove .venv and caches; outputs stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 <<<<<<< HEAD
-.PHONY: help install train test test-fast studies bars mutants theory lint types clean
 =======
 .PHONY: help install train test test-fast compare results studies mutants theory lint types clean
 >>>>>>> wt-compare
