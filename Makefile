@@ -23,8 +23,16 @@ test: .venv/installed  ## Run the whole test suite
 test-fast: .venv/installed  ## Run the tests that take seconds
 	$(BIN)/python -m pytest --numprocesses auto -m 'not slow'
 
-bars: .venv/installed  ## Train seven objectives on two data sets, three seeds each, and print the held-out gaps
-	$(BIN)/python scripts/bars.py
+compare: .venv/installed  ## Train every objective on two data sets under one budget: a page and tables, within an hour
+	$(BIN)/python scripts/compare.py jobs=2
+
+results: .venv/installed  ## Put the last `make compare` into docs/results.md
+	$(BIN)/python scripts/compare.py train=false publish=docs/results
+	$(BIN)/python scripts/results.py out=docs
+
+studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.md
+	$(BIN)/python scripts/scaling.py out=docs
+	$(BIN)/python scripts/studies.py out=docs
 
 mutants: .venv/installed  ## Flip every sign and factor 1/2 in the equations and see that the tests notice: half an hour
 	$(BIN)/python scripts/mutants.py files=all jobs=2
@@ -46,4 +54,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast bars mutants theory report lint types clean
+.PHONY: help install train test test-fast compare results studies mutants theory report lint types clean

@@ -149,7 +149,7 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
     c = trainer.counters
     trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
     summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
-    summary["rollbacks"] = len(trainer.guard.events)
+    summary |= {"train_cpu_seconds": c.train_cpu_seconds, "rollbacks": len(trainer.guard.events)}
     summary["said"] = trainer.said
     try:
         run.write_summary(summary)

@@ -144,6 +144,9 @@ def data_on_disk(dataset, root):
 def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, tmp_path):
     if group == "dataset":
         overrides = data_on_disk(option, tmp_path)
+    elif group == "experiment":
+        dataset = compose_config([f"experiment={option}"])["dataset"]["name"]
+        overrides = [*data_on_disk(dataset, tmp_path), *(["energy.points=9"] if dataset == "wine" else [])]
     elif (group, option) == ("sampler", "none"):
         overrides = ["objective=dsm"]
     elif group == "energy":
@@ -155,6 +158,8 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
         objective = next(o for o in sorted(options("objective"), key=len, reverse=True) if option.startswith(f"{o}_"))
         energy = option.removeprefix(f"{objective}_")
         overrides = [f"objective={objective}", *(["dataset=two_moons"] if "mlp" in energy else []), f"energy={energy}"]
+    elif group == "experiment" and option.startswith("fashion"):
+        overrides = data_on_disk("fashion_mnist", tmp_path)
     else:
         overrides = []
     choice = f"{group}=[{option}]" if group == "evaluation" else f"{group}={option}"

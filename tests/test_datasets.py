@@ -84,7 +84,7 @@ def test_data_do_not_depend_on_the_global_generator():
 
 
 def test_digits_are_real_and_split_without_overlap():
-    data = build("dataset", {"name": "digits", "val": 0.15, "test": 0.15, "seed": 0})
+    data = build("dataset", {"name": "digits", "val": 0.15, "test": 0.15, "seed": 0, "classes": None})
     parts = [data.train, data.val, data.test]
     assert sum(map(len, parts)) == 1797 and data.event_shape == (1, 8, 8)
     assert data.train.min() == -1 and data.train.max() == 1
@@ -146,3 +146,50 @@ def test_array_refuses_what_is_no_data(tmp_path):
     (tmp_path / "x.txt").write_text("1")
     with pytest.raises(UserError, match="can't read '.txt' files; allowed: .npy, .npz, .csv"):
         array(tmp_path / "x.txt")
+
+
+def test_classes_split_the_whole_in_two():
+    """Every image of the kept classes stays in its own split, every test image of the others is outside, none is in
+    both and none is lost."""
+    values = {"name": "digits", "val": 0.15, "test": 0.15, "seed": 0}
+    whole = build("dataset", {**values, "classes": None})
+    kept = build("dataset", {**values, "classes": [7, 0, 3]})
+    rest = build("dataset", {**values, "classes": [1, 2, 4, 5, 6, 8, 9]})
+    assert whole.outside is None and build("dataset", {**values, "classes": list(range(10))}).outside is None
+    for split in ("train", "val", "test"):
+        inside = torch.isin(whole.labels[split], torch.tensor([0, 3, 7]))
+        assert torch.equal(getattr(kept, split), getattr(whole, split)[inside])
+        assert torch.equal(kept.labels[split], whole.labels[split][inside])
+        assert sorted(kept.labels[split].unique().tolist()) == [0, 3, 7]
+    assert torch.equal(kept.outside, rest.test) and torch.equal(rest.outside, kept.test)
+    assert len(kept.outside) + len(kept.test) == len(whole.test)
+    rows = torch.cat([kept.train, kept.val, kept.test, kept.outside]).flatten(1)
+    assert len(rows) == len(kept.train) + len(kept.val) + len(whole.test)
+    assert (
+        float(torch.cdist(kept.outside.flatten(1), torch.cat([kept.train, kept.val, kept.test]).flatten(1)).min()) > 0
+    )
+
+
+def test_classes_that_are_none_are_one_line():
+    values = {"name": "digits", "val": 0.15, "test": 0.15, "seed": 0}
+    for classes, line in (
+        ([3, 12], r"dataset.classes=\[3, 12\]: no image has the label 12; allowed: \[0, 1, .*9\]"),
+        ([], r"dataset.classes=\[\]: list should have at least 1 item"),
+        ([-1], "dataset.classes=.*should be greater than or equal to 0"),
+    ):
+        with pytest.raises(UserError, match=line) as caught:
+            build("dataset", {**values, "classes": classes})
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_run_from_before_there_were_classes_keeps_all_of_them(tmp_path):
+    """Its config lacks the setting, and is read with what it did; one that has it keeps its own."""
+    from ebm_lab.training.rundir import RunDir
+
+    run = RunDir(tmp_path)
+    old = {"name": "digits", "val": 0.15, "test": 0.15, "seed": 0}
+    for given, read in ((old, {**old, "classes": None}), ({**old, "classes": [1, 2]}, {**old, "classes": [1, 2]})):
+        run.write_config({"dataset": given, "seed": 3})
+        assert run.read_config() == {"dataset": read, "seed": 3}
+    run.write_config({"dataset": MOONS})
+    assert run.read_config() == {"dataset": MOONS}

@@ -14,7 +14,7 @@ from ebm_lab.core.images import hold_out
 from ebm_lab.core.registry import build
 
 RNG = np.random.default_rng(0)
-MNIST = {"download": False, "val": 5, "seed": 0}
+MNIST = {"download": False, "val": 5, "seed": 0, "classes": None}
 
 
 def one_line(message, kind, **values):
@@ -96,6 +96,20 @@ def test_idx_files_are_read_as_written(kind, folder, tmp_path):
     assert data.transform.log_det((1, 28, 28)) == pytest.approx(-784 * np.log(127.5))
 
 
+def test_classes_keep_their_official_images(tmp_path):
+    written = write_idx(tmp_path / "MNIST" / "raw")
+    whole = build("dataset", {"name": "mnist", "root": str(tmp_path), **MNIST})
+    data = build("dataset", {"name": "mnist", "root": str(tmp_path), **MNIST, "classes": [0, 1, 2, 5, 7]})
+    y = written["t10k"][1]  # 0 to 6
+    official = written["t10k"][0].float() / 127.5 - 1
+    torch.testing.assert_close(data.test.squeeze(1), official[[0, 1, 2, 5]])
+    torch.testing.assert_close(data.outside.squeeze(1), official[[3, 4, 6]])
+    assert y[[0, 1, 2, 5]].tolist() == data.labels["test"].tolist() and len(data.train) + len(data.val) == 10
+    for split in ("train", "val"):
+        inside = torch.isin(whole.labels[split], torch.tensor([0, 1, 2, 5, 7]))
+        assert torch.equal(getattr(data, split), getattr(whole, split)[inside])
+
+
 def test_validation_is_a_number_or_a_fraction():
     assert {k: len(v) for k, v in hold_out(60, 0.25, 0).items()} == {"val": 15, "train": 45}
     parts = hold_out(60, 7, 0)
@@ -153,7 +167,7 @@ def test_a_download_that_works_is_used(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dump", DUMPS.values(), ids=DUMPS)
 def test_cifar_batches_are_read_in_every_spelling(dump, tmp_path):
     written = write_cifar(tmp_path / "cifar-10-batches-py", dump)
-    data = build("dataset", {"name": "cifar10", "root": str(tmp_path), "download": False, "val": 0.2, "seed": 0})
+    data = build("dataset", {"name": "cifar10", "root": str(tmp_path), **MNIST, "val": 0.2})
     assert [len(x) for x in (data.train, data.val, data.test)] == [12, 3, 3]
     assert data.event_shape == (3, 32, 32) and data.train.dtype == torch.float32
     # Byte 1024 c + 32 i + j of a row is channel c, row i, column j.
@@ -192,7 +206,7 @@ def test_a_malicious_batch_is_refused_and_does_nothing(payload, tmp_path):
     folder, harm = tmp_path / "cifar-10-batches-py", tmp_path / "harm"
     write_cifar(folder, DUMPS["text, protocol 4"])
     (folder / "data_batch_3").write_bytes(payload.replace(b"%s", str(harm).encode()))
-    values = {"root": str(tmp_path), "download": False, "val": 3, "seed": 0}
+    values = {"root": str(tmp_path), **MNIST, "val": 3}
     one_line("refused to read .*data_batch_3: it asks for .*which no CIFAR-10 batch needs", "cifar10", **values)
     (folder / "data_batch_3").write_bytes(pickle.dumps({"data": Attack(harm), "labels": []}))
     one_line("refused to read .*data_batch_3: it asks for ", "cifar10", **values)
@@ -204,7 +218,10 @@ def test_a_malicious_batch_is_refused_and_does_nothing(payload, tmp_path):
 def test_a_batch_that_is_none_is_one_line(tmp_path):
     folder = tmp_path / "cifar-10-batches-py"
     write_cifar(folder, DUMPS["text, protocol 4"])
-    good, values = (folder / "data_batch_2").read_bytes(), {"root": str(tmp_path), "download": False, "val": 3}
+    good, values = (
+        (folder / "data_batch_2").read_bytes(),
+        {"root": str(tmp_path), "download": False, "val": 3, "classes": None},
+    )
     pixels = np.zeros((3, 3072), np.uint8)
     cases = {
         "pickle data was truncated|Ran out of input|exhausted": good[: len(good) // 2],

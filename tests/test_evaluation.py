@@ -101,7 +101,7 @@ def test_nearest_images_are_the_nearest(generator):
 def test_classifier_knows_real_digits_from_noise(generator):
     from ebm_lab.datasets.digits import Digits
 
-    digits = Digits(val=0.15, test=0.15, seed=0)
+    digits = Digits(val=0.15, test=0.15, seed=0, classes=None)
     real = view(lambda x: x.flatten(1).sum(1), digits, sampler=object(), generator=generator)
     real.__dict__["film"] = [(0, digits.val)]
     metrics = Classifier(confident=0.9, hidden=64, points=2000, passes=130_000)(real).metrics

@@ -20,6 +20,8 @@ def test_a_wheel_works_far_from_the_clone(tmp_path):
     entry = (next((tmp_path / "site").glob("*.dist-info")) / "entry_points.txt").read_text()
     assert "ebm-lab = ebm_lab.cli.main:main" in entry
 
+    assert (tmp_path / "site" / "ebm_lab" / "compare" / "templates" / "page.html").is_file()
+
     away = tmp_path / "away"
     away.mkdir()
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ebm_lab.cli.main import main; main()"

@@ -58,6 +58,7 @@ def evaluate(
     record: dict[str, Any] = {"which": which, "ema": ema, "step": trainer.counters.step}
     record |= {"seconds": {}, "left_out": {}, "failed": {}, "notes": []}
     view = trainer.view("test")
+    view.averaged = ema
     for name in trainer.evaluators:
         one(trainer, view, name, record, folder)
         (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")

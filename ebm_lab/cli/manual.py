@@ -41,11 +41,11 @@ def manual() -> str:
 def _group(group: str) -> str:
     lines = [f"    {group}"]
     for option in options(group):
-        lines.append(f"        {option:<14} {_about(group, option)}".rstrip())
+        lines.append(f"        {option:<14} {comment(group, option)}".rstrip())
     return "\n".join(lines) if len(lines) > 1 else f"    {group}\n        (none yet)"
 
 
-def _about(group: str, option: str) -> str:
+def comment(group: str, option: str) -> str:
     """The first comment of an option's YAML."""
     path = config_dir() / group / f"{option}.yaml"
     comments = re.findall(r"^# (?!@)(.+)$", path.read_text(), re.MULTILINE) if path.exists() else []

@@ -95,7 +95,7 @@ def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str,
         if not equals:
             raise UserError(f"{argument}: not of the form key=value")
         value = text if name in texts else yaml.safe_load(text)
-        if "." in name and "overrides" in settings:
+        if "." in name and "overrides" in settings.keys() - texts:
             values.setdefault("overrides", {})[name] = value
         else:
             values[name] = value

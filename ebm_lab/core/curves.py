@@ -31,11 +31,12 @@ class NoisyCurves:
         return on_curve[which, torch.arange(n)] + self.std * z
 
     def log_prob(self, x: Tensor, chunk: int = 512) -> Tensor:
+        """log density in nats, (B, 2) -> (B,); differentiable in x."""
         t = (torch.arange(self.nodes, dtype=torch.float64) + 0.5) / self.nodes
         nodes = torch.cat([self.piece(i, t) for i in range(self.pieces)])
         logs = [
             torch.logsumexp(-torch.cdist(part, nodes).square() / (2 * self.std**2), 1)
-            for part in x.detach().cpu().double().split(chunk)
+            for part in x.cpu().double().split(chunk)
         ]
         constant = math.log(len(nodes)) + math.log(2 * math.pi * self.std**2)
         return (torch.cat(logs) - constant).to(x.device)

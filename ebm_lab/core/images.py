@@ -13,6 +13,7 @@ from torch import Tensor
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import stream
+from ebm_lab.core.splits import Classes, keep_classes
 from ebm_lab.core.transforms import Affine
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -33,15 +34,18 @@ class Images(Dataset):
 class OfficialImages(Images):
     """The official test set, and the official training set less `val`, which `seed` chooses.
 
-    training, testing: (bytes (n, C, H, W), labels (n,)).
+    training, testing: (bytes (n, C, H, W), labels (n,)). Images of other classes than `classes` are left out; those
+    of the test set are then `outside`.
     """
 
     def __init__(
-        self, training: tuple[Tensor, Tensor], testing: tuple[Tensor, Tensor], val: HeldOut, seed: int
+        self, training: tuple[Tensor, Tensor], testing: tuple[Tensor, Tensor], val: HeldOut, seed: int, classes: Classes
     ) -> None:
         parts = hold_out(len(training[0]), val, seed)
         splits, labels = ({**{s: training[i][index] for s, index in parts.items()}, "test": testing[i]} for i in (0, 1))
+        splits, labels, outside = keep_classes(splits, labels, classes)
         super().__init__(splits, labels)
+        self.outside = None if outside is None else self.transform.forward(outside)
 
 
 def hold_out(n: int, val: HeldOut, seed: int) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.distributions import Distribution, IsotropicGaussian, UniformBox
-from ebm_lab.core.functional import EnergyFn
+from ebm_lab.core.functional import EnergyFn, score
+from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.transforms import Affine, identity
 
 
@@ -139,10 +140,14 @@ class Dataset(ABC):
     test: Tensor
     labels: dict[str, Tensor] | None = None
     """Per split, (n,) integers."""
+    outside: Tensor | None = None
+    """(n, *shape): test images of the classes that the splits leave out, where they leave any out."""
     bounds: tuple[float, float] | None = None
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Affine = identity()
     """From raw data to model space."""
+    mixture: GaussianMixture | None = None
+    """The law, on the CPU, where it is a mixture whose components are the modes that a model has to find."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -167,13 +172,24 @@ class Dataset(ABC):
         return UniformBox(low, high)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
-        """The true log-density in nats, (B, *shape) -> (B,), where it is known; else None."""
+        """The true log-density in nats, (B, *shape) -> (B,), where it is known; else None. Differentiable in
+        x, or `score` must say otherwise."""
         return None
+
+    def score(self, x: Tensor) -> Tensor | None:
+        """The true score, grad_x of `log_prob`, (B, *shape) -> (B, *shape), where there is one; else None."""
+        return None if self.log_prob(x[:1]) is None else score(lambda y: -self._known(y), x)
+
+    def _known(self, x: Tensor) -> Tensor:
+        log_p = self.log_prob(x)
+        assert log_p is not None, "asked before"
+        return log_p
 
     def to(self, device: torch.device) -> "Dataset":
         """Move the splits and labels; returns itself."""
         self.train, self.val, self.test = (t.to(device) for t in (self.train, self.val, self.test))
         self.labels = self.labels and {k: v.to(device) for k, v in self.labels.items()}
+        self.outside = None if self.outside is None else self.outside.to(device)
         if "mean" in vars(self):
             del self.mean
         return self
@@ -181,8 +197,8 @@ class Dataset(ABC):
 
 @dataclass
 class RunInfo:
-    """What a logger may know of its run: a unique name, its directory, the config, and `say`, which prints a line to the
-    user."""
+    """What a logger may know of its run: a unique name, its directory, the config, and `say`, which prints a line to
+    the user."""
 
     name: str
     path: Path

@@ -1,6 +1,7 @@
 """Gaussian mixtures: exact samples and an exact density, as data or as noise.
 
     p(x) = sum_k w_k N(x; m_k, S_k),    S_k = diag(std_k^2) or a full covariance
+    r_k(x) = w_k N(x; m_k, S_k) / p(x),    so that E_p[r_k(x)] = w_k
 
 With x = m_k + L_k z, z ~ N(0, I) and L_k L_k' = S_k:  -2 log N(x; m_k, S_k) = |z|^2 + 2 log det L_k + d log 2 pi.
 """
@@ -31,6 +32,11 @@ class GaussianMixture:
             raise ValueError(f"{tuple(self.weights.shape)} weights for {len(self.means)} means")
 
     @cached_property
+    def odds(self) -> Tensor:
+        """The weights, summing to 1, (K,)."""
+        return self.weights / self.weights.sum()
+
+    @cached_property
     def _flat_means(self) -> Tensor:
         return self.means.flatten(1)
 
@@ -56,14 +62,27 @@ class GaussianMixture:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log density in nats, (B, *shape) -> (B,); differentiable in x."""
-        means, stds, factors = self._flat_means, self._flat_stds, self._factors
-        offset = x.flatten(1).unsqueeze(1) - means  # (B, K, d)
+        return torch.logsumexp(self._logits(x), 1) - 0.5 * self._flat_means.shape[1] * math.log(2 * math.pi)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """r_k(x), (B, *shape) -> (B, K): the odds that x is of component k."""
+        return self._logits(x).softmax(1)
+
+    def distances(self, x: Tensor) -> Tensor:
+        """|z|, (B, *shape) -> (B, K): how far x is from each mean, in the component's own stds."""
+        return self._standardised(x)[0].norm(dim=2)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """log of w_k N(x; m_k, S_k) but for the constant that all components share, (B, K)."""
+        z, log_det = self._standardised(x)
+        return self.odds.log() - log_det - 0.5 * z.square().sum(2)
+
+    def _standardised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, log det L_k), (B, K, d) and (K,), with x = m_k + L_k z."""
+        stds, factors = self._flat_stds, self._factors
+        offset = x.flatten(1).unsqueeze(1) - self._flat_means  # (B, K, d)
         if stds is not None:
-            z, log_det = offset / stds, stds.log().sum(1)
-        else:
-            assert factors is not None
-            z = torch.linalg.solve_triangular(factors, offset.permute(1, 2, 0), upper=False).permute(2, 0, 1)
-            log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)
-        log_weights = (self.weights / self.weights.sum()).log()
-        constant = 0.5 * means.shape[1] * math.log(2 * math.pi)
-        return torch.logsumexp(log_weights - log_det - 0.5 * z.square().sum(2), 1) - constant
+            return offset / stds, stds.log().sum(1)
+        assert factors is not None
+        z = torch.linalg.solve_triangular(factors, offset.permute(1, 2, 0), upper=False).permute(2, 0, 1)
+        return z, factors.diagonal(dim1=1, dim2=2).log().sum(1)

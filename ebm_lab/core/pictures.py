@@ -42,3 +42,16 @@ def save_png(image: Tensor, path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+
+
+def strips(rows: dict[str, Tensor], bounds: tuple[float, float], columns: int = 10) -> Tensor:
+    """The first `columns` images (n, C, H, W) of each row, with the row's name beside them."""
+
+    def draw(fig) -> None:
+        for axes, (name, images) in zip(fig.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+            axes.imshow(grid(images[:columns], bounds, columns).permute(1, 2, 0).numpy(), aspect="equal")
+            axes.set(xticks=[], yticks=[])
+            axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
+            axes.spines[:].set_visible(False)
+
+    return figure(draw, 0.7 * columns + 1.3, 0.75 * len(rows))

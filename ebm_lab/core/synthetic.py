@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ebm_lab.core.distributions import Distribution
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.random import stream
 
 
@@ -13,11 +14,12 @@ class Synthetic(Dataset):
 
     def __init__(self, law: Distribution, name: str, train: int, held_out: int, seed: int) -> None:
         self.law = law
+        self.mixture = law if isinstance(law, GaussianMixture) else None
         self.train, self.val, self.test = (
             law.sample(n, stream(seed, f"{name}/{split}")).float()
             for n, split in ((train, "train"), (held_out, "val"), (held_out, "test"))
         )
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(B, *shape) -> (B,) in nats, computed in float64 on the CPU."""
-        return self.law.log_prob(x.detach().cpu().double()).to(x.device)
+        """(B, *shape) -> (B,) in nats, computed in float64 on the CPU; differentiable in x where the law's is."""
+        return self.law.log_prob(x.cpu().double()).to(x.device)

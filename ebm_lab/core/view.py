@@ -57,6 +57,8 @@ class EvalView:
     chain_metrics: dict[str, Tensor] = field(default_factory=dict)
     learnt_log_z: float | None = None
     """The objective's own estimate of log Z, in nats, where it has one."""
+    averaged: bool = True
+    """Whether the weights are averages over the training (EMA), or the raw ones of its last step."""
     chains: Tensor | None = None
     """(N, *shape) persistent chains of the training, where there are any."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.images import HeldOut, OfficialImages, unavailable
 from ebm_lab.core.registry import register
+from ebm_lab.core.splits import Classes
 
 FOLDER = "cifar-10-batches-py"
 BROKEN = (
@@ -37,9 +38,10 @@ TRAINING, TESTING = tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch"
 @register("dataset", "cifar10")
 class CIFAR10(OfficialImages):
     """`root`: the folder that holds cifar-10-batches-py/; `download`: fetch it if files are missing; `val`: how many
-    training images, or which fraction of them, to hold out for validation; `seed` chooses them."""
+    training images, or which fraction of them, to hold out for validation; `seed` chooses them; `classes`: the labels
+    to keep, null: all; the test images of the others are then `outside`."""
 
-    def __init__(self, *, root: str, download: bool, val: HeldOut, seed: NonNegativeInt) -> None:
+    def __init__(self, *, root: str, download: bool, val: HeldOut, seed: NonNegativeInt, classes: Classes) -> None:
         folder, files = Path(root) / FOLDER, (*TRAINING, *TESTING)
         missing = [f for f in files if not (folder / f).is_file()]
         error = _download(root) if missing and download else None
@@ -49,7 +51,7 @@ class CIFAR10(OfficialImages):
             training, testing = (_read(folder, names) for names in (TRAINING, TESTING))
         except BROKEN as problem:
             raise unavailable("CIFAR-10", root, folder, files, [], download, problem) from None
-        super().__init__(training, testing, val, seed)
+        super().__init__(training, testing, val, seed, classes)
 
 
 def _download(root: str) -> Exception | None:

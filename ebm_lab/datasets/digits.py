@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt
 
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
-from ebm_lab.core.splits import split_indices
+from ebm_lab.core.splits import Classes, keep_classes, split_indices
 from ebm_lab.core.transforms import Affine
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -19,9 +19,10 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 @register("dataset", "digits")
 class Digits(Dataset):
-    """`val` and `test` are the fractions held out; `seed` shuffles."""
+    """`val` and `test` are the fractions held out; `seed` shuffles; `classes`: the digits to keep, null: all; the test
+    images of the others are then `outside`."""
 
-    def __init__(self, *, val: Fraction, test: Fraction, seed: NonNegativeInt) -> None:
+    def __init__(self, *, val: Fraction, test: Fraction, seed: NonNegativeInt, classes: Classes) -> None:
         from sklearn.datasets import load_digits  # a slow import, needed only here
 
         bunch: Any = load_digits()
@@ -30,5 +31,6 @@ class Digits(Dataset):
         images = self.transform.forward(torch.as_tensor(bunch.images, dtype=torch.float32)).unsqueeze(1)
         targets = torch.as_tensor(bunch.target, dtype=torch.int64)
         parts = split_indices(len(images), val, test, seed)
-        self.train, self.val, self.test = (images[parts[s]] for s in ("train", "val", "test"))
-        self.labels = {s: targets[i] for s, i in parts.items()}
+        splits, labels = ({s: whole[i] for s, i in parts.items()} for whole in (images, targets))
+        splits, self.labels, self.outside = keep_classes(splits, labels, classes)
+        self.train, self.val, self.test = (splits[s] for s in ("train", "val", "test"))

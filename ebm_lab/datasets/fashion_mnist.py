@@ -9,13 +9,15 @@ from pydantic import NonNegativeInt
 
 from ebm_lab.core.images import HeldOut, OfficialImages, idx_pair
 from ebm_lab.core.registry import register
+from ebm_lab.core.splits import Classes
 
 
 @register("dataset", "fashion_mnist")
 class FashionMNIST(OfficialImages):
     """`root`: the folder that holds FashionMNIST/raw/*-ubyte; `download`: fetch them if they are missing; `val`: how
-    many training images, or which fraction of them, to hold out for validation; `seed` chooses them."""
+    many training images, or which fraction of them, to hold out for validation; `seed` chooses them; `classes`: the
+    labels to keep, null: all; the test images of the others are then `outside`."""
 
-    def __init__(self, *, root: str, download: bool, val: HeldOut, seed: NonNegativeInt) -> None:
+    def __init__(self, *, root: str, download: bool, val: HeldOut, seed: NonNegativeInt, classes: Classes) -> None:
         training, testing = idx_pair("FashionMNIST", root, download)
-        super().__init__(training, testing, val, seed)
+        super().__init__(training, testing, val, seed, classes)

@@ -6,13 +6,14 @@ in nats: of the model's law at its lowest level, for data as they are. For an en
 all levels carry down from noise, which is exp(-E(x, sigma_min)) / Z only as far as the levels agree. The divergence is
 exact up to `exact_dim` dimensions, d backward passes a step; above, it is Hutchinson's estimate, whose standard error
 over the points is reported with that of the points themselves as `flow_nll_se`. `flow_error` is what half the steps
-would have changed, on a tenth of the points.
+would have changed, on a tenth of the points. For images also in bits per dimension (core/bits.py).
 """
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from ebm_lab.core.bits import PIXELS, bits_per_dim
 from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.probability_flow import flow_log_prob
 from ebm_lab.core.registry import register
@@ -48,7 +49,10 @@ class FlowLikelihood:
         true = view.dataset.log_prob(x)
         if true is not None:
             metrics["flow_nll_gap"] = float((true.double() - log_p).mean())
-        return Report(metrics)
+        if view.dataset.bounds is None:
+            return Report(metrics)
+        metrics["flow_bits_per_dim"] = bits_per_dim(metrics["flow_nll"], view.dataset)
+        return Report(metrics, notes=[PIXELS])
 
     def _log_prob(self, model: NoiseLevels, x: Tensor, v: Tensor | None, steps: int) -> Tensor:
         parts = zip(x.split(1000), [None] * len(x) if v is None else v.split(1000), strict=False)

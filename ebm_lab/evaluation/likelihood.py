@@ -5,13 +5,15 @@
 The gap estimates KL(p_data || p_model) on the same points. log Z comes from the energy's own formula where it has one,
 else in one and two dimensions from the trapezoid rule on a box around the data, which grows until log Z no longer
 changes: the metric `log_z_change` is what the last growth added, so the mass outside the box is seen and not assumed.
-Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one.
+Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
+per dimension (core/bits.py).
 """
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from ebm_lab.core.bits import PIXELS, bits_per_dim
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Energy
 from ebm_lab.core.quadrature import box_log_z
@@ -30,16 +32,15 @@ class Likelihood:
     def applies(self, view: EvalView) -> str | None:
         if not view.has_energy:
             return "a score network has no energy; its likelihood is that of flow_likelihood"
-        if _formula(view) is not None or (len(view.dataset.event_shape) == 1 and view.dataset.event_shape[0] <= 2):
+        if _formula(view) is not None or _is_low(view):
             return None
         return f"log Z has no formula here, and quadrature serves 1 and 2 dimensions, not {view.dataset.event_shape}"
 
     def __call__(self, view: EvalView) -> Report:
-        report, exact = Report(), _formula(view)
-        if exact is not None:
-            log_z = float(exact)
-        else:
-            log_z, change = box_log_z(view.energy, view.dataset.train, self.cells)
+        report, known = Report(), exact_log_z(view, self.cells)
+        assert known is not None, "applies() asks for it"
+        log_z, change = known
+        if change is not None:
             report.metrics["log_z_change"] = change
             if change > 1e-2:
                 report.notes.append(
@@ -49,6 +50,9 @@ class Likelihood:
             e = torch.cat([evaluate(view.energy, part) for part in view.held_out.split(65_536)])
         nll = float(e.double().mean()) + log_z
         report.metrics |= {"nll": nll, "log_z": log_z}
+        if view.dataset.bounds is not None:
+            report.metrics["bits_per_dim"] = bits_per_dim(nll, view.dataset)
+            report.notes.append(PIXELS)
         if view.learnt_log_z is not None:
             report.metrics["log_z_error"] = view.learnt_log_z - log_z
         true = self._true_nll(view)
@@ -61,6 +65,18 @@ class Likelihood:
             log_p = view.dataset.log_prob(view.held_out)
             self._true[view.split] = None if log_p is None else -float(log_p.double().mean())
         return self._true[view.split]
+
+
+def exact_log_z(view: EvalView, cells: int) -> tuple[float, float | None] | None:
+    """log Z in nats by the energy's formula, or in 1 and 2 dimensions by quadrature with its last change; else None."""
+    exact = _formula(view)
+    if exact is not None:
+        return float(exact), None
+    return box_log_z(view.energy, view.dataset.train, cells) if _is_low(view) else None
+
+
+def _is_low(view: EvalView) -> bool:
+    return len(view.dataset.event_shape) == 1 and view.dataset.event_shape[0] <= 2
 
 
 def _formula(view: EvalView) -> Tensor | None:

@@ -1,6 +1,8 @@
 """What a run has come to, and the clock that counts what it costs."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -14,8 +16,15 @@ class Counters:
     cpu_seconds: float = 0.0
     startup_seconds: float = 0.0
     eval_seconds: float = 0.0
+    startup_cpu_seconds: float = 0.0
+    eval_cpu_seconds: float = 0.0
     best: float | None = None
     best_step: int | None = None
+
+    @property
+    def train_cpu_seconds(self) -> float:
+        """CPU-seconds of training alone: neither start-up nor evaluation."""
+        return self.cpu_seconds - self.startup_cpu_seconds - self.eval_cpu_seconds
 
 
 class Clock:
@@ -30,6 +39,7 @@ class Clock:
         counters.seconds += seconds
         counters.startup_seconds += seconds
         counters.cpu_seconds += cpu_seconds
+        counters.startup_cpu_seconds += cpu_seconds
         self._last = (time.perf_counter(), time.process_time())
         self.begin_window(counters)
 
@@ -39,6 +49,18 @@ class Clock:
         counters.seconds += now[0] - self._last[0]
         counters.cpu_seconds += now[1] - self._last[1]
         self._last = now
+
+    @contextmanager
+    def evaluating(self, counters: Counters) -> Iterator[None]:
+        """What is done within counts as evaluation and not as training."""
+        self.tick(counters)
+        seconds, cpu_seconds = counters.seconds, counters.cpu_seconds
+        try:
+            yield
+        finally:
+            self.tick(counters)
+            counters.eval_seconds += counters.seconds - seconds
+            counters.eval_cpu_seconds += counters.cpu_seconds - cpu_seconds
 
     def begin_window(self, counters: Counters) -> None:
         """A window begins at the counters' step."""

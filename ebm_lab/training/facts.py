@@ -56,19 +56,9 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
 
 def rows(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a summary that the table at the end shows."""
-    hidden = {
-        "pid",
-        "request",
-        "host",
-        "said",
-        "versions",
-        "git_commit",
-        "command",
-        "startup_seconds",
-        "eval_seconds",
-        "format",
-    }
-    return {k: v for k, v in summary.items() if k not in hidden and v is not None}
+    hidden = {"pid", "request", "host", "said", "versions", "git_commit", "command", "format"}
+    shown = {k: v for k, v in summary.items() if k not in hidden and not k.startswith(("startup_", "eval_"))}
+    return {k: v for k, v in shown.items() if v is not None}
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:

@@ -14,6 +14,11 @@ import yaml
 from ebm_lab.core.errors import UserError
 
 RUNS = "runs"
+LATER: dict[tuple[str, str], dict[str, Any]] = {
+    ("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")
+}
+LATER[("logger", "wandb")] = {"job_type": "train", "checkpoints": False}
+"""Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
 
 
 class RunDir:
@@ -100,7 +105,12 @@ class RunDir:
         _replace(self.config_file, yaml.safe_dump(config, sort_keys=False))
 
     def read_config(self) -> dict[str, Any]:
-        return yaml.safe_load(self.config_file.read_text())
+        """The values the run used, and those of settings that came later."""
+        config = yaml.safe_load(self.config_file.read_text())
+        for (group, name), values in LATER.items():
+            if (config.get(group) or {}).get("name") == name:
+                config[group] = {**values, **config[group]}
+        return config
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         _replace(self.summary_file, json.dumps(summary, indent=2) + "\n")

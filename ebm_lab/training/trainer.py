@@ -92,7 +92,8 @@ class Trainer:
                 self._roll_back(troubles)
                 continue
             if logging or evaluating:
-                metrics = (self._window() if logging else {}) | (self._validate() if evaluating else {})
+                metrics = (self._window() if logging else {}) | self._spent()
+                metrics |= self._validate() if evaluating else {}
                 for logger in self.loggers:
                     logger.scalars(metrics, step)
             if saving:  # one that a stop brings is no candidate, so that stopping changes nothing
@@ -158,15 +159,20 @@ class Trainer:
         )
 
     def _window(self) -> dict[str, float]:
-        """Mean metrics since the last log line, with rates and costs; a clean window may prove a checkpoint good."""
+        """Mean metrics since the last log line, with its rate; a clean window may prove a checkpoint good."""
         metrics = self.meter.means()
         self.meter.clear()
         if self.guard.learn(metrics, self.counters.step) and self.run is not None:
             self.run.promote()
         rate = self.clock.rate(self.counters)
         lr = next(iter(self.optimisers.values())).optimiser.param_groups[0]["lr"]
-        spent = {"grad_evals": self.counters.grad_evals, "cpu_seconds": round(self.counters.cpu_seconds, 3)}
-        return metrics | {"lr": lr, **spent, "steps_per_second": round(rate, 3)}
+        return metrics | {"lr": lr, "steps_per_second": round(rate, 3)}
+
+    def _spent(self) -> dict[str, float]:
+        """What the run has cost up to now, evaluations of this step not yet among it."""
+        self.clock.tick(self.counters)
+        spent = {name: round(getattr(self.counters, name), 3) for name in ("cpu_seconds", "train_cpu_seconds")}
+        return {"grad_evals": self.counters.grad_evals, **spent}
 
     def _validate(self) -> dict[str, float]:
         metrics = self.evaluate("val")
@@ -180,8 +186,7 @@ class Trainer:
         """Run the evaluations that apply, on the averaged weights; their pictures go to the loggers. The energy is in
         eval mode, so that looking at it changes nothing that it keeps."""
         metrics: dict[str, float] = {}
-        began = time.perf_counter()
-        with self.ema.applied(), frozen(self.objective.energy):
+        with self.clock.evaluating(self.counters), self.ema.applied(), frozen(self.objective.energy):
             for report in self.reports(split):
                 metrics |= report.metrics
                 for note in report.notes:
@@ -189,7 +194,6 @@ class Trainer:
                 for image, picture in report.images.items():
                     for logger in self.loggers:
                         logger.image(image, picture, self.counters.step)
-        self.counters.eval_seconds += time.perf_counter() - began
         return metrics
 
     def view(self, split: str) -> EvalView:

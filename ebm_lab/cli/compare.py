@@ -1,0 +1,134 @@
+"""The command line of the comparison: every training method on some data sets, under one budget."""
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import PositiveFloat, PositiveInt
+
+from ebm_lab.cli.compose import options
+from ebm_lab.cli.manual import comment
+from ebm_lab.cli.tools import main
+from ebm_lab.compare.plan import Arm, Case, Study, Unit, cases, mine, pieces, varied
+from ebm_lab.core.errors import UserError, one_of
+
+if TYPE_CHECKING:
+    from ebm_lab.compare.runner import Runner
+
+LEFT_OUT = {"mle_short": "its energy learns to be sampled in few cold steps and is no log-density, so it has no gap"}
+"""Objectives that `objectives=all` leaves out, and why; to be had by name."""
+
+
+def compare(
+    *,
+    objectives: str = "all",
+    datasets: str = "two_moons,eight_gaussians",
+    seeds: str = "0,1,2",
+    budget: PositiveFloat = 60.0,
+    unit: Unit = "cpu_seconds",
+    jobs: PositiveInt = 2,
+    out: str = "outputs/compare",
+    overrides: str = "",
+    vary: str | None = None,
+    evaluate: str = "",
+    columns: str = "",
+    publish: str = "",
+    name: str = "compare",
+    train: bool = True,
+) -> None:
+    """Train objectives on data sets over seeds under an equal budget; writes comparison.csv, comparison.md, index.html.
+
+    objectives: names under configs/objective with commas between, or all; datasets, seeds: likewise; budget: what the
+    training of each run may spend, in unit (cpu_seconds, grad_evals or steps), start-up and evaluation not counted;
+    unit=recipe: none, each trains as its recipe says; jobs: processes at a time, of one thread each; out: where; a case
+    that is finished there is not run again. overrides: for every run, as "energy.hidden=[64,64] optim.lr=1e-3"; vary:
+    one more key with its values, as "dataset.noise=0.1,0.2", one row each; evaluate: evaluations of each trained model
+    afterwards, by name; columns: metrics to show beside the usual ones; publish: a folder to which tables and pictures
+    are copied under name, for scripts/results.py; train: false only writes the tables and the page of what there is.
+    Tables and page show the cases of this command.
+    """
+    from ebm_lab.compare.runner import Runner
+
+    known = options("objective")
+    chosen = [o for o in known if o not in LEFT_OUT] if objectives == "all" else _known("objectives", objectives, known)
+    sets = _known("datasets", datasets, options("dataset"))
+    if evaluate:
+        _known("evaluate", evaluate, options("evaluation"))
+    extra = tuple(shlex.split(overrides))
+    mine(extra, "overrides")
+    arms = [Arm(o, d, v) for d in sets for o in chosen for v in varied(vary)]
+    wanted = cases(arms, _seeds(seeds))
+    study = Study(None if unit == "recipe" else budget, unit, extra)
+    runner = Runner(study, Path(out), jobs, evaluate, say=lambda line: print(line, flush=True))
+    runner.prepare()
+    if train:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            runner.run(wanted)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from here")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    for path in show(runner, wanted, pieces(columns), fresh=train):
+        print(path)
+    if publish:
+        from ebm_lab.compare import page
+
+        for path in page.publish(runner.out, Path(publish), name):
+            print(path)
+
+
+def show(runner: "Runner", wanted: Sequence[Case], asked: Sequence[str], fresh: bool) -> list[Path]:
+    """Write comparison.csv, comparison.md and index.html of what there is; returns the files. `fresh`: this command is
+    the one that trained."""
+    from ebm_lab.compare import images, page, table
+    from ebm_lab.compare.runner import read
+
+    out = runner.out
+    rows = [table.row(case, runner.study, runner) for case in wanted]
+    table.write_csv(rows, out / "comparison.csv")
+    pictures = images.draw(table.lines(rows), out)
+    kinds = [f"{kind}/{r[kind]}" for r in rows for kind in ("objective", "dataset")]
+    kept = {} if fresh else read(out / "facts.json")
+    facts = {
+        "command": command(sys.argv[1:], kept.get("jobs") or runner.jobs),
+        "machine": kept.get("machine") or page.machine(),
+        "jobs": kept.get("jobs") or runner.jobs,
+        "torch": next((r["torch"] for r in rows if r.get("torch")), "unknown"),
+        "commit": next((r["git_commit"] for r in rows if r.get("git_commit")), "unknown"),
+        "study": asdict(runner.study),
+        "columns": list(asked),
+        "about": {kind: comment(*kind.split("/")) for kind in dict.fromkeys(kinds)},
+    }
+    return [out / "comparison.csv", *page.write(rows, out, pictures, facts)]
+
+
+def command(arguments: Sequence[str], jobs: int) -> str:
+    """How to do it again, wherever its files shall go."""
+    said = [a for a in arguments if a.partition("=")[0] not in ("out", "publish", "name", "train", "jobs")]
+    return " ".join(["python scripts/compare.py", *map(shlex.quote, said), f"jobs={jobs}"])
+
+
+def _known(key: str, text: str, allowed: list[str]) -> list[str]:
+    names = list(dict.fromkeys(pieces(text)))
+    for name in names:
+        if name not in allowed:
+            raise one_of(key, name, allowed)
+    if not names:
+        raise UserError(f"{key}={text}: give at least one; allowed: {', '.join(allowed)}")
+    return names
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in pieces(text)) or not pieces(text):
+        raise UserError(f"seeds={text}: give whole numbers with commas between, as seeds=0,1,2")
+    return list(dict.fromkeys(int(part) for part in pieces(text)))
+
+
+def main_compare() -> None:
+    """The console command `ebm-lab-compare`."""
+    main(compare)

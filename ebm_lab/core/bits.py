@@ -1,0 +1,22 @@
+"""Bits per dimension: a negative log-likelihood per coordinate, in the units of the raw data.
+
+    bits/dim = (nll - log |dx / draw|) / (d log 2),    p_raw(raw) = p(x) |dx / draw|
+
+Pixels count as continuous: one grey level is one raw unit. The data sets add no noise within a grey level, so a model
+may put its density on the levels themselves, and the number is no bound on the bits of a lossless code.
+
+George Papamakarios, Theo Pavlakou and Iain Murray, Masked Autoregressive Flow for Density Estimation, 2017,
+arXiv:1705.07057.
+"""
+
+import math
+
+from ebm_lab.core.interfaces import Dataset
+
+PIXELS = "bits per dimension: in grey levels taken as continuous, without dequantisation; no bound on a lossless code"
+
+
+def bits_per_dim(nll: float, dataset: Dataset) -> float:
+    """From nll in nats per sample in model space."""
+    shape = dataset.event_shape
+    return (nll - dataset.transform.log_det(shape)) / (math.prod(shape) * math.log(2))

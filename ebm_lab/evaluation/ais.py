@@ -1,0 +1,217 @@
+"""The normalising constant and the held-out likelihood by annealed importance sampling, in any dimension.
+
+    ais_log_z = log mean w,    E[w] = Z;    ais_nll = E_test[ E(x) ] + ais_log_z
+
+w and its estimators: core/annealed_importance.py. Since E[log mean w] <= log Z, the log-likelihood is over-stated on
+average, by as much as the weights are uneven: `ais_ess` is the number of chains that carry the sum, of
+`ais_chains`, and ais_log_z_se the jackknife's standard error. Modes that no chain from the base finds are missing
+from both. The base is a Gaussian fitted to the training data and the chains move in coordinates in which it is N(0, I);
+`ais_nll_base` is its own held-out nll, the trivial baseline. Temperatures and step sizes come from a pilot run and are
+frozen in the runs that count.
+
+Reverse AIS goes from the model to the base: exact starts would give E[ais_log_z_reverse] >= log Z. A trained energy has
+no exact samples, so the starts (the training's persistent chains, else training data, taken `reverse_moves` exact
+moves further) make it a diagnostic: `ais_gap`, reverse - forward, is near 0 where both runs saw the same
+modes with enough temperatures; far above, there are too few, or the forward chains miss modes where the reverse ones
+began; far below, the starts are not the model's law.
+
+Radford M. Neal, Annealed Importance Sampling, 2001, section 2, arXiv:physics/9803008.
+Roger B. Grosse, Zoubin Ghahramani and Ryan P. Adams, Sandwiching the marginal likelihood using bidirectional Monte
+Carlo, 2015, arXiv:1511.02543.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core import pictures
+from ebm_lab.core.annealed_importance import Whitened, effective_sample_size, log_mean_exp
+from ebm_lab.core.annealed_path import Journey, Schedule, pilot
+from ebm_lab.core.bits import PIXELS, bits_per_dim
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.functional import EnergyFn, evaluate, frozen
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.metropolis import Metropolis
+from ebm_lab.core.registry import build, register
+from ebm_lab.core.view import EvalView, Report
+from ebm_lab.evaluation.likelihood import exact_log_z
+
+Shape = Literal["covariance", "diagonal", "isotropic"]
+
+
+def fit_base(energy: EnergyFn, dataset: Dataset, shape: Shape, floor: float) -> Whitened:
+    """The energy in the coordinates of N(mean, S), S the training data's covariance (of 20,000 points at most), its
+    diagonal or its mean variance, plus floor * scale^2 * I: pixels that never change would leave it singular."""
+    flat = dataset.train[:20_000].flatten(1).double()
+    d, spread = flat.shape[1], flat.T.cov().view(flat.shape[1], -1)
+    eye = torch.eye(d, dtype=flat.dtype, device=flat.device)
+    if shape != "covariance":
+        spread = spread * eye if shape == "diagonal" else spread.diagonal().mean() * eye
+    factor = torch.linalg.cholesky(spread + floor * dataset.scale**2 * eye)
+    return Whitened(energy, dataset.mean, factor.to(dataset.mean))
+
+
+@register("evaluation", "ais")
+class AIS:
+    """`chains`: of each run, never more than the `samples` asked for; `temperatures`: T, also a tenth and a hundredth
+    of it for the convergence; `schedule`: adaptive (by the pilot), linear, sigmoid or geometric; `base`: its
+    covariance's shape; `base_floor`: added to its variances, in units of the data's scale squared; `reverse_moves`:
+    exact moves at the model before reverse AIS; `cells`: of the quadrature that shows AIS's error in 1 and 2
+    dimensions; `transition`: mala or hmc with their settings, lengths in units of the base's widths."""
+
+    def __init__(
+        self,
+        *,
+        chains: Annotated[int, Field(ge=2)],
+        temperatures: PositiveInt,
+        schedule: Schedule,
+        base: Shape,
+        base_floor: PositiveFloat,
+        reverse_moves: NonNegativeInt,
+        cells: PositiveInt,
+        transition: dict[str, Any],
+    ) -> None:
+        self.chains, self.temperatures, self.reverse_moves, self.cells = chains, temperatures, reverse_moves, cells
+        self.schedule: Schedule = schedule
+        self.base: Shape = base
+        self.base_floor = base_floor
+        self.adaptive = make_transition(transition)
+        self.fixed = make_transition({**transition, "target_acceptance": None})
+
+    def applies(self, view: EvalView) -> str | None:
+        return None if view.has_energy else "a score network has no energy, so no Z; see flow_likelihood"
+
+    def __call__(self, view: EvalView) -> Report:
+        n = max(2, min(self.chains, view.count))
+        with frozen(view.energy):
+            model = fit_base(view.energy, view.dataset, self.base, self.base_floor)
+            path = pilot(model, model.base, self.adaptive, n, view.generator)
+            journey = Journey(model, model.base, self.fixed, path, self.schedule, view.generator)
+            starts = self._starts(view, model, journey, n)
+            journey.acceptance.clear()
+            runs = {}
+            for steps in sorted({max(1, self.temperatures // k) for k in (100, 10, 1)}):
+                moved = len(journey.acceptance)
+                runs[steps] = journey.forward(n, steps), journey.reverse(starts, steps)
+            acceptance = journey.acceptance[moved:] or [1.0]  # one temperature moves nothing
+            return self._report(view, model, runs, acceptance)
+
+    def _starts(self, view: EvalView, model: Whitened, journey: Journey, n: int) -> Tensor:
+        """Where reverse AIS begins, (n, d)."""
+        pool = view.dataset.train if view.chains is None else view.chains
+        x = model.y(pool[torch.randint(len(pool), (n,), generator=view.generator, device=pool.device)])
+        for _ in range(self.reverse_moves):
+            x = journey.move(x, 1.0)
+        return x
+
+    def _report(
+        self, view: EvalView, model: Whitened, runs: dict[int, tuple[Tensor, Tensor]], acceptance: list[float]
+    ) -> Report:
+        both = {steps: (_log_z(forward), _log_z(-reverse)) for steps, (forward, reverse) in runs.items()}
+        (log_z, se), (minus, se_reverse) = both[self.temperatures]
+        e = torch.cat([_energies(view.energy, part) for part in view.held_out.split(4096)])
+        nll, n = float(e.mean()) + log_z, len(runs[self.temperatures][0])
+        base_nll = -float(model.base_log_prob(view.held_out).double().mean())
+        metrics = {
+            "ais_log_z": log_z,
+            "ais_log_z_se": se,
+            "ais_ess": float(effective_sample_size(runs[self.temperatures][0])),
+            "ais_chains": float(n),
+            "ais_temperatures": float(self.temperatures),
+            "ais_acceptance": sum(acceptance) / len(acceptance),
+            "ais_acceptance_min": min(acceptance),
+            "ais_log_z_reverse": -minus,
+            "ais_log_z_reverse_se": se_reverse,
+            "ais_gap": -minus - log_z,
+            "ais_nll": nll,
+            "ais_nll_se": math.hypot(se, float(e.std()) / len(e) ** 0.5),
+            "ais_nll_base": base_nll,
+        }
+        for steps, ((value, error), _) in both.items():
+            if steps != self.temperatures:
+                metrics |= {f"ais_log_z_at_{steps}": value, f"ais_log_z_at_{steps}_se": error}
+        report = Report(metrics, notes=_notes(metrics, view))
+        if view.dataset.bounds is not None:
+            metrics["ais_bits_per_dim"] = bits_per_dim(nll, view.dataset)
+            metrics["ais_bits_per_dim_base"] = bits_per_dim(base_nll, view.dataset)
+            report.notes.append(PIXELS)
+        known = exact_log_z(view, self.cells)
+        if known is not None:
+            metrics |= {"ais_error": log_z - known[0], "ais_exact_log_z": known[0]}
+        elif view.learnt_log_z is not None:
+            metrics["ais_learnt_error"] = view.learnt_log_z - log_z
+        report.images["ais"] = _picture(both, None if known is None else known[0])
+        return report
+
+
+def make_transition(values: dict[str, Any]) -> Metropolis:
+    """The kernel that moves the chains; refuses one that does not leave each p_b exactly invariant."""
+    key = "evaluation.ais.transition"
+    kernel = build("sampler", values, key, scale=1.0)
+    if not isinstance(kernel, Metropolis):
+        raise UserError(
+            f"{key}.name={values['name']}: must be mala or hmc: one without a Metropolis test leaves no p_b exactly "
+            f"invariant, and E[w] is then not Z"
+        )
+    for name, allowed in (("temperature", 1.0), ("mass", "identity"), ("warmup", None)):
+        if values[name] != allowed:
+            raise UserError(
+                f"{key}.{name}={values[name]}: must be {'null' if allowed is None else allowed}: the chains sample p_b "
+                f"itself, in the base's own coordinates, with steps that only the pilot run adapts"
+            )
+    return kernel
+
+
+def _log_z(log_w: Tensor) -> tuple[float, float]:
+    value, error = log_mean_exp(log_w)
+    return float(value), float(error)
+
+
+@torch.no_grad()
+def _energies(energy: EnergyFn, x: Tensor) -> Tensor:
+    return evaluate(energy, x).double()
+
+
+def _notes(m: dict[str, float], view: EvalView) -> list[str]:
+    start = "training data" if view.chains is None else "persistent chains"
+    notes = [
+        "E[w] = Z, so E[log mean w] <= log Z: AIS over-states the log-likelihood, ais_nll is too low on average",
+        f"ais_log_z_reverse starts at {start} moved on by exact steps, not at exact samples: a diagnostic, no bound",
+    ]
+    if not math.isfinite(m["ais_log_z"]):
+        notes.append("the weights of AIS are not finite: the energy is not, where the chains came by")
+    elif m["ais_ess"] < 0.1 * m["ais_chains"]:
+        few = f"{m['ais_ess']:.1f} of {m['ais_chains']:.0f} chains carry the weights: log Z is too low by nats and its "
+        notes.append(few + "standard error is not to be trusted; give more temperatures")
+    if abs(m["ais_gap"]) > 3:
+        cause = "too few temperatures" if m["ais_gap"] > 0 else "reverse starts far from the model's law"
+        notes.append(
+            f"forward and reverse AIS differ by {m['ais_gap']:+.1f} nats: {cause}, or chains that mix too slowly"
+        )
+    return notes
+
+
+def _picture(both: dict[int, tuple[tuple[float, float], tuple[float, float]]], exact: float | None) -> Tensor:
+    """log Z against temperatures, with one standard error."""
+
+    def draw(fig) -> None:
+        axes = fig.subplots()
+        steps = list(both)
+        forward = list(zip(*(both[t][0] for t in steps), strict=True))
+        reverse = list(zip(*(both[t][1] for t in steps), strict=True))
+        axes.errorbar(steps, forward[0], forward[1], fmt="o-", capsize=4, label="forward: below log Z on average")
+        above, beside = [-v for v in reverse[0]], [1.07 * t for t in steps]
+        label = "reverse: above it, if started exactly"
+        axes.errorbar(beside, above, reverse[1], fmt="s--", capsize=4, color="C1", label=label)
+        if exact is not None:
+            axes.axhline(exact, color="k", ls=":", label="exact")
+        axes.set_xscale("log")
+        axes.set_xticks(steps, [str(t) for t in steps], minor=False)
+        axes.minorticks_off()
+        axes.set(xlabel="temperatures", ylabel="log Z (nats)", title="log Z by annealed importance sampling")
+        axes.legend(frameon=False)
+
+    return pictures.figure(draw, 6, 4)

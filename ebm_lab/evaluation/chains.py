@@ -1,0 +1,159 @@
+"""Whether the run's Markov chains converge, and how many independent draws they are worth.
+
+Chains from noise and from the training data are first warmed up and then watched: the energy and a few random
+projections v . x / scale after each call of the sampler. The formulas are those of core/diagnostics.py.
+
+    ess_*:    effective sample size of all draws of one start, at most about `chain_draws`; of projections the smallest
+    rhat_*:   split R-hat; without a start's name over the chains of both, so that it sees whether they meet
+    correlation_steps_*:  sampler steps that one independent draw takes, per chain
+
+R-hat above 1.01 says that the chains have not converged; below it they may all have missed the same mode. An effective
+sample size near the number of chains says that each stays where it is; `correlation_steps` is then only a lower bound.
+All are those of the law that the sampler has: an unadjusted one, or one of little noise, has another than exp(-E).
+Where the run has no Markov chain of its own (no sampler, or one that goes down the noise levels), `kernel` is used on
+the energy of the data.
+
+Aki Vehtari et al., Rank-Normalization, Folding, and Localization: An Improved R-hat, 2021, arXiv:1903.08008.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Generator, Tensor
+
+from ebm_lab.core import pictures
+from ebm_lab.core.diagnostics import autocorrelation, correlation_time, effective_sample_size, rhat
+from ebm_lab.core.functional import EnergyFn, Tempered, evaluate
+from ebm_lab.core.interfaces import Sampler
+from ebm_lab.core.registry import build, register
+from ebm_lab.core.view import EvalView, Report
+
+COLOURS = {"noise": "#d95f02", "data": "#1f5fa8", "buffer": "#1b9e77"}
+
+
+def markov(view: EvalView, kernel: Sampler) -> Sampler:
+    """The run's own sampler, where it is a Markov kernel of one energy; else `kernel`."""
+    own = view.sampler
+    return copy.copy(own if own is not None and own.kernel else kernel)
+
+
+def target(view: EvalView) -> EnergyFn:
+    """The energy whose law the run samples."""
+    return view.energy if view.temperature == 1 else Tempered(view.energy, view.temperature)
+
+
+def walk(
+    sampler: Sampler, energy: EnergyFn, x: Tensor, steps: int, generator: Generator
+) -> Iterator[tuple[int, Tensor, Mapping[str, Tensor]]]:
+    """(steps taken, states, the sampler's metrics) at the start x and after each call, until `steps` are taken."""
+    state, taken = {}, 0
+    yield taken, x, {}
+    while taken < steps:
+        x, state, metrics, _ = sampler(energy, x, state, generator=generator)
+        taken += sampler.steps
+        yield taken, x, metrics
+
+
+def needs_energy(view: EvalView) -> str | None:
+    return None if view.has_energy else "a score network has no energy whose law a Markov chain could keep"
+
+
+@register("evaluation", "chains")
+class Chains:
+    """`chains`: how many from each start; `warmup` and `length`: in units of the run's steps from noise to sample,
+    those left out and those watched; `projections`: how many; `kernel`: a sampler for runs without a Markov chain."""
+
+    def __init__(
+        self,
+        scale: float,
+        *,
+        chains: Annotated[int, Field(ge=2)],
+        warmup: NonNegativeInt,
+        length: PositiveInt,
+        projections: PositiveInt,
+        kernel: dict[str, Any],
+    ) -> None:
+        self.chains, self.warmup, self.length, self.projections = chains, warmup, length, projections
+        self.kernel = build("sampler", kernel, "evaluation.chains.kernel", scale=scale)
+
+    def applies(self, view: EvalView) -> str | None:
+        return needs_energy(view)
+
+    def __call__(self, view: EvalView) -> Report:
+        report, sampler = Report(), markov(view, self.kernel)
+        v = torch.empty_like(view.dataset.mean.flatten().expand(self.projections, -1)).normal_(generator=view.generator)
+        v = v / v.norm(dim=1, keepdim=True) / view.dataset.scale
+        watched, traces = {}, {}
+        for name, x in self._starts(view).items():
+            traces[name], watched[name], acceptance = self._watch(view, sampler, x, v)
+            self._numbers(report, f"_{name}", watched[name], sampler.steps)
+            if acceptance is not None:
+                report.metrics[f"chain_acceptance_{name}"] = acceptance
+        together = torch.cat(list(watched.values()), 1)
+        self._numbers(report, "", together, None)
+        report.metrics["chain_draws"] = float(watched["data"][0].numel())
+        worst = max((v for k, v in report.metrics.items() if k in ("rhat_energy", "rhat_x")), default=torch.inf)
+        seen = "converged, as far as R-hat can see" if worst < 1.01 else "not converged: R-hat should be below 1.01"
+        report.notes.append(f"chains from noise and from data together have R-hat {worst:.3g}: {seen}")
+        report.images["chain_diagnostics"] = self._draw(traces, watched, sampler.steps)
+        return report
+
+    def _starts(self, view: EvalView) -> dict[str, Tensor]:
+        data = view.dataset.train
+        some = torch.randperm(len(data), generator=view.generator, device=view.generator.device)[: self.chains]
+        return {"noise": view.dataset.start.sample(len(some), view.generator), "data": data[some]}
+
+    def _watch(self, view: EvalView, sampler: Sampler, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, float | None]:
+        """Energies of every draw (m, all n), those of the energy and projections after the warm-up, (1 + p, m, n), and
+        the mean acceptance."""
+        first = self.warmup * view.steps // sampler.steps + 1
+        draws = max(8, self.length * view.steps // sampler.steps)
+        seen, acceptance = [], []
+        for _, y, metrics in walk(sampler, target(view), x, (first - 1 + draws) * sampler.steps, view.generator):
+            with torch.no_grad():
+                seen.append(torch.cat([evaluate(view.energy, y)[None], v @ y.flatten(1).T]).double())
+            acceptance += [metrics["acceptance"]] if "acceptance" in metrics else []
+        every = torch.stack(seen, -1).cpu()
+        return every[0], every[..., first:], float(torch.stack(acceptance).mean()) if acceptance else None
+
+    def _numbers(self, report: Report, start: str, draws: Tensor, steps: int | None) -> None:
+        """Adds those that are finite: chains that stand still have none."""
+        values = {f"rhat_energy{start}": float(rhat(draws[0])), f"rhat_x{start}": float(rhat(draws[1:]).max())}
+        if steps is not None:
+            for name, ess in (("energy", effective_sample_size(draws[:1])), ("x", effective_sample_size(draws[1:]))):
+                values[f"ess_{name}{start}"] = float(ess.min())
+                values[f"correlation_steps_{name}{start}"] = steps * draws[0].numel() / float(ess.min())
+        lost = [k for k, value in values.items() if not math.isfinite(value)]
+        report.metrics |= {k: value for k, value in values.items() if k not in lost}
+        if lost:
+            report.notes.append(f"left out, for the chains stand still or run away: {', '.join(lost)}")
+
+    def _draw(self, traces: dict[str, Tensor], watched: dict[str, Tensor], steps: int) -> Tensor:
+        def draw(fig) -> None:
+            left, right = fig.subplots(1, 2)
+            for name, e in traces.items():
+                at = [steps * i for i in range(e.shape[1])]
+                left.plot(at, e[:8].T.numpy(), color=COLOURS[name], lw=0.5, alpha=0.35)
+                left.plot(at, e.mean(0).numpy(), color=COLOURS[name], lw=1.8, label=f"mean of chains from {name}")
+                rho = autocorrelation(watched[name])
+                lags = range(0, steps * (rho.shape[1] // 2 + 1), steps)
+                right.plot(lags, rho[0, : len(lags)].numpy(), color=COLOURS[name], label=f"energy, from {name}")
+                slowest = int(correlation_time(rho[1:]).argmax()) + 1
+                label = f"slowest projection, from {name}"
+                right.plot(lags, rho[slowest, : len(lags)].numpy(), "--", color=COLOURS[name], label=label)
+            after = torch.cat([e[:, e.shape[1] // 10 :] for e in traces.values()]).flatten()
+            low, high = float(after.quantile(0.001)), float(after.quantile(0.999))
+            left.axvline(steps * (e.shape[1] - watched[name].shape[2]), color="0.6", lw=0.8, ls=":")
+            left.set(xlabel="sampler steps (dotted: end of the warm-up)", ylabel="energy in nats")
+            if math.isfinite(high - low) and high > low:
+                left.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
+            right.axhline(0, color="0.6", lw=0.8)
+            right.set(xlabel="lag in sampler steps", ylabel="autocorrelation", ylim=(-0.3, 1.05))
+            left.legend(frameon=False, fontsize=9, loc="upper right")
+            right.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+        return pictures.figure(draw, 12.5, 3.8)

@@ -1,0 +1,212 @@
+"""Short runs against long runs: is the model's own law like the data, or only where its chains happen to stop?
+
+Chains from noise, from training data and from the persistent buffer are run for `multiples` of K steps, K the run's own
+number from noise to sample. At each:
+
+    longrun_e_<start>_<multiple>       mean energy; `longrun_e_data` and `longrun_e_std` are the held-out data's
+    longrun_mmd2_<start>_<multiple>    unbiased MMD^2 to held-out data; floor: as many training points
+    longrun_moments_<start>_<multiple> sqrt(mean over coordinates of (difference of means)^2 + (of stds)^2) / scale
+
+The verdict, with s = `tolerance` times the energy's standard deviation on held-out data, plus three standard errors of
+the means compared:
+    the starts meet     at the end, mean energies from all starts lie within s of each other
+    the law is kept     at the end, mean energies from all starts lie within s of the held-out data's
+    the short run fits  at K steps, that from noise lies within s of the held-out data's
+Convergent: the first two. Non-convergent: the short run fits and the law is not kept, so that training shaped K-step
+chains and not exp(-E). A sampler of little noise, or a cold one, sinks below the data's energy whatever the model.
+Equal energies do not make equal laws; MMD and moments stand beside them.
+
+Erik Nijkamp et al., On the Anatomy of MCMC-Based Maximum Likelihood Learning of Energy-Based Models, 2020, sections 3.2
+and 4.2, arXiv:1903.12370.
+"""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core import pictures
+from ebm_lab.core.functional import evaluate
+from ebm_lab.core.registry import build, register
+from ebm_lab.core.view import EvalView, Report
+from ebm_lab.evaluation.chains import COLOURS, markov, needs_energy, target, walk
+from ebm_lab.evaluation.mmd import mmd2
+
+Curve = dict[int, Tensor]
+"""Steps to the energies of all chains there, (n,)."""
+
+
+def moment_distance(x: Tensor, y: Tensor) -> Tensor:
+    """sqrt(mean_i (mean x_i - mean y_i)^2 + (std x_i - std y_i)^2) of (n, *shape) and (m, *shape), 0-d."""
+    x, y = x.flatten(1), y.flatten(1)
+    return ((x.mean(0) - y.mean(0)) ** 2 + (x.std(0) - y.std(0)) ** 2).mean().sqrt()
+
+
+def apart(a: Tensor, b: Tensor, s: float) -> bool:
+    """Do mean energies of a (n,) and b (m,) differ by more than s and three standard errors?"""
+    error = (a.var() / len(a) + b.var() / len(b)).sqrt()
+    return bool((a.mean() - b.mean()).abs() > s + 3 * error) or not bool(a.isfinite().all())
+
+
+def verdict(short: dict[str, Tensor], end: dict[str, Tensor], data: Tensor, s: float) -> str:
+    """In words, from energies (n,) of chains by start, after the short run and at the end, and of held-out data."""
+    names = list(end)
+    meet = not any(apart(end[a], end[b], s) for i, a in enumerate(names) for b in names[:i])
+    strays = [name for name in names if apart(end[name], data, s)]
+    fits = not apart(short["noise"], data, s)
+    if meet and not strays:
+        return "convergent: long chains from every start end at the data's energy"
+    if not strays:
+        return "undecided: long chains end near the data's energy, and not all at one"
+    what = f"long chains from {', '.join(strays)} leave the data's energy"
+    if fits:
+        return f"non-convergent: short chains from noise reach the data's energy, {what}"
+    return f"{'biased' if meet else 'not converged'}: {what}, {'all to one other' if meet else 'and differ'}"
+
+
+@register("evaluation", "longrun")
+class LongRun:
+    """`multiples`: of the run's steps, in rising order; `chains`: how many from each start; `max_steps`: no chain takes
+    more; `tolerance`: of the verdict, in standard deviations of the energy; `widths`: of the MMD's kernels, in units of
+    the median distance; `kernel`: a sampler for runs without a Markov chain of their own."""
+
+    def __init__(
+        self,
+        scale: float,
+        *,
+        multiples: Annotated[list[PositiveInt], Field(min_length=1)],
+        chains: Annotated[int, Field(ge=4)],
+        max_steps: PositiveInt,
+        tolerance: PositiveFloat,
+        widths: Annotated[list[PositiveFloat], Field(min_length=1)],
+        kernel: dict[str, Any],
+    ) -> None:
+        self.multiples, self.chains, self.max_steps = sorted(set(multiples)), chains, max_steps
+        self.tolerance, self.widths = tolerance, widths
+        self.kernel = build("sampler", kernel, "evaluation.longrun.kernel", scale=scale)
+
+    def applies(self, view: EvalView) -> str | None:
+        return needs_energy(view)
+
+    def __call__(self, view: EvalView) -> Report:
+        report, held = Report(), view.held_out
+        steps = {m: min(m * view.steps, self.max_steps) for m in self.multiples}
+        with torch.no_grad():
+            real = torch.cat([evaluate(view.energy, part) for part in held[:4096].split(1024)]).double().cpu()
+        report.metrics = {"longrun_e_data": float(real.mean()), "longrun_e_std": float(real.std())}
+        curves, stops, fates = {}, {}, {}
+        for name, x in self._starts(view).items():
+            curves[name], stops[name], fates[name] = self._run(view, x, sorted(set(steps.values())))
+        data, widths = self._reference(view)
+        self._compare(report, "floor", view.dataset.train[-self.chains :], data, widths, view.dataset.scale)
+        for name, stop in stops.items():
+            for m, k in steps.items():
+                e = curves[name][fates[name][k]]
+                report.metrics[f"longrun_e_{name}_{m}"] = float(e.mean())
+                self._compare(report, f"{name}_{m}", stop[k], data, widths, view.dataset.scale)
+        first, last = steps[self.multiples[0]], steps[self.multiples[-1]]
+        short, end = ({name: curves[name][fates[name][k]] for name in curves} for k in (first, last))
+        drift = max(abs(float(end[name].mean()) - float(real.mean())) for name in end)
+        report.metrics["longrun_drift"] = drift / float(real.std())
+        said = verdict(short, end, real, self.tolerance * float(real.std()))
+        report.notes.append(f"{said} ({first:,} and {last:,} steps, within {self.tolerance:g} std + 3 standard errors)")
+        if last < self.multiples[-1] * view.steps:
+            report.notes.append(f"chains ended at evaluation.longrun.max_steps={self.max_steps}")
+        report.images["longrun_energy"] = self._draw(curves, real, [first, last])
+        report.images["longrun_states"] = self._states(view, stops, held)
+        return report
+
+    def _starts(self, view: EvalView) -> dict[str, Tensor]:
+        def some(x: Tensor) -> Tensor:
+            return x[torch.randperm(len(x), generator=view.generator, device=x.device)[: self.chains]]
+
+        starts = {"noise": view.dataset.start.sample(self.chains, view.generator), "data": some(view.dataset.train)}
+        if view.chains is not None and len(view.chains) >= 4:
+            starts["buffer"] = some(view.chains)
+        return starts
+
+    def _run(self, view: EvalView, x: Tensor, stops: list[int]) -> tuple[Curve, Curve, dict[int, int]]:
+        """Energies after the first 20 calls of the sampler, about 200 more and at each stop; the states at 0 and at
+        each stop; and the steps at which a stop was reached."""
+        sampler = markov(view, self.kernel)
+        every = max(1, stops[-1] // sampler.steps // 200)
+        curve, states, reached = {}, {}, {}
+        walked = walk(sampler, target(view), x, stops[-1], view.generator)
+        for call, (taken, y, _) in enumerate(walked):
+            due = [k for k in (0, *stops) if taken >= k and k not in states]
+            states |= {k: y for k in due}
+            reached |= {k: taken for k in due}
+            if due or call % every == 0 or call < 20:
+                with torch.no_grad():
+                    curve[taken] = evaluate(view.energy, y).double().cpu()
+        return curve, states, reached
+
+    def _reference(self, view: EvalView) -> tuple[Tensor, list[float]]:
+        data = view.held_out[:1000].flatten(1).double()
+        return data, [w * float(torch.pdist(data).median()) for w in self.widths]
+
+    def _compare(self, report: Report, name: str, x: Tensor, data: Tensor, widths: list[float], scale: float) -> None:
+        flat = x.flatten(1).double()
+        report.metrics[f"longrun_mmd2_{name}"] = mmd2(flat, data, widths)
+        report.metrics[f"longrun_moments_{name}"] = float(moment_distance(flat, data)) / scale
+
+    def _draw(self, curves: dict[str, Curve], real: Tensor, marks: list[int]) -> Tensor:
+        middle, spread = real.mean(), float(real.std())
+
+        def draw(fig) -> None:
+            axes, furthest, first = fig.subplots(), 0.0, 1
+            axes.axhspan(-spread, spread, color="0.9", label="held-out data, mean +- std")
+            axes.axhline(0, color="black", lw=1)
+            for name, curve in curves.items():
+                at, e = list(curve), torch.stack(list(curve.values())) - middle
+                mean, std = e.mean(1), e.std(1)
+                furthest, first = max(furthest, float(mean.abs().max())), at[1]
+                axes.plot(at, mean.numpy(), color=COLOURS[name], label=f"chains from {name}, mean +- std")
+                axes.fill_between(at, (mean - std).numpy(), (mean + std).numpy(), color=COLOURS[name], alpha=0.15, lw=0)
+            for k in marks:
+                axes.axvline(k, color="0.6", lw=0.8, ls=":")
+            axes.set_xscale("symlog", linthresh=first)
+            if furthest > 40 * spread:
+                axes.set_yscale("symlog", linthresh=4 * spread)
+            axes.set(xlabel="sampler steps (dotted: where numbers were taken)", xlim=(0, None))
+            axes.set_ylabel("E - mean held-out E, in nats")
+            axes.legend(frameon=False, fontsize=9)
+
+        return pictures.figure(draw, 7, 4.2)
+
+    def _states(self, view: EvalView, stops: dict[str, Curve], held: Tensor) -> Tensor:
+        """Rows: starts; columns: the start and each stop; for points beside held-out data."""
+        bounds = view.dataset.bounds
+        shape = view.dataset.event_shape
+
+        def draw(fig) -> None:
+            times = list(next(iter(stops.values())))
+            panels = fig.subplots(len(stops), len(times), squeeze=False)
+            for row, (name, states) in zip(panels, stops.items(), strict=True):
+                for axes, k in zip(row, times, strict=True):
+                    title = f"from {name}, {k:,} steps"
+                    if bounds is not None:
+                        axes.imshow(pictures.grid(states[k][:24], bounds, columns=8, side=24).permute(1, 2, 0).numpy())
+                        axes.set_axis_off()
+                    else:
+                        self._cloud(axes, states[k], held)
+                    axes.set_title(title, fontsize=10)
+
+        columns = len(next(iter(stops.values())))
+        height = 1.75 if bounds is not None and shape[-1] == shape[-2] else 2.8
+        return pictures.figure(draw, 3.6 * columns, height * len(stops) + 0.2)
+
+    def _cloud(self, axes: Any, x: Tensor, held: Tensor) -> None:
+        """The first two coordinates, or a histogram of the only one."""
+        points, data = x.flatten(1).cpu().numpy(), held[:1000].flatten(1).cpu().numpy()
+        if data.shape[1] == 1:
+            axes.hist(data[:, 0], 40, density=True, color="0.85")
+            axes.hist(points[:, 0], 20, density=True, histtype="step", color="#d95f02")
+            axes.set(xlabel="x", ylabel="density")
+            return
+        axes.plot(data[:, 0], data[:, 1], ".", ms=1.5, color="0.8")
+        axes.plot(points[:, 0], points[:, 1], ".", ms=3, color="#d95f02")
+        middle, reach = data[:, :2].mean(0), 1.4 * abs(data[:, :2] - data[:, :2].mean(0)).max(0)
+        axes.set(xlim=(middle[0] - reach[0], middle[0] + reach[0]), ylim=(middle[1] - reach[1], middle[1] + reach[1]))
+        axes.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")

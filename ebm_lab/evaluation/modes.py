@@ -1,0 +1,97 @@
+"""Modes found and their weights, for data that are a mixture of Gaussians with known components.
+
+    w_k = E_q[ r_k(x) ],    r_k the odds that the data's law gives component k at x
+
+q is the law of the samples, or the model's density in one and two dimensions, by quadrature: with q the data's law the
+w_k are the true weights exactly, overlapping modes included, and where modes are far apart w_k is the share of points
+next to mode k. Against the true weights: KL(w || w_true) in nats and total variation, 1/2 sum |w_k - w_true,k|.
+
+From n points both are above 0 for a perfect model too, KL by about (modes - 1) / 2n: `_real`, from as many training
+points, is that floor. The density route has no such noise, and shows what the model holds; the samples, what its chains
+find. `modes_hit` is the share of modes with at least one sample within 3 of their stds, `modes_quality` the share of
+samples within 3 stds of any mode.
+
+Zinan Lin et al., PacGAN: The power of two samples in generative adversarial networks, 2018, section 4.1 (modes and
+high-quality samples), arXiv:1712.04086.
+"""
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.functional import EnergyFn, evaluate
+from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.core.quadrature import grid_points
+from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
+
+
+def kl(p: Tensor, q: Tensor) -> float:
+    """KL(p || q) in nats of two histograms (K,) that sum to 1; q positive."""
+    return float(torch.special.xlogy(p, p / q).sum())
+
+
+def total_variation(p: Tensor, q: Tensor) -> float:
+    """1/2 sum |p - q| of two histograms (K,): the weight that is in the wrong place."""
+    return 0.5 * float((p - q).abs().sum())
+
+
+def weights_of_samples(mixture: GaussianMixture, x: Tensor) -> Tensor:
+    """Mean of r_k over x (n, *shape), (K,)."""
+    return mixture.responsibilities(x.cpu().double()).mean(0)
+
+
+@torch.no_grad()
+def quadrature_weights(energy: EnergyFn, mixture: GaussianMixture, low: Tensor, high: Tensor, cells: int) -> Tensor:
+    """Mean of r_k under exp(-E) / Z on a box in 1 or 2 dimensions, (K,)."""
+    nodes, _ = grid_points(low, high, cells)
+    e = torch.cat([evaluate(energy, part) for part in nodes.split(65_536)]).cpu().double()
+    return (-e).softmax(0) @ mixture.responsibilities(nodes.cpu().double())
+
+
+def weights_of_density(view: EvalView, mixture: GaussianMixture, cells: int) -> Tensor | None:
+    """The model's own weights, on a box with half of the data's range around it; None where there is no density."""
+    if not view.has_energy or view.dataset.event_shape not in ((1,), (2,)):
+        return None
+    low, high = view.dataset.train.amin(0), view.dataset.train.amax(0)
+    return quadrature_weights(view.energy, mixture, low - (high - low) / 2, high + (high - low) / 2, cells)
+
+
+@register("evaluation", "modes")
+class Modes:
+    """`radius`: in stds of a mode, within which a sample hits it; `cells`: of the quadrature, a side."""
+
+    def __init__(self, *, radius: PositiveFloat, cells: PositiveInt) -> None:
+        self.radius, self.cells = radius, cells
+
+    def applies(self, view: EvalView) -> str | None:
+        if view.dataset.mixture is None:
+            return "the data are no mixture with known modes"
+        if view.sampler is None and (not view.has_energy or view.dataset.event_shape not in ((1,), (2,))):
+            return "the run has no sampler, and no density in one or two dimensions"
+        return None
+
+    def __call__(self, view: EvalView) -> Report:
+        mixture, report = view.dataset.mixture, Report()
+        assert mixture is not None, "applies() asks for it"
+        if view.sampler is not None:
+            report.metrics |= self._of_points(mixture, view.samples, "")
+            report.metrics |= self._of_points(mixture, view.dataset.train[: view.count], "_real")
+            report.notes = ["modes_kl and modes_tv, from few samples, err upwards: by about what modes_*_real are"]
+        found = weights_of_density(view, mixture, self.cells)
+        if found is not None:
+            report.metrics["modes_density_kl"] = kl(found, mixture.odds)
+            report.metrics["modes_density_tv"] = total_variation(found, mixture.odds)
+        report.metrics["modes"] = float(len(mixture.weights))
+        return report
+
+    def _of_points(self, mixture: GaussianMixture, x: Tensor, suffix: str) -> dict[str, float]:
+        near = mixture.distances(x.cpu().double()) <= self.radius
+        w = weights_of_samples(mixture, x)
+        values = {
+            "hit": float(near.any(0).double().mean()),
+            "quality": float(near.any(1).double().mean()),
+            "kl": kl(w, mixture.odds),
+            "tv": total_variation(w, mixture.odds),
+        }
+        return {f"modes_{name}{suffix}": value for name, value in values.items()}

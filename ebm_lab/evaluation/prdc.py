@@ -1,0 +1,48 @@
+"""Precision, recall, density and coverage of samples among held-out data (core/neighbours.py), in data space.
+
+Precision and density fall where samples lie off the data, recall and coverage where data lie off the samples; density
+exceeds 1 where samples crowd the data's densest places. `_real` is the same of as many training points in the samples'
+place: what a perfect model gets, with the spread of so few points. Its coverage is known: `prdc_coverage_expected`.
+`prdc_*_noise` is the noise at which chains begin. All of them grow or fall with the number of points: compare them at
+the same `samples` and `points` only. Distances between pixels say little about what an image shows; in a classifier's
+features they say more.
+"""
+
+from pydantic import PositiveInt
+from torch import Tensor
+
+from ebm_lab.core.neighbours import expected_coverage, prdc
+from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
+
+
+@register("evaluation", "prdc")
+class PRDC:
+    """`neighbours`: k, whose distance is a ball's radius; `points`: how many held-out points and samples at most."""
+
+    def __init__(self, *, neighbours: PositiveInt, points: PositiveInt) -> None:
+        self.neighbours, self.points = neighbours, points
+
+    def applies(self, view: EvalView) -> str | None:
+        if view.sampler is None:
+            return "the run has no sampler to draw samples with"
+        n = min(view.count, len(view.held_out), len(view.dataset.train), self.points)
+        return None if n > self.neighbours else f"{self.neighbours} nearest neighbours among {n} points do not exist"
+
+    def __call__(self, view: EvalView) -> Report:
+        real, samples = _flat(view.held_out[: self.points]), _flat(view.samples[: self.points])
+        if not samples.isfinite().all():
+            return Report(notes=["prdc: some samples are not finite, so that they have no nearest neighbours"])
+        n, m = len(real), len(samples)
+        values = {f"prdc_{name}": v for name, v in prdc(real, samples, self.neighbours).items()}
+        others = {"real": _flat(view.dataset.train[:m]), "noise": _flat(view.film[0][1][:m])}
+        for suffix, x in others.items():
+            values |= {f"prdc_{name}_{suffix}": v for name, v in prdc(real, x, self.neighbours).items()}
+        values["prdc_coverage_expected"] = expected_coverage(n, m, self.neighbours)
+        return Report(
+            values, notes=["prdc_* change with the number of points: compare with prdc_*_real, not across counts"]
+        )
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(1).double()

@@ -1,0 +1,117 @@
+"""The loss of score matching on held-out data, for any model that has a score: it needs no Z and no samples.
+
+    J = E_test[ 1/2 |s|^2 + tr(grad_x s) ],    s = -grad_x E, or what a score network says
+
+J = 1/2 E|s_data - s|^2 - 1/2 E|s_data|^2: lower is better, and the second term does not depend on the model, so two
+models may be compared by it on the same data though the data's score is unknown. It is in units of 1 / length^2, those
+of model space. `sm_loss_noise` and `sm_loss_gaussian` are the same number for what knows least, N(mean, scale^2 I), and
+for the Gaussian with the training data's covariance (plus a thousandth of scale^2). Where the data's density is known,
+`sm_loss_true` is its own loss, the floor, and `sm_gap` the mean difference point by point: the Fisher divergence
+1/2 E|s_data - s|^2.
+
+What it does not see: the weights of modes that lie far apart (docs/theory.md). What biases it: nothing, up to
+`exact_dim` dimensions; above, the trace is Hutchinson's unbiased v' (grad_x s) v, and `sm_loss_se` counts its noise
+too. On data that lie on a thin set, rounded numbers or grey levels, the data's score is infinite and J has no floor:
+there a low J may be a model that has learnt the rounding. A model of many noise levels is taken at its lowest.
+
+Aapo Hyvarinen, Estimation of Non-Normalized Statistical Models by Score Matching, 2005, theorem 1.
+Yang Song, Sahaj Garg, Jiaxin Shi and Stefano Ermon, Sliced Score Matching, 2019, section 6.1, arXiv:1905.07088.
+"""
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Generator, Tensor, nn
+
+from ebm_lab.core.functional import EnergyFn, divergence, flat_sum, score
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.layers import NON_SMOOTH
+from ebm_lab.core.levels import NoiseLevels
+from ebm_lab.core.registry import register
+from ebm_lab.core.view import EvalView, Report
+
+BATCH = 256
+LARGEST = 4096
+"""Dimensions above which no covariance is inverted for a baseline."""
+
+
+def hyvarinen(s: Tensor, trace: Tensor) -> Tensor:
+    """1/2 |s|^2 + tr(grad_x s), (B,), for scores s (B, *shape) and traces (B,)."""
+    return 0.5 * flat_sum(s * s) + trace
+
+
+@register("evaluation", "sm_loss")
+class ScoreMatchingLoss:
+    """`exact_dim`: largest dimension with the exact trace, d backward passes; `projections`: v per point above it;
+    `points`: how many held-out points at most."""
+
+    def __init__(self, *, exact_dim: NonNegativeInt, projections: PositiveInt, points: PositiveInt) -> None:
+        self.exact_dim, self.projections, self.points = exact_dim, projections, points
+
+    def applies(self, view: EvalView) -> str | None:
+        for module in view.energy.modules() if isinstance(view.energy, nn.Module) else ():
+            if isinstance(module, NON_SMOOTH):
+                return f"{type(module).__name__} has no second derivative, so the trace would miss its kinks"
+        return None
+
+    def __call__(self, view: EvalView) -> Report:
+        x = view.held_out[: self.points]
+        exact = x[0].numel() <= self.exact_dim
+        values = [self._loss(view.energy, part, exact, view.generator) for part in x.split(BATCH)]
+        j = torch.cat(values).double().cpu()
+        report = Report({"sm_loss": float(j.mean())} | _error("sm_loss_se", j) | _baselines(view.dataset, x))
+        true = true_loss(view.dataset, x) if exact else None
+        if true is not None:
+            report.metrics |= {"sm_loss_true": float(true.mean()), "sm_gap": float((j - true).mean())}
+            report.metrics |= _error("sm_gap_se", j - true)
+        if view.dataset.bounds is not None:
+            report.notes.append("sm_loss: grey levels have no score, so a low one need not be a good model of images")
+        return report
+
+    def _loss(self, model: EnergyFn, x: Tensor, exact: bool, generator: Generator) -> Tensor:
+        def field(y: Tensor) -> Tensor:
+            if isinstance(model, NoiseLevels):
+                return model.score(y, model.ladder.sigma_min, create_graph=True)
+            return score(model, y, create_graph=True)
+
+        if exact:
+            return hyvarinen(*divergence(field, x))
+        total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        for _ in range(self.projections):
+            v = torch.empty_like(x).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+            total += hyvarinen(*divergence(field, x, v))
+        return total / self.projections
+
+
+def true_loss(dataset: Dataset, x: Tensor, step: float = 1e-3) -> Tensor | None:
+    """The loss of the data's own law, (n,), by central differences of its log-density in float64, `step` in units of
+    the data's scale; None where that is unknown, or not smooth on these points."""
+    y, h = x.detach().cpu().double(), step * dataset.scale
+    middle = dataset.log_prob(y)
+    if middle is None:
+        return None
+    values = torch.zeros(len(y), dtype=torch.float64)
+    for i in range(y[0].numel()):
+        shift = torch.zeros_like(y[0]).flatten()
+        shift[i] = h
+        shift = shift.view_as(y[0])
+        ahead, behind = dataset.log_prob(y + shift), dataset.log_prob(y - shift)
+        assert ahead is not None and behind is not None, "it is known"
+        values += 0.5 * ((ahead - behind) / (2 * h)) ** 2 + (ahead + behind - 2 * middle) / h**2
+    return values if bool(values.isfinite().all()) else None
+
+
+def _baselines(dataset: Dataset, x: Tensor) -> dict[str, float]:
+    """The losses of two Gaussians, in closed form: 1/2 |P (x - mean)|^2 - tr P."""
+    centred, d, scale2 = (x - dataset.mean).flatten(1).double().cpu(), x[0].numel(), dataset.scale**2
+    found = {"sm_loss_noise": float((0.5 * flat_sum(centred**2) / scale2**2 - d / scale2).mean())}
+    if 1 < d <= LARGEST:
+        covariance = dataset.train.flatten(1).double().cpu().T.cov()
+        precision = torch.linalg.inv(covariance + 1e-3 * scale2 * torch.eye(d, dtype=torch.float64))
+        values = 0.5 * flat_sum((centred @ precision) ** 2) - precision.trace()
+        found["sm_loss_gaussian"] = float(values.mean())
+    return found
+
+
+def _error(name: str, values: Tensor) -> dict[str, float]:
+    """The standard error of a mean, where there are two values or more."""
+    return {name: float(values.std()) / len(values) ** 0.5} if len(values) > 1 else {}

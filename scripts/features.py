@@ -1,0 +1,6 @@
+"""Train a data set's feature classifier, once: python scripts/features.py dataset=digits [dataset.root=..] ..."""
+
+from ebm_lab.cli.features import main
+
+if __name__ == "__main__":
+    main()
