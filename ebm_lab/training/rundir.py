@@ -15,9 +15,9 @@ from ebm_lab.core.errors import UserError
 
 RUNS = "runs"
 LATER: dict[tuple[str, str], dict[str, Any]] = {
-    ("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")
+    **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
+    ("logger", "wandb"): {"job_type": "train", "checkpoints": False},
 }
-LATER[("logger", "wandb")] = {"job_type": "train", "checkpoints": False}
 """Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
 
 
