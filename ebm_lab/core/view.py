@@ -4,10 +4,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
 
+import torch
 from torch import Generator, Tensor
 
 from ebm_lab.core.functional import EnergyFn, Tempered
 from ebm_lab.core.interfaces import Dataset, Sampler
+
+NUMBERS = 2**18
+"""Chains are sampled by as many at a time as hold so many numbers, 500 at least: more would only wait for memory."""
 
 
 @dataclass
@@ -43,10 +47,16 @@ class EvalView:
         """(step, (count, *shape)) states of the same chains, from noise at step 0 to the samples."""
         if self.sampler is None:
             return []
+        share = max(500, NUMBERS // self.dataset.mean.numel())
+        parts = [self._film(min(share, self.count - first)) for first in range(0, self.count, share)]
+        return [(moments[0][0], torch.cat([x for _, x in moments])) for moments in zip(*parts, strict=True)]
+
+    def _film(self, n: int) -> list[tuple[int, Tensor]]:
+        assert self.sampler is not None, "film asks"
         energy = self.energy if self.temperature == 1 else Tempered(self.energy, self.temperature)
         start = self.sampler.start(self.energy, self.dataset)
         generator = self.sampling or self.generator
-        x, state = start.sample(self.count, generator), {}
+        x, state = start.sample(n, generator), {}
         film, step = [(0, x)], 0
         while step < (self.sampler.total(self.energy) or self.steps):
             x, state, self.chain_metrics, _ = self.sampler(energy, x, state, generator=generator)
