@@ -51,15 +51,18 @@ def _hydra() -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from ebm_lab.cli.compose import check_choices, config_dir, explain
+    from ebm_lab.core.errors import UserError
 
     statuses: list[int] = []
 
     @hydra.main(config_path=str(config_dir()), config_name="train", version_base="1.3")
     def job(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            one_of_many(config)
-        else:
+            return one_of_many(config)
+        try:
             statuses.append(run_composed(config, list(HydraConfig.get().overrides.task), (BEGAN, 0.0)).exit_status)
+        except UserError as error:  # told here, or Hydra would add lines of its own
+            statuses.append(complain(error))
 
     args = sys.argv[1:]
     extra = [Path(a) for flag, a in pairwise(args) if flag in ("--config-dir", "-cd")]
