@@ -409,8 +409,11 @@ def test_a_document_takes_its_numbers_from_the_studies(study, tmp_path):
     asks = '{{ best("methods", "two_moons") }} {{ spread("methods", "two_moons", best("methods", "two_moons", n=2)) }}'
     asks += '{% if figure("methods", "two_moons", "dsm") < figure("methods", "two_moons", "none") %} less{% endif %}'
     source.write_text(asks + ' {{ value("methods", "two_moons", "dsm", "step") }}\n{{ tables("methods") }}')
+    (docs / "results" / "run.evaluation.json").write_text('{"step": 3684, "feature_fid": 1.50049, "notes": []}')
+    source.write_text(source.read_text() + ' {{ measured("run", "feature_fid") }} at {{ measured("run", "step") }}')
     results.render(source, docs / "results", docs / "results.md")
     text = (docs / "results.md").read_text()
+    assert text.endswith(" 1.5 at 3,684")
     assert text.startswith("dsm 0.2 (0.1 to 0.7) less 10\n") and "](results/methods_two_moons_gap.svg)" in text
     for wrong, said in (
         ('{{ value("methods", "two_moons", "nce") }}', "no row 'two_moons nce"),
@@ -418,6 +421,8 @@ def test_a_document_takes_its_numbers_from_the_studies(study, tmp_path):
         ('{{ tables("other") }}', "no such file"),
         ('{{ best("methods", "two_moons", n=9) }}', "number 9"),
         ("{{ best( }}", "results.md.j2"),
+        ('{{ measured("run", "feature_fit") }}', "did you mean 'feature_fid'"),
+        ('{{ measured("walk", "feature_fid") }}', "walk.evaluation.json: no such file"),
     ):
         source.write_text(wrong)
         with pytest.raises(UserError, match=said):

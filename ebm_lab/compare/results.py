@@ -9,10 +9,13 @@ The source is a Jinja template beside the document: prose with
     {% if figure(...) < figure(...) %}                      the median as a number, infinite where there is none, so
                                                             that a claim stands only as long as the study backs it
     {% for data in datasets("<study>") %}                   the names of its data sets
+    {{ measured("<name>", "<metric>", digits=3) }}          a number of <name>.evaluation.json
 
-A study is what `compare.py publish=<folder> name=<study>` wrote there.
+A study is what `compare.py publish=<folder> name=<study>` wrote there; an evaluation is a copy of what `evaluate.py`
+wrote for one run.
 """
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +81,16 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
             )
         return page.label(there[n - 1])
 
+    def measured(name: str, metric: str, digits: int = 3) -> str:
+        file = folder / f"{name}.evaluation.json"
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; it is a copy of a run's evaluation/evaluation.json")
+        record = json.loads(file.read_text())
+        if metric not in record:
+            raise one_of(f"metric of {file.name}", metric, [k for k, v in record.items() if isinstance(v, float | int)])
+        value = record[metric]
+        return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+
     def tables(study: str) -> str:
         for end in ("csv", "json"):
             if not (folder / f"{study}.{end}").is_file():
@@ -86,4 +99,5 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
                 )
         return page.tables(folder / f"{study}.csv", folder / f"{study}.json", folder, f"{study}_", base)
 
-    return {"tables": tables, "value": value, "spread": spread, "best": best, "figure": figure, "datasets": datasets}
+    found = (tables, value, spread, best, figure, datasets, measured)
+    return {function.__name__: function for function in found}
