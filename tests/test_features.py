@@ -28,7 +28,7 @@ QUICK = ["evaluation.feature_fid.network.steps=20", "evaluation.feature_fid.mixt
 def digits():
     from ebm_lab.datasets.digits import Digits
 
-    return Digits(val=0.15, test=0.15, seed=0)
+    return Digits(val=0.15, test=0.15, seed=0, classes=None)
 
 
 def feature_fid(data, folder, *overrides) -> FeatureFID:
@@ -239,10 +239,10 @@ def test_other_data_make_another_file(digits, tmp_path):
     from ebm_lab.datasets.digits import Digits
 
     feature_fid(digits, tmp_path, *QUICK).prepare()
-    relabelled = Digits(val=0.15, test=0.15, seed=0)
+    relabelled = Digits(val=0.15, test=0.15, seed=0, classes=None)
     assert relabelled.labels
     relabelled.labels["train"][0] = (relabelled.labels["train"][0] + 1) % 10
-    for data in (Digits(val=0.15, test=0.15, seed=1), relabelled):
+    for data in (Digits(val=0.15, test=0.15, seed=1, classes=None), relabelled):
         _, notes = feature_fid(data, tmp_path, *QUICK).prepare()
         assert len(notes) == 2
 

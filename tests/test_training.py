@@ -62,8 +62,10 @@ def test_the_meter_means_and_lets_nan_through():
 
 def test_run_directories_are_never_shared(tmp_path):
     with ThreadPoolExecutor(16) as pool:
-        runs = list(pool.map(lambda _: RunDir.create(tmp_path, "x").path, range(100)))
-    assert len(set(runs)) == 100
+        runs = list(pool.map(lambda _: RunDir.create(tmp_path, "x"), range(100)))
+    assert len({run.path for run in runs}) == 100
+    for run in runs:
+        run.release()
 
 
 def test_a_run_directory_holds_what_it_promises(tmp_path):
