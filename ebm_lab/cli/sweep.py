@@ -8,7 +8,6 @@ told by files alone.
 """
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from omegaconf import DictConfig
 
 from ebm_lab.cli.tools import main as run_tool
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.whole import write_whole
 
 RESULTS = ("nll_gap", "flow_nll_gap", "mmd2", "confident_share")
 SYMBOLS = {"finished": "green", "interrupted": "yellow", "not started": "yellow"}
@@ -43,9 +43,7 @@ def record(folder: Path, number: int, overrides: list[str], **what: Any) -> None
     """Write what job `number` came to; replaced whole."""
     file = folder / "jobs" / f"{number}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"job": number, "overrides": overrides, **what}, indent=2) + "\n")
-    os.replace(temporary, file)
+    write_whole(file, json.dumps({"job": number, "overrides": overrides, **what}, indent=2) + "\n")
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:

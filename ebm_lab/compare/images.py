@@ -9,9 +9,7 @@ from torch import Tensor
 from ebm_lab.compare.plan import safe
 from ebm_lab.compare.table import Line
 from ebm_lab.core import pictures
-from ebm_lab.core.functional import evaluate
-from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.quadrature import grid_points
+from ebm_lab.core.quadrature import framed_log_density
 
 CELLS = 159
 """Of a density's picture, a side."""
@@ -50,10 +48,8 @@ def _of(run: Path, group: str, tops: dict[str, float], found: dict[str, Path], f
     if not getattr(energy, "has_energy", True) or dataset.mean.numel() > 2:
         samples = sorted((run / "images").glob("samples_*.png"))
         return _read(samples[-1]) if samples else None
-    nodes, log_cell = _nodes(dataset)
+    nodes, log_p = framed_log_density(energy, dataset.test[:2000], CELLS)
     with torch.no_grad():
-        e = torch.cat([evaluate(energy, part) for part in nodes.split(65_536)]).double()
-        log_p = -e - (torch.logsumexp(-e, 0) + log_cell)
         truth = dataset.log_prob(nodes)
     if group not in tops:
         known = log_p if truth is None else truth
@@ -64,12 +60,6 @@ def _of(run: Path, group: str, tops: dict[str, float], found: dict[str, Path], f
             found[f"truth of {group}"] = path
     values = [log_p] if truth is None or nodes.shape[1] == 2 else [truth.double(), log_p]
     return _panel(nodes, values, tops[group])
-
-
-def _nodes(dataset: Dataset) -> tuple[Tensor, float]:
-    data = dataset.test[:2000]
-    margin = 0.15 * (data.amax(0) - data.amin(0))
-    return grid_points(data.amin(0) - margin, data.amax(0) + margin, CELLS)
 
 
 def _panel(nodes: Tensor, log_ps: Sequence[Tensor], top: float) -> Tensor:

@@ -24,6 +24,8 @@ from typing import Any
 import ebm_lab
 from ebm_lab.compare.plan import Arm, Case, Pilot, Study, arguments, pilot_arguments, steps_for
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.whole import write_whole
+from ebm_lab.loggers.files import rows
 from ebm_lab.training.rundir import RUNS, RunDir
 
 OVER = ("finished", "diverged")
@@ -198,11 +200,8 @@ def cost(run: RunDir, summary: dict[str, Any]) -> Pilot:
 
 
 def metrics(run: RunDir) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl."""
-    if not run.metrics_file.is_file():
-        return []
-    texts = run.metrics_file.read_text().splitlines(keepends=True)
-    return [json.loads(text) for text in texts if text.endswith("}\n")]
+    """The whole lines of a run's metrics.jsonl, none where there is no such file."""
+    return rows(run.metrics_file) if run.metrics_file.is_file() else []
 
 
 def newest(folder: Path) -> RunDir | None:
@@ -231,9 +230,7 @@ def read(file: Path) -> dict[str, Any]:
 def write(file: Path, content: dict[str, Any]) -> None:
     """Written whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, file)
+    write_whole(file, json.dumps(content, indent=2) + "\n")
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """What an evaluation sees of a run, and what it gives back."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
@@ -12,6 +13,18 @@ from ebm_lab.core.interfaces import Dataset, Sampler
 
 NUMBERS = 2**18
 """Chains are sampled by as many at a time as hold so many numbers, 500 at least: more would only wait for memory."""
+
+
+def walk(
+    sampler: Sampler, energy: EnergyFn, x: Tensor, steps: int, generator: Generator
+) -> Iterator[tuple[int, Tensor, Mapping[str, Tensor]]]:
+    """(steps taken, states, the sampler's metrics) at the start x and after each call, until `steps` are taken."""
+    state, taken = {}, 0
+    yield taken, x, {}
+    while taken < steps:
+        x, state, metrics, _ = sampler(energy, x, state, generator=generator)
+        taken += sampler.steps
+        yield taken, x, metrics
 
 
 @dataclass
@@ -39,6 +52,11 @@ class EvalView:
         return getattr(self.energy, "has_energy", True)
 
     @property
+    def target(self) -> EnergyFn:
+        """The energy whose law the run samples."""
+        return self.energy if self.temperature == 1 else Tempered(self.energy, self.temperature)
+
+    @property
     def held_out(self) -> Tensor:
         return self.dataset.val if self.split == "val" else self.dataset.test
 
@@ -53,18 +71,16 @@ class EvalView:
 
     def _film(self, n: int) -> list[tuple[int, Tensor]]:
         assert self.sampler is not None, "film asks"
-        energy = self.energy if self.temperature == 1 else Tempered(self.energy, self.temperature)
-        start = self.sampler.start(self.energy, self.dataset)
         generator = self.sampling or self.generator
-        x, state = start.sample(n, generator), {}
-        film, step = [(0, x)], 0
-        while step < (self.sampler.total(self.energy) or self.steps):
-            x, state, self.chain_metrics, _ = self.sampler(energy, x, state, generator=generator)
-            step += self.sampler.steps
+        start = self.sampler.start(self.energy, self.dataset).sample(n, generator)
+        steps = self.sampler.total(self.energy) or self.steps
+        film = []
+        for step, x, metrics in walk(self.sampler, self.target, start, steps, generator):
             film.append((step, x))
+            self.chain_metrics = metrics
         return film
 
-    chain_metrics: dict[str, Tensor] = field(default_factory=dict)
+    chain_metrics: Mapping[str, Tensor] = field(default_factory=dict)
     learnt_log_z: float | None = None
     """The objective's own estimate of log Z, in nats, where it has one."""
     averaged: bool = True

@@ -18,19 +18,18 @@ Aki Vehtari et al., Rank-Normalization, Folding, and Localization: An Improved R
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.diagnostics import autocorrelation, correlation_time, effective_sample_size, rhat
-from ebm_lab.core.functional import EnergyFn, Tempered, evaluate
+from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.registry import build, register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.core.view import EvalView, Report, walk
 
 COLOURS = {"noise": "#d95f02", "data": "#1f5fa8", "buffer": "#1b9e77"}
 
@@ -39,23 +38,6 @@ def markov(view: EvalView, kernel: Sampler) -> Sampler:
     """The run's own sampler, where it is a Markov kernel of one energy; else `kernel`."""
     own = view.sampler
     return copy.copy(own if own is not None and own.kernel else kernel)
-
-
-def target(view: EvalView) -> EnergyFn:
-    """The energy whose law the run samples."""
-    return view.energy if view.temperature == 1 else Tempered(view.energy, view.temperature)
-
-
-def walk(
-    sampler: Sampler, energy: EnergyFn, x: Tensor, steps: int, generator: Generator
-) -> Iterator[tuple[int, Tensor, Mapping[str, Tensor]]]:
-    """(steps taken, states, the sampler's metrics) at the start x and after each call, until `steps` are taken."""
-    state, taken = {}, 0
-    yield taken, x, {}
-    while taken < steps:
-        x, state, metrics, _ = sampler(energy, x, state, generator=generator)
-        taken += sampler.steps
-        yield taken, x, metrics
 
 
 def needs_energy(view: EvalView) -> str | None:
@@ -113,7 +95,7 @@ class Chains:
         first = self.warmup * view.steps // sampler.steps + 1
         draws = max(8, self.length * view.steps // sampler.steps)
         seen, acceptance = [], []
-        for _, y, metrics in walk(sampler, target(view), x, (first - 1 + draws) * sampler.steps, view.generator):
+        for _, y, metrics in walk(sampler, view.target, x, (first - 1 + draws) * sampler.steps, view.generator):
             with torch.no_grad():
                 seen.append(torch.cat([evaluate(view.energy, y)[None], v @ y.flatten(1).T]).double())
             acceptance += [metrics["acceptance"]] if "acceptance" in metrics else []

@@ -5,8 +5,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.functional import evaluate
-from ebm_lab.core.quadrature import grid_points
+from ebm_lab.core.quadrature import framed_log_density
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -29,11 +28,7 @@ class Density:
     @torch.no_grad()
     def __call__(self, view: EvalView) -> Report:
         data = view.held_out[:2000]
-        margin = 0.15 * (data.amax(0) - data.amin(0))
-        low, high = data.amin(0) - margin, data.amax(0) + margin
-        nodes, log_cell = grid_points(low, high, self.cells)
-        e = torch.cat([evaluate(view.energy, part) for part in nodes.split(65_536)]).double()
-        log_p = -e - (torch.logsumexp(-e, 0) + log_cell)
+        nodes, log_p = framed_log_density(view.energy, data, self.cells)
         draw = _line if view.dataset.event_shape[0] == 1 else _plane
         return Report(images={"density": draw(view, nodes, log_p.cpu(), data)})
 

@@ -30,8 +30,8 @@ from ebm_lab.core.functional import EnergyFn, per_sample
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.registry import build, register
-from ebm_lab.core.view import EvalView, Report
-from ebm_lab.evaluation.chains import markov, target, walk
+from ebm_lab.core.view import EvalView, Report, walk
+from ebm_lab.evaluation.chains import markov
 
 Hole = Literal["lower", "right", "centre"]
 
@@ -149,4 +149,4 @@ class Inpainting:
             return complete_by_levels(view.sampler, view.energy, x, unknown, start, view.generator)
         u = view.dataset.start.sample(len(x), view.generator)[:, unknown]
         sampler = markov(view, self.kernel)
-        return complete(sampler, target(view), x, unknown, u, view.steps, view.generator)
+        return complete(sampler, view.target, x, unknown, u, view.steps, view.generator)

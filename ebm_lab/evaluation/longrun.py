@@ -29,8 +29,8 @@ from torch import Tensor
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.registry import build, register
-from ebm_lab.core.view import EvalView, Report
-from ebm_lab.evaluation.chains import COLOURS, markov, needs_energy, target, walk
+from ebm_lab.core.view import EvalView, Report, walk
+from ebm_lab.evaluation.chains import COLOURS, markov, needs_energy
 from ebm_lab.evaluation.mmd import mmd2
 
 Curve = dict[int, Tensor]
@@ -132,7 +132,7 @@ class LongRun:
         sampler = markov(view, self.kernel)
         every = max(1, stops[-1] // sampler.steps // 200)
         curve, states, reached = {}, {}, {}
-        walked = walk(sampler, target(view), x, stops[-1], view.generator)
+        walked = walk(sampler, view.target, x, stops[-1], view.generator)
         for call, (taken, y, _) in enumerate(walked):
             due = [k for k in (0, *stops) if taken >= k and k not in states]
             states |= {k: y for k in due}

@@ -1,7 +1,6 @@
 """The run directory's own record: `metrics.jsonl` and `images/*.png`, whatever other logger a run has."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ebm_lab.core.pictures import save_png
+from ebm_lab.core.whole import write_whole
 
 
 class Files:
@@ -32,12 +32,10 @@ class Files:
     def rewind(self, step: int, events: Sequence[Mapping[str, Any]]) -> None:
         """Keep the metrics up to `step` and put each of `events` behind those of its own step; replaced whole."""
         self.file.close()
-        known = [*_rows(self.metrics), *map(json.loads, self.waiting)]
-        rows = [row for row in known if row["step"] <= step and "event" not in row]
-        rows = sorted([*rows, *events], key=lambda row: (row["step"], "event" in row))
-        temporary = self.metrics.with_name(self.metrics.name + ".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(temporary, self.metrics)
+        known = [*rows(self.metrics), *map(json.loads, self.waiting)]
+        kept = [row for row in known if row["step"] <= step and "event" not in row]
+        kept = sorted([*kept, *events], key=lambda row: (row["step"], "event" in row))
+        write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
         self.waiting = []
         self.file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         self.whole = self.file.tell()
@@ -76,5 +74,6 @@ class Files:
         self.file.close()
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; one that a kill cut is left out."""
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]

@@ -13,10 +13,9 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 from torch import Tensor
 
+from ebm_lab.core.directions import HIGHER, LOWER
 from ebm_lab.core.interfaces import RunInfo
 from ebm_lab.core.registry import register
-
-LOWER, HIGHER = ("nll", "nll_gap", "flow_nll", "flow_nll_gap", "mmd2"), ("confident_share", "classes_found")
 
 
 @register("logger", "wandb")

@@ -13,10 +13,9 @@ from urllib.parse import quote
 
 import yaml
 
+from ebm_lab.core.directions import HIGHER, LOWER
 from ebm_lab.report.collect import varied
 
-LOWER = ("nll", "nll_gap", "flow_nll", "flow_nll_gap", "mmd2", "feature_fid", "feature_kid", "fisher", "ksd", "loss")
-HIGHER = ("confident_share", "classes_found", "class_entropy")
 SHOWN = ("nll_gap", "flow_nll_gap", "nll", "mmd2", "confident_share", "classes_found", "step", "cpu_seconds")
 
 

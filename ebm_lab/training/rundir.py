@@ -12,6 +12,7 @@ from typing import IO, Any
 import yaml
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.whole import write_whole
 
 RUNS = "runs"
 LATER: dict[tuple[str, str], dict[str, Any]] = {
@@ -102,7 +103,7 @@ class RunDir:
             os.replace(self.candidate, self.good)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        _replace(self.config_file, yaml.safe_dump(config, sort_keys=False))
+        write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False))
 
     def read_config(self) -> dict[str, Any]:
         """The values the run used, and those of settings that came later."""
@@ -113,7 +114,7 @@ class RunDir:
         return config
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        _replace(self.summary_file, json.dumps(summary, indent=2) + "\n")
+        write_whole(self.summary_file, json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """The summary; a `running` whose process is gone reads as `interrupted`."""
@@ -121,12 +122,6 @@ class RunDir:
         if summary.get("status") == "running" and not self.alive():
             summary["status"] = "interrupted"
         return summary
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def runs_under(root: Path) -> Iterator[RunDir]:
