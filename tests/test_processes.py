@@ -134,6 +134,25 @@ def test_one_process_loads_what_two_have_trained_with_all_its_chains(together):
 
 
 @pytest.mark.slow
+def test_evaluations_are_dealt_out_and_all_come_back(together):
+    """Those that draw nothing but their own stream's numbers are the same; samples are as many, of other streams."""
+    (run,) = (together / "pcd" / "straight" / "runs").iterdir()
+    found = []
+    for start in ([], ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port()}"]):
+        command = [sys.executable, *start, "scripts/evaluate.py", f"run={run}", "evaluation=own", "samples=51"]
+        done = subprocess.run([*command, f"out={run / str(len(start))}"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(json.loads((run / str(len(start)) / "evaluation.json").read_text()))
+    one, two = found
+    assert (
+        one.keys() == two.keys()
+        and one["left_out"] == two["left_out"]
+        and one["seconds"].keys() == two["seconds"].keys()
+    )
+    assert one["nll"] == two["nll"] and one["mmd2"] != two["mmd2"]
+
+
+@pytest.mark.slow
 def test_torchrun_terminated_and_begun_again_with_resume_auto(tmp_path):
     """The command line itself, killed twice as a cluster does it, ends with the bits of an unbroken run."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port()}"]

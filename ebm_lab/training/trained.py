@@ -75,11 +75,16 @@ class Trained:
 
     def reports(self, split: str) -> dict[str, Report | str]:
         """The Report of each evaluation, or the reason why it does not apply; each process does its part of them."""
-        view, names, n = self.view(split), list(self.evaluators), self.processes.world
-        if n > 1 and names and self.sampler is not None:
-            view.film  # noqa: B018 (drawn by all, before each goes its way)
-        done = self.processes.gather({name: self.report(name, view) for name in names[self.processes.rank :: n]})
-        return {name: done[i % n][name] for i, name in enumerate(names)}
+        view, names = self.view(split), list(self.evaluators)
+        done = self.processes.gather({name: self.report(name, view) for name in self.dealt(view)})
+        return {name: done[i % len(done)][name] for i, name in enumerate(names)}
+
+    def dealt(self, view: EvalView) -> list[str]:
+        """The evaluations that this process does, once all have drawn their share of the samples."""
+        names = list(self.evaluators)
+        if self.processes.world > 1 and names and self.sampler is not None:
+            view.film  # noqa: B018 (drawn on first use)
+        return names[self.processes.rank :: self.processes.world]
 
     def report(self, name: str, view: EvalView) -> Report | str:
         """One evaluation, or the reason why it does not apply. Its random numbers depend on its name alone, and not on
