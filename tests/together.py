@@ -98,9 +98,9 @@ def main(folder):
         ebm_lab.train([*command, f"output_dir={folder / name / 'straight'}"], quiet=True)
         with pytest.MonkeyPatch.context() as patch:
             if processes.rank == 1:
-                stop_at(patch, 9)
+                stop_at(patch, 10)  # within a log window
             stopped = ebm_lab.train([*command, f"output_dir={folder / name / 'stopped'}"], quiet=True)
-        assert (stopped.status, stopped.summary["step"]) == ("interrupted", 9)
+        assert (stopped.status, stopped.summary["step"]) == ("interrupted", 10)
         ebm_lab.train([f"resume={stopped.path}"], quiet=True)
 
 
