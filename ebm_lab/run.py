@@ -74,9 +74,12 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
             take_weights(trainer, str(config["init_from"]))
         build_logger(trainer, Path("check"), print)
         run = RunDir.create(Path(config["output_dir"]), label(resolved))
-        run.write_config(resolved)
     try:
+        if not config.get("resume"):
+            run.write_config(trainer.config)
         return _train(trainer, run, request, quiet, began)
+    except OSError as error:
+        raise UserError(f"{run.path}: can't be written: {error}") from None
     finally:
         run.release()
 
@@ -103,13 +106,24 @@ def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tupl
 
 def earlier(root: Path, request: str) -> RunDir | None:
     """The newest run under `root` that was asked for the same and that no process has now."""
-    asked = (run for run in runs_under(root) if run.read_summary().get("request") == request)
-    return next((run for run in asked if not run.alive()), None)
+    for run in runs_under(root):
+        try:
+            asked = run.read_summary().get("request")
+        except UserError as error:
+            print(f"resume=auto: passed over: {error}")
+            continue
+        if asked == request and not run.alive():
+            return run
+    return None
 
 
 def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config that continues `run`, with what this process was told of its machine."""
-    return {**run.read_config(), **{k: config[k] for k in ("device", "logger", "plugins")}, "resume": str(run.path)}
+    return {
+        **run.read_config(),
+        **{k: config[k] for k in ("dataset", "device", "logger", "plugins")},
+        "resume": str(run.path),
+    }
 
 
 def ended(run: RunDir, plugins: Sequence[str]) -> Result:
@@ -206,10 +220,10 @@ def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:
 def _reopen(config: Mapping[str, Any], run: RunDir, status: str) -> tuple[Trainer, RunDir]:
     trainer, resolved = assemble(config)
     trainer.run = run
-    first = run.last if run.last.is_file() else run.good  # killed before its first checkpoint: the initial state
-    if not first.is_file():
+    content = checkpoint.newest(run, trainer.generator.device)
+    if content is None:
         return trainer, run
-    content = checkpoint.load(first, trainer.generator.device)
+    checkpoint.same_config(content, resolved, run.last)
     trainer.restore(content)
     trainer.keep_candidate()
     if trainer.counters.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
@@ -278,7 +292,7 @@ def load_run(
         config["evaluation"] = dict(evaluation)
     trainer, _ = assemble(config)
     file = run.best if which == "best" else run.last
-    trainer.restore(checkpoint.load(file, trainer.generator.device))
+    trainer.restore(checkpoint.of_run(run, file, trainer.generator.device))
     if ema:
         torch._foreach_copy_([p.data for p in trainer.ema.parameters], trainer.ema.average)
     trainer.objective.eval()
