@@ -74,9 +74,8 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
             take_weights(trainer, str(config["init_from"]))
         build_logger(trainer, Path("check"), print)
         run = RunDir.create(Path(config["output_dir"]), label(resolved))
+        run.write_config(resolved)
     try:
-        if not config.get("resume"):
-            run.write_config(trainer.config)
         return _train(trainer, run, request, quiet, began)
     except OSError as error:
         raise UserError(f"{run.path}: can't be written: {error}") from None
@@ -292,7 +291,9 @@ def load_run(
         config["evaluation"] = dict(evaluation)
     trainer, _ = assemble(config)
     file = run.best if which == "best" else run.last
-    trainer.restore(checkpoint.of_run(run, file, trainer.generator.device))
+    content = checkpoint.of_run(run, file, trainer.generator.device)
+    trainer.restore(content)
+    checkpoint.same_config(content, config, file)
     if ema:
         torch._foreach_copy_([p.data for p in trainer.ema.parameters], trainer.ema.average)
     trainer.objective.eval()

@@ -16,8 +16,8 @@ VIEWER = {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {
 
 class Service:
     """`how`: ok; 401, which refuses the key; silent, which never answers; slow, which takes `delay` seconds; gone,
-    which ends every connection. `then`: what it becomes once a run has been opened. `asked`: the operations it was sent;
-    `history`: the lines of metrics that arrived."""
+    which ends every connection. `then`: what it becomes once a run has been opened. `asked`: the operations it was
+    sent; `history`: the lines of metrics that arrived."""
 
     def __init__(self, how, then=None, delay=0.0):
         self.how, self.then, self.delay = how, then or how, delay

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ebm_lab.cli.compose import config_dir, options
-from ebm_lab.cli.tools import check_sampling, main
+from ebm_lab.cli.tools import check_sampling, main, writable
 from ebm_lab.core.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def evaluate(
     changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}
     trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
     folder = Path(out or loaded.path / "evaluation")
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder)
     record: dict[str, Any] = {"which": which, "ema": ema, "step": trainer.counters.step}
     record |= {"seconds": {}, "left_out": {}, "failed": {}, "notes": []}
     view = trainer.view("test")

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.training.rundir import RunDir
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -33,7 +34,7 @@ def read(path: Path, points: int) -> dict[str, Any]:
         try:
             found = action()
             return found if isinstance(found, type(empty)) else empty
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, RecursionError, UserError) as error:
             trouble.append(f"{what}: {str(error).splitlines()[0][:120] if str(error) else type(error).__name__}")
             return empty
 

@@ -82,6 +82,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if code := re.search(r"Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.[\w.]+) ", text):
         return f"it asks for {code.group(1)}, and a checkpoint runs no code"
+    if fault := re.search(r"WeightsUnpickler error: (.*)", text):
+        return fault.group(1)[:60]
     return (text.splitlines() or [type(error).__name__])[0][:60]
 
 
@@ -123,7 +125,7 @@ def _others(run: RunDir, file: Path) -> str:
 
 def same_config(content: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
     """Refuse a checkpoint that was trained by another config than `config`."""
-    there, here = (_flat({k: c.get(k) for k in TRAINED}) for c in (content.get("config", {}), config))
+    there, here = (_flat({k: c[k] for k in TRAINED if k in c}) for c in (content.get("config", {}), config))
     for key in sorted((there.keys() & here.keys()) - {*PLACES}):
         if there[key] != here[key]:
             raise UserError(

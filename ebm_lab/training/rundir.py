@@ -152,7 +152,10 @@ class RunDir:
             os.replace(self.candidate, self.good)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False))
+        try:
+            write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False))
+        except OSError as error:
+            raise UserError(f"{self.config_file}: can't be written ({error.strerror})") from None
 
     def read_config(self) -> dict[str, Any]:
         """The values the run used, and those of settings that came later. What it writes is kept within the directory
