@@ -218,6 +218,7 @@ def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:
 
 def _reopen(config: Mapping[str, Any], run: RunDir, status: str) -> tuple[Trainer, RunDir]:
     trainer, resolved = assemble(config)
+    build_logger(trainer, run.path, print)
     trainer.run = run
     content = checkpoint.newest(run, trainer.generator.device)
     if content is None:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -63,7 +64,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a pickle that torch did not write
+            content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # bytes that mean something else make the reader raise whatever it likes
         raise UserError(f"{path}: not a readable checkpoint ({_reason(error)})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -80,9 +82,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if code := re.search(r"Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.[\w.]+) ", text):
+    if code := re.search(r"unsupported global:? (?:global )?([\w.]+)", text, re.IGNORECASE):
         return f"it asks for {code.group(1)}, and a checkpoint runs no code"
-    if fault := re.search(r"WeightsUnpickler error: (.*)", text):
+    if fault := re.search(r"WeightsUnpickler error:\s*(.+)", text):
         return fault.group(1)[:60]
     return (text.splitlines() or [type(error).__name__])[0][:60]
 
