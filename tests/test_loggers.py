@@ -56,18 +56,21 @@ def test_without_a_key_it_logs_offline_and_says_how_to_view_and_sync(tmp_path):
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     """The same run with W&B offline: its lines of metrics, and the seconds that its process took."""
-    cwd = tmp_path_factory.mktemp("offline")
-    began = time.monotonic()
-    done = train(cwd)
-    assert done.returncode == 0, done.stderr
-    return metrics(cwd), time.monotonic() - began
+    took = []
+    for _ in range(2):
+        cwd, began = tmp_path_factory.mktemp("offline"), time.monotonic()
+        done = train(cwd)
+        assert done.returncode == 0, done.stderr
+        took.append(time.monotonic() - began)
+    return metrics(cwd), min(took)
 
 
 def seconds_late(began, usual):
-    """How much later than usual, one usual duration allowed for whatever else the machine does meanwhile."""
+    """How much later than usual. What else the machine does meanwhile may make a process up to three times as slow:
+    without their limits, W&B's waits are endless, or 30 s and more."""
     late = time.monotonic() - began - usual
-    print(f"{late:.1f} s late")
-    return late - usual
+    print(f"{late:.1f} s late, usually {usual:.1f} s")
+    return late - 2 * usual
 
 
 @pytest.mark.slow

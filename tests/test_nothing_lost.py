@@ -423,6 +423,8 @@ def test_an_output_directory_that_may_not_be_written_is_one_line(tmp_path, comma
                 train_main, *QUICK, "objective=dsm", "steps=4", f"output_dir={tmp_path / 'out'}", *asked
             )
             assert status == 2 and len(said) == 1 and "output_dir=" in said[0] and "Permission denied" in said[0], said
+        status, said = command(train_main, "-m", *QUICK, "seed=0,1", f"output_dir={tmp_path / 'out'}")
+        assert status == 2 and len(said) == 1 and "Permission denied" in said[0]
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -16,6 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ebm_lab.cli.compose import config_dir, options
 from ebm_lab.cli.tools import check_sampling, main, writable
 from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.whole import write_whole
 
 if TYPE_CHECKING:
     from ebm_lab.core.view import EvalView, Report
@@ -59,9 +60,12 @@ def evaluate(
     record |= {"seconds": {}, "left_out": {}, "failed": {}, "notes": []}
     view = trainer.view("test")
     view.averaged = ema
-    for name in trainer.evaluators:
-        one(trainer, view, name, record, folder)
-        (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
+    try:
+        for name in trainer.evaluators:
+            one(trainer, view, name, record, folder)
+            write_whole(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"out={folder}: can't be written there ({error})") from None
     print(folder)
     if record["failed"]:
         raise UserError(

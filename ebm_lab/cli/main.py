@@ -78,6 +78,8 @@ def _hydra() -> int:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, args, extra) from None
+    except OSError as error:  # of the sweep's directory, which Hydra makes
+        raise UserError(str(error)) from None
     from ebm_lab.cli import sweep
 
     return statuses[0] if statuses else sweep.exit_status(sweep.current[-1]) if sweep.current else 0
