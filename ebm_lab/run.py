@@ -211,8 +211,10 @@ def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:
         raise UserError(f"resume={run.path}: that run is still running, as process {summary.get('pid')}")
     try:
         return _reopen(config, run, summary["status"])
-    except BaseException:
+    except BaseException as error:
         run.release()
+        if isinstance(error, OSError):
+            raise UserError(f"resume={run.path}: {error}") from None
         raise
 
 

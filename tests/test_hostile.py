@@ -278,6 +278,7 @@ def test_a_link_that_leads_out_of_a_run_is_refused(part, path, tmp_path):
     assert [f.name for f in target.iterdir()] == ["file"] and (target / "file").read_text() == "mine"
     (path / part).unlink()
     (path / "inside").symlink_to(path / "config.yaml")
+    (path / "loop").symlink_to(path / "loop")
     load_run(path)
 
 

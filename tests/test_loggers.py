@@ -247,6 +247,19 @@ def test_every_wait_has_an_end_and_a_fault_is_one_line(service, tmp_path):
     assert len(said) == 2 and "the run goes on without it" in said[1]
 
 
+def test_a_run_that_breaks_is_left_alone_and_ended(service, tmp_path):
+    said = []
+    log, _ = logger(tmp_path, said.append)
+    log.scalars({"loss": 1.0}, 1)
+    run = service.runs[0]
+    run.log = lambda *_, **__: 1 / 0
+    for step in (2, 3):
+        log.scalars({"loss": 1.0}, step)
+    log.close({"status": "finished"})
+    assert said == ["W&B: ZeroDivisionError: division by zero; the run goes on without it"]
+    assert run.exit_code == 1 and run.step == 1
+
+
 def test_the_sweep_for_wandb_asks_for_what_the_command_line_takes():
     """Every combination of the ends of its ranges composes; the metric is one that the run's evaluations report."""
     sweep = yaml.safe_load((ROOT / "configs" / "wandb_sweep.yaml").read_text())

@@ -447,3 +447,16 @@ def test_pictures_and_metrics_that_can_not_be_written_cost_no_training(trained, 
     assert {f.name for f in (done.path / "images").iterdir()} == {"density_0000008.png"}
     assert "density_0000016.png can't be written" in " ".join(capsys.readouterr().out.split())
     same(state(done.path)["objective"], state(trained[0])["objective"])
+
+
+def test_a_disk_that_is_full_on_resume_is_one_line(path, command, monkeypatch):
+    """The candidate can't be set aside again: neither link nor copy."""
+    before = content(path)
+
+    def full(*_):
+        raise FULL
+
+    monkeypatch.setattr(checkpoint.os, "link", full)
+    monkeypatch.setattr(checkpoint.shutil, "copyfile", full)
+    status, said = command(train_main, f"resume={path}", "steps=24")
+    assert status == 2 and len(said) == 1 and "No space left on device" in said[0] and content(path) == before

@@ -6,8 +6,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 BUCKET = {
     "id": "UnVuOjE=",
-    "name": "run",
-    "displayName": "run",
     "historyLineCount": 0,
     "project": {"id": "UHJvajox", "name": "ebm_lab", "entity": {"id": "e", "name": "me"}},
 }
@@ -69,7 +67,8 @@ class Service:
             return {}
         asked = json.loads(body)
         self.asked.append(asked["operationName"])
-        names = (asked.get("variables") or {}).get("files") or []
+        given = asked.get("variables") or {}
+        name, names = given.get("name") or "run", given.get("files") or []
         uploads = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in names]
         return {
             "data": {
@@ -77,7 +76,7 @@ class Service:
                 "serverInfo": {"features": [], "cliVersionInfo": {"max_cli_version": "9"}},
                 "model": None,
                 "entity": {"organization": None},
-                "upsertBucket": {"bucket": BUCKET, "inserted": True},
+                "upsertBucket": {"bucket": {**BUCKET, "name": name, "displayName": name}, "inserted": True},
                 "createRunFiles": {"runID": "run", "uploadHeaders": [], "files": uploads},
             }
         }

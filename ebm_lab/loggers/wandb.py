@@ -9,6 +9,7 @@ here is said once and the run goes on without. A service that is gone or slow co
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +83,9 @@ class WandB:
                 )
 
         self._try(finish)
+        if self.broken:  # or the next run of this process would be taken for a part of it
+            with suppress(Exception):
+                self.run.finish(exit_code=1)
 
     def _keep(self, run: Any) -> None:
         import wandb

@@ -83,7 +83,7 @@ class RunDir:
         home = self.path.resolve()
         for folder, folders, files in os.walk(self.path):
             for entry in (Path(folder, name) for name in (*folders, *files)):
-                if entry.is_symlink() and not entry.resolve().is_relative_to(home):
+                if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(home):
                     return entry.relative_to(self.path)
         return None
 
