@@ -59,7 +59,7 @@ def offline(tmp_path_factory):
     took = []
     for _ in range(2):
         cwd, began = tmp_path_factory.mktemp("offline"), time.monotonic()
-        done = train(cwd)
+        done = train(cwd, "evaluation=[]")
         assert done.returncode == 0, done.stderr
         took.append(time.monotonic() - began)
     return metrics(cwd), min(took)
@@ -74,13 +74,13 @@ def seconds_late(began, usual):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["no network", "401", "silent", "slow", "gone"])
+@pytest.mark.parametrize("fault", ["no network", "401", "silent"])
 def test_a_service_that_never_opens_the_run_costs_seconds_and_the_run_is_logged_offline(fault, offline, tmp_path):
-    """A closed port, a refused key, a socket that never answers, one that takes 20 s, connections that end."""
-    with Service("ok" if fault == "no network" else fault, delay=20.0) as service:
+    """A closed port, a refused key, a socket that never answers."""
+    with Service("ok" if fault == "no network" else fault) as service:
         url = "http://127.0.0.1:9" if fault == "no network" else service.url
         began = time.monotonic()
-        done = train(tmp_path, **KEY, WANDB_BASE_URL=url)
+        done = train(tmp_path, "evaluation=[]", **KEY, WANDB_BASE_URL=url)
         late = seconds_late(began, offline[1])
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert metrics(tmp_path) == offline[0] and late < LATE
@@ -91,28 +91,26 @@ def test_a_service_that_never_opens_the_run_costs_seconds_and_the_run_is_logged_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", ["silent", "slow", "gone", "401"])
+@pytest.mark.parametrize("then", ["slow", "gone"])
 def test_a_service_lost_in_mid_run_costs_seconds_and_the_rest_waits_on_the_disk(then, offline, tmp_path):
-    """The run was opened; from then on the service fails, until the process is over. A key that is refused by then is
-    an answer: W&B itself stops sending, and there is nothing to wait for."""
+    """The run was opened; from then on every answer takes 20 s, or every connection ends."""
     with Service("ok", then, delay=20.0) as service:
         began = time.monotonic()
-        done = train(tmp_path, **KEY, WANDB_BASE_URL=service.url)
+        done = train(tmp_path, "evaluation=[]", **KEY, WANDB_BASE_URL=service.url)
         late = seconds_late(began, offline[1])
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "UpsertBucket" in service.asked and service.history == []
     assert metrics(tmp_path) == offline[0] and late < LATE
     (kept,) = (tmp_path / "outputs" / "wandb").glob("run-*")
     assert list(kept.glob("*.wandb"))
-    if then != "401":
-        (line,) = told(done)
-        assert "did not take everything within 5 s" in line and line.endswith(f"wandb sync outputs/wandb/{kept.name}")
+    (line,) = told(done)
+    assert "did not take everything within 5 s" in line and line.endswith(f"wandb sync outputs/wandb/{kept.name}")
 
 
 @pytest.mark.slow
 def test_a_service_in_order_gets_every_line(offline, tmp_path):
     with Service("ok") as service:
-        done = train(tmp_path, **KEY, WANDB_BASE_URL=service.url)
+        done = train(tmp_path, "evaluation=[]", **KEY, WANDB_BASE_URL=service.url)
     assert done.returncode == 0 and told(done) == [] and metrics(tmp_path) == offline[0], done.stdout + done.stderr
     rows = [json.loads(line) for line in service.history]
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6]

@@ -389,6 +389,8 @@ def readonly(folder, mode=0o555):
 
 @pytest.mark.parametrize("part", ["", "images", "checkpoints", "metrics.jsonl", "lock"])
 def test_a_run_that_may_not_be_written_is_read_and_not_resumed(part, path, tmp_path, command):
+    for folder in ("evaluation", "samples"):
+        (path / folder).mkdir()
     if (path / part).is_dir():
         readonly(path / part)
     else:
