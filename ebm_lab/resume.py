@@ -8,6 +8,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.experiment import assemble
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
+from ebm_lab.training.facts import build_logger
 from ebm_lab.training.processes import Processes
 from ebm_lab.training.rundir import RunDir, runs_under
 from ebm_lab.training.trainer import Trainer
@@ -29,13 +30,24 @@ def unfinished(root: Path, config: Mapping[str, Any], request: str) -> tuple[Pat
 
 def earlier(root: Path, request: str) -> RunDir | None:
     """The newest run under `root` that was asked for the same and that no process has now."""
-    asked = (run for run in runs_under(root) if run.read_summary().get("request") == request)
-    return next((run for run in asked if not run.alive()), None)
+    for run in runs_under(root):
+        try:
+            asked = run.read_summary().get("request")
+        except UserError as error:
+            print(f"resume=auto: passed over: {error}")
+            continue
+        if asked == request and not run.alive():
+            return run
+    return None
 
 
 def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config that continues `run`, with what this process was told of its machine."""
-    return {**run.read_config(), **{k: config[k] for k in ("device", "logger", "plugins")}, "resume": str(run.path)}
+    return {
+        **run.read_config(),
+        **{k: config[k] for k in ("dataset", "device", "logger", "plugins")},
+        "resume": str(run.path),
+    }
 
 
 def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, RunDir]:
@@ -51,25 +63,22 @@ def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, Ru
     status = processes.lead(take)
     try:
         return _reopen(config, run, status, processes)
-    except BaseException:
+    except BaseException as error:
         run.release()
+        if isinstance(error, OSError):
+            raise UserError(f"resume={run.path}: {error}") from None
         raise
 
 
 def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Processes) -> tuple[Trainer, RunDir]:
     trainer, resolved = assemble(config, processes)
+    build_logger(trainer, run.path, print)
     trainer.run = run
-    first = run.last if run.last.is_file() else run.good  # killed before its first checkpoint: the initial state
-    if not first.is_file():
+    content = checkpoint.newest(run, trainer.generator.device)
+    if content is None:
         return trainer, run
-    content = checkpoint.load(first, trainer.generator.device)
-    there = len(content.get("processes", [None]))
-    if there != processes.world:
-        raise UserError(
-            f"resume={run.path}: {there} process(es) trained it and {processes.world} would go on: each has random "
-            f"numbers and chains of its own; start it with "
-            + (f"torchrun --nproc_per_node={there} train.py" if there > 1 else "python train.py")
-        )
+    checkpoint.same_config(content, resolved, run.last)
+    check_processes(run, len(content.get("processes", [None])), processes.world)
     trainer.restore(content)
     trainer.keep_candidate()
     if trainer.counters.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
@@ -79,7 +88,17 @@ def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Proc
         )
     here, there = machine(trainer.generator.device), content["machine"]
     differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
-    if differs:
+    if differs and processes.first:
         print(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
     processes.lead(lambda: run.write_config({**resolved, "resume": None}))
     return trainer, run
+
+
+def check_processes(run: RunDir, there: int, here: int) -> None:
+    """Refuse to go on with another number of processes than a run was trained by."""
+    if there != here:
+        start = f"torchrun --nproc_per_node={there} train.py" if there > 1 else "python train.py"
+        raise UserError(
+            f"resume={run.path}: {there} process(es) trained it and {here} would go on: each has random numbers and "
+            f"chains of its own; start it with {start}"
+        )

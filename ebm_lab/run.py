@@ -14,14 +14,13 @@ import torch
 from torch import nn
 
 from ebm_lab.core.errors import Diverged, UserError
-from ebm_lab.core.interfaces import Dataset, RunInfo, Sampler
-from ebm_lab.core.registry import build
+from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.experiment import assemble, import_plugins, pick_device
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.resume import reopen, unfinished
 from ebm_lab.training import checkpoint
-from ebm_lab.training.facts import describe, fingerprint, introduce, label, rows
+from ebm_lab.training.facts import build_logger, describe, fingerprint, introduce, label, rows
 from ebm_lab.training.guard import advice
 from ebm_lab.training.processes import Processes
 from ebm_lab.training.rundir import RunDir
@@ -75,6 +74,8 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
         run = begin(Path(config["output_dir"]), resolved, processes)
     try:
         return _train(trainer, run, request, quiet or not processes.first, began)
+    except OSError as error:
+        raise UserError(f"{run.path}: can't be written: {error}") from None
     finally:
         run.release()
 
@@ -190,11 +191,6 @@ def signals(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def build_logger(trainer: Trainer, path: Path, say: Any) -> Any:
-    values = trainer.config.get("logger") or {"name": "none"}
-    return build("logger", values, info=RunInfo(path.name, path, trainer.config, say))
-
-
 def take_weights(trainer: Trainer, path: str) -> None:
     """Copy the averaged weights of another run's energy into this one's."""
     run = RunDir.open(path, "init_from")
@@ -248,7 +244,9 @@ def load_run(
         config["evaluation"] = dict(evaluation)
     trainer, _ = assemble(config)
     file = run.best if which == "best" else run.last
-    trainer.restore(checkpoint.load(file, trainer.generator.device))
+    content = checkpoint.of_run(run, file, trainer.generator.device)
+    trainer.restore(content)
+    checkpoint.same_config(content, config, file)
     if ema:
         torch._foreach_copy_([p.data for p in trainer.ema.parameters], trainer.ema.average)
     trainer.objective.eval()

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ebm_lab.cli.compose import config_dir, options
-from ebm_lab.cli.tools import check_sampling, main
+from ebm_lab.cli.tools import check_sampling, main, writable
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.whole import write_whole
 
@@ -58,19 +58,22 @@ def evaluate(
     changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}
     trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
     folder = Path(out or loaded.path / "evaluation")
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder)
     record: dict[str, Any] = {"which": which, "ema": ema, "step": trainer.counters.step}
     record |= {"seconds": {}, "left_out": {}, "failed": {}, "notes": []}
     view = trainer.view("test")
     view.averaged = ema
-    for name in trainer.dealt(view):
-        one(trainer, view, name, record, folder)
-        if processes.world == 1:
+    try:
+        for name in trainer.dealt(view):
+            one(trainer, view, name, record, folder)
+            if processes.world == 1:
+                write_whole(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
+        record = merged(processes.gather(record))
+        if processes.first:
             write_whole(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
-    record = merged(processes.gather(record))
-    if processes.first:
-        write_whole(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
-        print(folder)
+            print(folder)
+    except OSError as error:
+        raise UserError(f"out={folder}: can't be written there ({error})") from None
     if record["failed"]:
         raise UserError(
             f"could not be done: {', '.join(record['failed'])}; the reasons are in {folder}/evaluation.json"

@@ -1,6 +1,7 @@
 """The command line of `train.py`."""
 
 import os
+import re
 import sys
 import time
 from itertools import pairwise
@@ -52,7 +53,7 @@ def _hydra() -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ebm_lab.cli.compose import check_choices, config_dir, explain
+    from ebm_lab.cli.compose import check_choices, config_dir, explain, refuse_code
     from ebm_lab.core.errors import UserError
 
     statuses: list[int] = []
@@ -69,12 +70,20 @@ def _hydra() -> int:
             statuses.append(complain(error))
 
     args = sys.argv[1:]
-    extra = [Path(a) for flag, a in pairwise(args) if flag in ("--config-dir", "-cd")]
+    words = [word for a in args for word in (a.split("=", 1) if a.startswith("--config-") else [a])]
+    extra = [Path(a) for flag, a in pairwise(words) if flag in ("--config-dir", "-cd")]
+    primary = [Path(a) for flag, a in pairwise(words) if flag in ("--config-path", "-cp")]
+    searched = [
+        Path(p) for a in args if a.startswith("hydra.searchpath") for p in re.findall(r"file://([^\],'\"]+)", a)
+    ]
+    refuse_code(args, [*extra, *primary, *searched])
     check_choices(args, extra)
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, args, extra) from None
+    except OSError as error:  # of the sweep's directory, which Hydra makes
+        raise UserError(str(error)) from None
     from ebm_lab.cli import sweep
 
     return statuses[0] if statuses else sweep.exit_status(sweep.current[-1]) if sweep.current else 0

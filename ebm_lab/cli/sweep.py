@@ -10,6 +10,7 @@ told by files alone.
 import json
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ class Table(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         current.append(Path(config.hydra.sweep.dir))
-        (current[-1] / "jobs").mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # Hydra, which makes a callback's error a warning, needs the directory next
+            (current[-1] / "jobs").mkdir(parents=True, exist_ok=True)
         print(f"sweep directory: {current[-1]}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

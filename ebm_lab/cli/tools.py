@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,13 +53,22 @@ def sample(
     view = EvalView(loaded.energy, loaded.dataset, "test", loaded.sampler, n, steps, generator, temperature)
     samples = view.samples.cpu()
     folder = Path(out or loaded.path / "samples")
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder)
     np.save(folder / "samples.npy", loaded.dataset.transform.inverse(samples).numpy())
     if loaded.dataset.bounds is not None:
         columns = max(1, round(n**0.5))
         save_png(grid(samples, loaded.dataset.bounds, columns), folder / "samples.png")
     steps = loaded.sampler.total(loaded.energy) or steps
     print(f"{n} samples after {steps} steps from noise: {folder}")
+
+
+def writable(folder: Path) -> None:
+    """Make `folder`; raises UserError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"out={folder}: can't be written there ({error.strerror})") from None
 
 
 def check_sampling(loaded: "LoadedRun", **given: float | None) -> None:

@@ -1,6 +1,7 @@
 """The run directory's own record: `metrics.jsonl` and `images/*.png`, whatever other logger a run has."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,10 @@ class Files:
         self.metrics, self.images, self.say = metrics, images, say
         self.waiting: list[str] = []
         self.file = open(metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        if bad := damaged(metrics):
+            kept = metrics.with_name(metrics.name + ".damaged")
+            shutil.copyfile(metrics, kept)
+            say(f"{metrics}: {bad} damaged line(s) dropped; the file as it was: {kept.name}")
         self.rewind(step, events)
 
     def rewind(self, step: int, events: Sequence[Mapping[str, Any]]) -> None:
@@ -76,4 +81,17 @@ class Files:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl; one that a kill cut is left out."""
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    return [row for row in map(_row, path.read_bytes().splitlines(keepends=True)) if row is not None]
+
+
+def damaged(path: Path) -> int:
+    """How many lines of a metrics.jsonl, its last one aside, are no rows: no kill leaves such."""
+    return sum(_row(line) is None for line in path.read_bytes().splitlines(keepends=True)[:-1])
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -2,11 +2,14 @@
 
 All runs of a machine share one directory (`directory`), so that `wandb leet` and `wandb sync` find them together. The
 run opens at the first call, after training has begun, for a slow network must not delay it; whatever goes wrong in
-here is said once and the run goes on without.
+here is said once and the run goes on without. A service that is gone or slow costs a run `init_timeout` plus
+`finish_timeout` seconds at most; what it did not take lies on the disk for `wandb sync`.
 """
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +20,15 @@ from ebm_lab.core.directions import HIGHER, LOWER
 from ebm_lab.core.interfaces import RunInfo
 from ebm_lab.core.registry import register
 
+FACTS = ("git_commit", "command", "host", "versions", "parameters")
+
 
 @register("logger", "wandb")
 class WandB:
     """`mode`: auto (online if a key exists), online or offline; `init_timeout`: seconds to wait for the service before
-    going offline; `project`, `group`, `job_type`, `tags`: as W&B has them; `checkpoints`: keep the last and the best
-    checkpoint there too, as an artifact."""
+    going offline; `finish_timeout`: seconds that the end of the run waits for what is not uploaded yet; `project`,
+    `group`, `job_type`, `tags`: as W&B has them; `checkpoints`: keep the last and the best checkpoint there too, as an
+    artifact."""
 
     def __init__(
         self,
@@ -36,8 +42,10 @@ class WandB:
         checkpoints: bool,
         directory: str,
         init_timeout: PositiveInt,
+        finish_timeout: PositiveInt,
     ) -> None:
-        self.info, self.mode, self.timeout = info, mode, init_timeout
+        self.info, self.mode = info, mode
+        self.init_timeout, self.finish_timeout = init_timeout, finish_timeout
         self.project, self.group, self.tags, self.directory = project, group, tags, Path(directory)
         self.job_type, self.checkpoints = job_type, checkpoints
         self.run: Any = None
@@ -51,7 +59,8 @@ class WandB:
         def send(run: Any) -> None:
             import wandb
 
-            run.log({name: wandb.Image(image.permute(1, 2, 0).numpy())}, step=self._tick(run, step))
+            picture = wandb.Image(image.permute(1, 2, 0).numpy())
+            run.log({name: picture, "step": step}, step=self._tick(run, step))
 
         self._try(send)
 
@@ -61,12 +70,22 @@ class WandB:
         status = summary.get("status")
 
         def finish(run: Any) -> None:
+            where = _relative(Path(run.settings.sync_dir))
             if self.checkpoints:
                 self._keep(run)
             run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
-            run.finish(exit_code=0 if status in ("finished", "interrupted") else 1)
+            try:
+                run.finish(exit_code=0 if status in ("finished", "interrupted") else 1)
+            except TimeoutError:
+                self.info.say(
+                    f"W&B: the service did not take everything within {self.finish_timeout} s; "
+                    f"upload the rest later: wandb sync {where}"
+                )
 
         self._try(finish)
+        if self.broken:  # or the next run of this process would be taken for a part of it
+            with suppress(Exception):
+                self.run.finish(exit_code=1)
 
     def _keep(self, run: Any) -> None:
         import wandb
@@ -94,11 +113,12 @@ class WandB:
             action(self.run)
         except Exception as error:
             self.broken = True
-            text = str(error).splitlines()
-            self.info.say(f"W&B: {type(error).__name__}: {text[0] if text else ''}; the run goes on without it")
+            self.info.say(f"W&B: {_first(error)}; the run goes on without it")
 
     def _open(self) -> Any:
         os.environ.setdefault("WANDB_SILENT", "true")
+        # W&B's reports on itself: where the service is gone, the process's end waits for them half a minute and more.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         online = self.mode == "online" or (self.mode == "auto" and _has_key(wandb))
@@ -106,7 +126,7 @@ class WandB:
             try:
                 return self._init(wandb, "online")
             except Exception as error:
-                self.info.say(f"W&B: can't reach the service ({type(error).__name__}); logging offline instead")
+                self.info.say(f"W&B: the service does not take the run ({_first(error)}); logging offline instead")
         # A failed online init keeps its run id in use within the process: the offline run takes another.
         run = self._init(wandb, "offline", "-offline" if online else "")
         where = Path(run.settings.sync_dir)
@@ -124,15 +144,29 @@ class WandB:
             tags=self.tags,
             name=self.info.name,
             id=self.info.name.replace(".", "-") + suffix,
-            config=self.info.config,
+            config={**self.info.config, "facts": self._facts()},
             dir=self.directory,
             mode=mode,
             resume="allow" if mode == "online" else None,
             reinit="create_new",
-            settings=wandb.Settings(init_timeout=self.timeout, silent=True, console="off"),
+            settings=wandb.Settings(
+                init_timeout=self.init_timeout,
+                finish_timeout=self.finish_timeout,
+                finish_timeout_raises=True,
+                silent=True,
+                console="off",
+            ),
         )
         describe(run)
         return run
+
+    def _facts(self) -> dict[str, Any]:
+        """Which code made the run and where it lies, as its summary.json has told since the start."""
+        try:
+            known = json.loads((self.info.path / "summary.json").read_text())
+        except (OSError, ValueError):
+            known = {}
+        return {"run": str(self.info.path), **{k: known.get(k) for k in FACTS}}
 
 
 def describe(run: Any) -> None:
@@ -149,6 +183,10 @@ def _has_key(wandb: Any) -> bool:
         return bool(wandb.login(prompt=False, verify=False))
     except Exception:
         return False
+
+
+def _first(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
 def _relative(path: Path) -> str:

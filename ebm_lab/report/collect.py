@@ -1,8 +1,8 @@
 """Read runs for the report: summaries, configs, curves and pictures, each as small as a page wants them."""
 
 import json
-import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.training.rundir import RunDir
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -33,12 +34,12 @@ def read(path: Path, points: int) -> dict[str, Any]:
         try:
             found = action()
             return found if isinstance(found, type(empty)) else empty
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, RecursionError, UserError) as error:
             trouble.append(f"{what}: {str(error).splitlines()[0][:120] if str(error) else type(error).__name__}")
             return empty
 
     summary = attempt("summary.json", run.read_summary, {})
-    config = attempt("config.yaml", lambda: yaml.load(run.config_file.read_text(), LOADER), {})
+    config = attempt("config.yaml", lambda: plain(yaml.load(run.config_file.read_text(), LOADER)), {})
     rows = attempt("metrics.jsonl", lambda: rows_of(run.metrics_file), [])
     return {
         "name": path.name,
@@ -95,6 +96,15 @@ def pictures(folder: Path) -> dict[str, list[tuple[int, Path]]]:
     return {name: sorted(files) for name, files in sorted(found.items(), key=lambda item: item[0] != "samples")}
 
 
+def plain(node: Any) -> Any:
+    """What JSON can hold of a YAML: the rest, dates and nan among it, as text."""
+    if isinstance(node, dict):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [plain(value) for value in node]
+    return node if node is None or isinstance(node, bool | str) or is_number(node) else str(node)[:80]
+
+
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """{'optim': {'lr': 1}} -> {'optim.lr': 1}"""
     if not isinstance(node, Mapping):
@@ -122,4 +132,5 @@ def varied(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Is it one that a page can hold?"""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

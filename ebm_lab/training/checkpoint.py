@@ -2,17 +2,28 @@
 
 import io
 import os
-import pickle
+import re
 import shutil
+import sys
+import warnings
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from torch import Tensor
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.training.counters import Counters
+from ebm_lab.training.rundir import FORMAT, RunDir
 
-FORMAT = 1
+KINDS = {"counters": dict, "machine": dict, "config": dict, "generator": Tensor}
+TRAINED = ("dataset", "energy", "objective", "sampler", "optim", "seed", "batch_size", "ema", "max_train")
+"""Keys of a config on which the trained state depends, and which resuming may not change."""
+PLACES = ("dataset.root", "dataset.path", "dataset.download")
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -53,21 +64,90 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:100]})") from None
+        with warnings.catch_warnings(action="ignore"):  # of a pickle that torch did not write
+            content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # bytes that mean something else make the reader raise whatever it likes
+        raise UserError(f"{path}: not a readable checkpoint ({_reason(error)})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: checkpoint format {found}, and this version reads format {FORMAT}")
+    for name, kind in KINDS.items():
+        if not isinstance(content.setdefault(name, {}) if name == "machine" else content.get(name, kind()), kind):
+            raise UserError(f"{path}: not the checkpoint of a run, its '{name}' is a {type(content[name]).__name__}")
+    unknown = sorted(map(str, content.get("counters", {}).keys() - {f.name for f in fields(Counters)}))
+    if unknown:
+        raise UserError(f"{path}: another version wrote it, this one does not count {', '.join(unknown)}")
     return content
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if code := re.search(r"unsupported global:? (?:global )?([\w.]+)", text, re.IGNORECASE):
+        return f"it asks for {code.group(1)}, and a checkpoint runs no code"
+    if fault := re.search(r"WeightsUnpickler error:\s*(.+)", text):
+        return fault.group(1)[:60]
+    return (text.splitlines() or [type(error).__name__])[0][:60]
+
+
+def of_run(run: RunDir, file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """`load` one of a run's checkpoints; where it can't be read, the error names those that can."""
+    try:
+        return load(file, device)
+    except UserError as error:
+        raise UserError(f"{error}{_others(run, file)}") from None
+
+
+def newest(run: RunDir, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The state that a resumed run takes up: its last one, or the initial one if it was killed before there was
+    another; None if it was killed before that. An older one is never taken in silence."""
+    if run.last.is_file():
+        return of_run(run, run.last, device)
+    if run.good.is_file():
+        start = of_run(run, run.good, device)
+        if not start.get("counters", {}).get("step"):
+            return start
+    elif not run.metrics_file.is_file() or not run.metrics_file.stat().st_size:
+        return None
+    raise UserError(f"{run.last}: no such checkpoint, though the run had come further{_others(run, run.last)}")
+
+
+def _others(run: RunDir, file: Path) -> str:
+    """The whole checkpoints of a run beside `file`, as the end of a line."""
+    whole: dict[str, int] = {}
+    for other in (run.last, run.best, run.good, run.candidate):
+        with suppress(UserError):
+            if other != file:
+                whole[other.name] = load(other).get("counters", {}).get("step", 0)
+    if not whole:
+        return "; no other checkpoint there is whole"
+    name = max(whole, key=lambda n: whole[n])
+    known = ", ".join(f"{n} (step {step})" for n, step in whole.items())
+    return f"; whole there: {known}; to go on from one: cp {run.last.parent / name} {file}"
+
+
+def same_config(content: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint that was trained by another config than `config`."""
+    there, here = (_flat({k: c[k] for k in TRAINED if k in c}) for c in (content.get("config", {}), config))
+    for key in sorted((there.keys() & here.keys()) - {*PLACES}):
+        if there[key] != here[key]:
+            raise UserError(
+                f"{path}: a checkpoint of another config: {key} is {there[key]} there and {here[key]} in config.yaml; "
+                f"put that back, or take over its weights alone with init_from"
+            )
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping):
+        return {prefix[:-1]: node}
+    return {k: v for name, child in node.items() for k, v in _flat(child, f"{prefix}{name}.").items()}
 
 
 def fill(part: Any, state: Any, name: str) -> None:
     """Load `state` into `part`. Raises UserError where it does not fit, as in a run whose config was edited."""
     try:
         part.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        lines = [line.strip() for line in (str(error) or type(error).__name__).splitlines()]
         raise UserError(
             f"checkpoint does not fit its config: {name}: {lines[1 if len(lines) > 1 else 0][:160]}"
         ) from None
@@ -76,3 +156,10 @@ def fill(part: Any, state: Any, name: str) -> None:
 def machine(device: torch.device) -> dict[str, Any]:
     """What bit-exact resuming depends on."""
     return {"threads": torch.get_num_threads(), "device": device.type, "torch": str(torch.__version__)}
+
+
+if __name__ == "__main__":  # a checkpoint's config as YAML
+    try:
+        print(yaml.safe_dump(load(Path(sys.argv[1])).get("config", {}), sort_keys=False), end="")
+    except UserError as problem:
+        sys.exit(f"error: {problem}")

@@ -7,12 +7,15 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ebm_lab.core.interfaces import Logger, RunInfo
+from ebm_lab.core.registry import build
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.rundir import RunDir
@@ -53,6 +56,12 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
     if trainer.counters.step:
         trainer.say(f"resumed at step {trainer.counters.step}")
     trainer.say(f"run directory: {run.path}")
+
+
+def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None]) -> Logger:
+    """The logger that the config asks for, for a run in `path`."""
+    values = trainer.config.get("logger") or {"name": "none"}
+    return build("logger", values, info=RunInfo(path.name, path, trainer.config, say))
 
 
 def rows(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +16,13 @@ import yaml
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.whole import write_whole
 
+FORMAT = 1
+"""Of run directories and checkpoints; see docs/format.md."""
 RUNS = "runs"
+GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger", "guard")
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
-    ("logger", "wandb"): {"job_type": "train", "checkpoints": False},
+    ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
 """Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
 LATER_KEYS = {"accumulate": 1, "precision": "float32", "channels_last": False}
@@ -43,6 +48,7 @@ class RunDir:
     @classmethod
     def create(cls, root: Path, label: str) -> "RunDir":
         """A new directory under `root`/runs named by the time to the microsecond and `label`."""
+        label = re.sub(r"[^\w.+-]", "_", label)
         while True:
             stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
             path = root / RUNS / f"{stamp}_{label}"
@@ -55,31 +61,74 @@ class RunDir:
                 raise UserError(f"output_dir={root}: can't make a run directory there ({error.strerror})") from None
             run = cls(path)
             run.hold()
-            run.images.mkdir()
-            run.last.parent.mkdir()
             return run
 
     @classmethod
     def open(cls, path: str | Path, key: str) -> "RunDir":
-        """An existing run; raises UserError, naming `key`, if `path` is none."""
+        """An existing run of a format that this version reads; raises UserError, naming `key`, if `path` is none."""
         run = cls(Path(path))
-        if not run.path.is_dir():
-            raise UserError(f"{key}={path}: no such directory; give a run directory, as under outputs/runs/")
-        missing = [f.name for f in (run.config_file, run.summary_file) if not f.is_file()]
+        try:
+            if not run.path.is_dir():
+                raise UserError(f"{key}={path}: no such directory; give a run directory, as under outputs/runs/")
+            missing = [f.name for f in (run.config_file, run.summary_file) if not f.is_file()]
+        except OSError as error:
+            raise UserError(f"{key}={path}: can't be read ({error.strerror})") from None
         if missing:
             raise UserError(f"{key}={path}: not a run directory, it has no {' and no '.join(missing)}")
+        if (link := run.way_out()) is not None:
+            raise UserError(f"{key}={path}: refused, {link} is a link that leads out of the run directory")
+        run.read_summary()
         return run
 
+    def way_out(self) -> Path | None:
+        """A link in the run directory by which a run that someone else made would have its files written elsewhere."""
+        home = self.path.resolve()
+        for folder, folders, files in os.walk(self.path):
+            for entry in (Path(folder, name) for name in (*folders, *files)):
+                if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(home):
+                    return entry.relative_to(self.path)
+        return None
+
+    @property
+    def root(self) -> Path:
+        """The output directory that the run lies in, whatever its config says; the run itself where it lies alone."""
+        path = self.path if self.path.parent.name == RUNS else self.path.absolute()
+        return path.parent.parent if path.parent.name == RUNS else self.path
+
     def hold(self) -> bool:
-        """Take the run for this process until `release` or its end, whatever ends it; False: another has it."""
-        held = open(self.lock_file, "a")  # noqa: SIM115 (closed in release)
+        """Take the run for this process until `release` or its end, whatever ends it; False: another has it. Raises
+        UserError where the run can't be written."""
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = open(self.lock_file, "a")  # noqa: SIM115 (closed in release)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._held = held
+                self._try_writing()
+            except BaseException:
+                held.close()
+                self._held = None
+                raise
         except BlockingIOError:
-            held.close()
             return False
-        self._held = held
+        except OSError as error:
+            where = error.filename or self.lock_file
+            raise UserError(
+                f"{self.path}: a run is trained in its own directory, and {Path(where).name} can't be written there "
+                f"({error.strerror})"
+            ) from None
         return True
+
+    def _try_writing(self) -> None:
+        """Raises OSError where training could not write; leaves everything as it was."""
+        for folder in (self.path, self.images, self.last.parent):
+            folder.mkdir(exist_ok=True)
+            try:
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(folder)) from None
+        for file in (self.metrics_file, self.config_file, self.summary_file, self.last):
+            if file.exists():
+                open(file, "ab").close()
 
     def release(self) -> None:
         if self._held is not None:
@@ -105,14 +154,31 @@ class RunDir:
             os.replace(self.candidate, self.good)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False))
+        try:
+            write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False))
+        except OSError as error:
+            raise UserError(f"{self.config_file}: can't be written ({error.strerror})") from None
 
     def read_config(self) -> dict[str, Any]:
-        """The values the run used, and those of settings that came later."""
-        config = {**LATER_KEYS, **yaml.safe_load(self.config_file.read_text())}
+        """The values the run used, and those of settings that came later. What it writes is kept within the directory
+        that the run lies in, and it downloads nothing: someone else may have written it."""
+        try:
+            config = {**LATER_KEYS, **_mapping(self.config_file, yaml.safe_load)}
+            for group in GROUPS:
+                if not isinstance(config.get(group), dict | None):
+                    raise UserError(f"{self.config_file}: damaged, '{group}' holds no settings by name")
+        except UserError as error:
+            hint = f"; its checkpoint holds the settings too: python -m ebm_lab.training.checkpoint {self.last}"
+            raise UserError(f"{error}{hint if self.last.is_file() else ''}") from None
         for (group, name), values in LATER.items():
             if (config.get(group) or {}).get("name") == name:
                 config[group] = {**values, **config[group]}
+        config["output_dir"] = str(self.root)
+        logger, dataset = config.get("logger") or {}, config.get("dataset") or {}
+        if "directory" in logger and not _within(str(logger["directory"]), self.root):
+            logger["directory"] = str(self.root)
+        if "download" in dataset:
+            dataset["download"] = False
         return config
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -120,10 +186,40 @@ class RunDir:
 
     def read_summary(self) -> dict[str, Any]:
         """The summary; a `running` whose process is gone reads as `interrupted`."""
-        summary = json.loads(self.summary_file.read_text())
-        if summary.get("status") == "running" and not self.alive():
+        try:
+            summary = _mapping(self.summary_file, json.loads)
+        except UserError as error:
+            raise UserError(f'{error}; to go on without it, let it hold {{"status": "interrupted"}}') from None
+        found = summary.get("format", FORMAT)
+        if not isinstance(found, int) or found > FORMAT:
+            raise UserError(f"{self.path}: run directory of format {found}, and this version reads format {FORMAT}")
+        if summary.setdefault("status", "interrupted") == "running" and not self.alive():
             summary["status"] = "interrupted"
         return summary
+
+
+def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What a text file holds by name; raises UserError where it is damaged."""
+    try:
+        found = parse(file.read_text())
+        sound = isinstance(found, dict) and _named(found)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file}: damaged ({text[:120]})") from None
+    if not sound:
+        raise UserError(f"{file}: damaged ({'it holds no settings by name' if found else 'it is empty'})")
+    return found
+
+
+def _named(node: Any) -> bool:
+    """Are all keys names, however deep?"""
+    if isinstance(node, dict):
+        return all(isinstance(key, str) for key in node) and all(map(_named, node.values()))
+    return all(map(_named, node)) if isinstance(node, list) else True
+
+
+def _within(path: str, root: Path) -> bool:
+    return Path(path).resolve().is_relative_to(root.resolve())
 
 
 def runs_under(root: Path) -> Iterator[RunDir]:
