@@ -18,7 +18,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score_and_product
+from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score_and_curvature
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.layers import require_smooth
 from ebm_lab.core.random import with_noise
@@ -31,9 +31,9 @@ def sliced_score_matching(
     energy: EnergyFn, x: Tensor, v: Tensor, variance_reduced: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, energy, score), (B,), (B,), (B, *shape), for one projection v (B, *shape) per point x (B, *shape)."""
-    e, s, product = score_and_product(energy, x, v)
+    e, s, curvature = score_and_curvature(energy, x, v)
     square = flat_sum(s * s) if variance_reduced else flat_sum(v * s).square()
-    return 0.5 * square + flat_sum(v * product), e, s
+    return 0.5 * square + curvature, e, s
 
 
 def projections(like: Tensor, law: Projection, generator: Generator) -> Tensor:

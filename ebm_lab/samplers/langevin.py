@@ -11,12 +11,13 @@ Gareth O. Roberts and Richard L. Tweedie, Exponential convergence of Langevin di
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, per_sample
+from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, gradient_of, per_sample
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
 
@@ -75,8 +76,9 @@ class Langevin(Sampler):
     def _run(self, energy: EnergyFn, x: Tensor, generator: Generator, differentiable: bool) -> Chain:
         z = torch.empty_like(x)
         before, metrics = None, {}
+        at = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
         for step in range(self.steps):
-            e, grad = energy_and_grad(energy, x, create_graph=differentiable)
+            e, grad = at(x)
             if step == self.steps - 1:
                 metrics = self._metrics(before, (e, grad, x))
             before = (e, grad, x)

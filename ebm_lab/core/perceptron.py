@@ -1,0 +1,194 @@
+"""A perceptron's derivatives in its input, and theirs in its parameters, written by hand.
+
+    f(u) = w . a_n + c,    a_l = act(h_l),    h_l = W_l a_{l-1} + b_l,    a_0 = u
+    grad f = p_0:          p_n = w,           p_{l-1} = W_l' (p_l act'(h_l))
+    sum_k v_k' Hess f v_k = sum_l p_l . act''(h_l) sum_k tau_lk^2,    tau_lk = W_l t_{l-1,k},  t_lk = act'(h_l) tau_lk
+
+with t_0k = v_k. Automatic differentiation gives the same numbers, at two to three times the cost where it has to
+differentiate its own backward pass: it splits the activation's derivative into many small operations. With cotangents
+F of f, P of grad f and C of the curvature, the parameters' gradient is that of
+
+    S = F f + w . mu_n,    mu_0 = P,    m_l = W_l mu_{l-1},    mu_l = act'(h_l) m_l + C act''(h_l) sum_k tau_lk^2
+
+for mu is the derivative of a along P, plus C times its second derivatives along v. The adjoint of mu_l in S is p_l,
+known from before; so one more pass forward (mu) and one back (the adjoints of a and t) are all.
+
+Barak A. Pearlmutter, Fast Exact Multiplication by the Hessian, 1994 (the derivative of a gradient along a direction).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Slopes = tuple[Tensor, Tensor, Tensor, Tensor]
+"""act, act', act'' and act''' at h."""
+
+
+def _silu(h: Tensor) -> Slopes:
+    """h s with s = sigmoid(h), r = s' = s (1 - s), c = 1 - 2 s, r' = r c and r'' = r (1 - 6 r)."""
+    s = h.sigmoid()
+    value = h * s
+    d, r, c = torch.addcmul(value, value, s, value=-1), torch.addcmul(s, s, s, value=-1), torch.rsub(s, 1, alpha=2)
+    third = (r * c).mul_(3).addcmul_(d, torch.rsub(r, 1, alpha=6))
+    return value, s + d, (d * c).add_(r, alpha=2), third
+
+
+def _softplus(h: Tensor) -> Slopes:
+    s = h.sigmoid()
+    r = s - s * s
+    return nn.functional.softplus(h), s, r, r * (1 - 2 * s)
+
+
+def _tanh(h: Tensor) -> Slopes:
+    t = h.tanh()
+    s = 1 - t * t
+    return t, s, -2 * t * s, s * (6 * t * t - 2)
+
+
+def _gelu(h: Tensor) -> Slopes:
+    """h Phi(h); Phi' = phi, phi' = -h phi."""
+    phi, q = (-0.5 * h * h).exp() * (0.5 / torch.pi) ** 0.5, h * h
+    whole = 0.5 * (1 + (h * 0.5**0.5).erf())
+    return h * whole, whole + h * phi, phi * (2 - q), phi * h * (q - 4)
+
+
+_aten = torch.ops.aten
+SMOOTH: dict[type[nn.Module], Callable[[Tensor], Slopes]] = {
+    nn.SiLU: _silu,
+    nn.Softplus: _softplus,
+    nn.Tanh: _tanh,
+    nn.GELU: _gelu,
+}
+BACK: dict[type[nn.Module], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    nn.SiLU: lambda p, h, a: _aten.silu_backward(p, h),
+    nn.Softplus: lambda p, h, a: _aten.softplus_backward(p, h, 1, 20),
+    nn.Tanh: lambda p, h, a: _aten.tanh_backward(p, a),
+    nn.GELU: lambda p, h, a: _aten.gelu_backward(p, h),
+    nn.ReLU: lambda p, h, a: _aten.threshold_backward(p, a, 0),
+    nn.LeakyReLU: lambda p, h, a: _aten.leaky_relu_backward(p, h, 0.01, False),
+}
+"""p act'(h) in one pass over memory, from h and a = act(h)."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W' + b, (N, i) -> (N, o), without a graph: by oneDNN where that is faster (twice, on CPUs not made by Intel)."""
+    known = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if known and len(x) >= 64 and min(weight.shape) >= 16:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if bias is None and len(weight) < 16:  # few outputs: half the time, and the same bits
+        return (weight @ x.T).T.contiguous()
+    return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
+
+
+class Perceptron(NamedTuple):
+    """Linear layers, the last with one output, with the activation `act` between them."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    act: nn.Module
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """f(u), (B,), and grad f, (B, d), for u (B, d); detached."""
+        *weights, last = (w.detach() for w in self.weights)
+        *biases, shift = (b.detach() for b in self.biases)
+        back, layers, a = BACK[type(self.act)], [], u.detach()
+        for weight, bias in zip(weights, biases, strict=True):
+            h = linear(a, weight, bias)
+            a = self.act(h)
+            layers.append((weight, h, a))
+        p = last.expand(len(u), -1)
+        for weight, h, a in reversed(layers):
+            p = linear(back(p, h, a), weight.T)
+        return torch.addmm(shift, layers[-1][2], last.T).squeeze(1), p
+
+    def derivatives(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """f(u), (B,), grad f, (B, d), and sum_k v_k' Hess f v_k, (B,), for u (B, d) and v (K, B, d), K = 0 allowed;
+        differentiable in the parameters, once, and not in u or v."""
+        params = [p for pair in zip(self.weights, self.biases, strict=True) for p in pair]
+        return Derivatives.apply(SMOOTH[type(self.act)], u, v, *params)  # pyright: ignore[reportReturnType]
+
+
+def perceptron(net: nn.Sequential, smooth: bool) -> Perceptron | None:
+    """`net` as a Perceptron; None where it is anything else, or if `smooth` where act''' is not known here."""
+    layers, acts = list(net)[::2], list(net)[1::2]
+    kinds = {type(a) for a in acts}
+    plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in layers)
+    if len(kinds) != 1 or not plain or len(layers) != len(acts) + 1 or not kinds <= (SMOOTH if smooth else BACK).keys():
+        return None
+    if repr(acts[0]) != repr(type(acts[0])()):  # settings other than the usual ones
+        return None
+    return Perceptron([m.weight for m in layers], [m.bias for m in layers], acts[0])
+
+
+class Derivatives(torch.autograd.Function):
+    """(f, grad f, curvature) as in the header; rows of a stack are a_l (or h_l), then t_lk (or tau_lk)."""
+
+    @staticmethod
+    def forward(ctx: Any, slopes: Callable[[Tensor], Slopes], u: Tensor, v: Tensor, *params: Tensor) -> tuple:
+        weights, biases, k = params[:-2:2], params[1:-2:2], len(v)
+        stack, layers = torch.cat([u[None], v]), []
+        for weight, bias in zip(weights, biases, strict=True):
+            before = linear(stack.flatten(0, 1), weight).view(k + 1, len(u), -1)
+            before[0] += bias
+            value, s1, s2, s3 = slopes(before[0])
+            after = torch.empty_like(before)
+            after[0] = value
+            torch.mul(s1, before[1:], out=after[1:])
+            layers.append((stack, before[1:], s1, s2, s3))
+            stack = after
+        p, curvature, adjoints = params[-2].expand(len(u), -1), u.new_zeros(len(u)), []
+        for weight, (_, tau, s1, s2, s3) in zip(reversed(weights), reversed(layers), strict=True):
+            g, bend, spread = p * s1, p * s2, tau.square().sum(0) if k else None
+            if spread is not None:
+                curvature = curvature + (bend * spread).sum(1)
+            adjoints.append((g, bend, p * s3 if k else None, spread))
+            p = linear(g, weight.T)
+        f = torch.addmm(params[-1], stack[0], params[-2].T).squeeze(1)
+        ctx.save_for_backward(*params)
+        ctx.layers, ctx.adjoints, ctx.end = layers, adjoints[::-1], stack[0]
+        ctx.set_materialize_grads(False)
+        return f, p, curvature
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
+        params, (f_bar, p_bar, c_bar) = ctx.saved_tensors, cotangents
+        weights, stack = params[:-2:2], ctx.layers[0][0]
+        mu, moved = torch.zeros_like(stack[0]) if p_bar is None else p_bar, []
+        c = None if c_bar is None or len(stack) == 1 else c_bar[:, None]
+        for weight, (_, _, s1, s2, _), (_, _, _, spread) in zip(weights, ctx.layers, ctx.adjoints, strict=True):
+            m = linear(mu, weight)
+            moved.append((mu, m))
+            mu = s1 * m if c is None else torch.addcmul(s1 * m, s2, c * spread)
+        last = mu.sum(0, keepdim=True) if f_bar is None else mu.sum(0, keepdim=True) + f_bar[None] @ ctx.end
+        grads: list[Tensor | None] = [None if f_bar is None else f_bar.sum(0, keepdim=True), last]
+        z = None if f_bar is None else f_bar[:, None] * params[-2]
+        r = None
+        for weight, layer, adjoint, (mu, m) in reversed([*zip(weights, ctx.layers, ctx.adjoints, moved, strict=True)]):
+            (stack, tau, s1, s2, _), (g, bend, bend_2, spread) = layer, adjoint
+            rows = torch.empty(len(stack) if c is not None else 1, *g.shape, dtype=g.dtype, device=g.device)
+            y = torch.mul(bend, m, out=rows[0])
+            if z is not None:
+                y.addcmul_(s1, z)
+            if c is not None:
+                y.addcmul_(bend_2, c * spread)
+                torch.mul((2 * c) * bend, tau, out=rows[1:])
+                if r is not None:
+                    y.addcmul_(s2, (r * tau).sum(0))
+                    rows[1:].addcmul_(s1, r)
+            flat = rows.flatten(0, 1)
+            grads += [y.sum(0), _outer(flat, stack[: len(rows)].flatten(0, 1)).add_(_outer(g, mu))]
+            if len(grads) < len(params):
+                back = linear(flat, weight.T).view(len(rows), len(g), -1)
+                z, r = back[0], back[1:] if c is not None else None
+        return None, None, None, *grads[::-1]
+
+
+def _outer(y: Tensor, x: Tensor) -> Tensor:
+    """sum_n y_n x_n', (o, i) for y (N, o) and x (N, i)."""
+    if x.shape[1] < 16:
+        return (x.T @ y).T.contiguous()
+    return y.T @ x
