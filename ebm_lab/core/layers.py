@@ -80,15 +80,20 @@ class Quadratic(nn.Module):
         u = centred @ self.whiten.T if self.whiten.ndim else centred * self.whiten
         return u.square().sum(1) / (2 * self.width**2)
 
-    def derivatives(self, x: Tensor, v: Tensor) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
-        """Value, (B,), gradient, (B, *shape), and sum_k v_k' Hess v_k, (B,), for v (K, B, *shape)."""
+    def with_gradient(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Value, (B,), and gradient, (B, *shape)."""
         if self.width is None:
-            return 0.0, 0.0, 0.0
-        centred, flat = x.flatten(1) - self.mean, v.flatten(2)
-        full = self.whiten.ndim > 0
+            return 0.0, 0.0
+        centred, full = x.flatten(1) - self.mean, self.whiten.ndim > 0
         u = centred @ self.whiten.T if full else centred * self.whiten
-        grad = u * (1 / self.width**2)
-        grad = grad @ self.whiten if full else grad * self.whiten
-        turned = flat @ self.whiten.T if full else flat * self.whiten
-        bend = turned.square().sum((0, 2)) / self.width**2
-        return u.square().sum(1) / (2 * self.width**2), grad.view(x.shape), bend
+        pull = u * (1 / self.width**2)
+        pull = pull @ self.whiten if full else pull * self.whiten
+        return u.square().sum(1) / (2 * self.width**2), pull.view(x.shape)
+
+    def curvature(self, v: Tensor) -> Tensor | float:
+        """sum_k v_k' Hess v_k, (B,), for v (K, B, *shape)."""
+        if self.width is None:
+            return 0.0
+        flat = v.flatten(2)
+        turned = flat @ self.whiten.T if self.whiten.ndim else flat * self.whiten
+        return turned.square().sum((0, 2)) / self.width**2

@@ -23,40 +23,40 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-Slopes = tuple[Tensor, Tensor, Tensor, Tensor]
-"""act, act', act'' and act''' at h."""
+Slopes = Callable[[Tensor, bool], tuple[Tensor, Tensor, Tensor, Tensor | None]]
+"""(h, third) -> act, act', act'' and, if `third`, act''' at h."""
 
 
-def _silu(h: Tensor) -> Slopes:
-    """h s with s = sigmoid(h), r = s' = s (1 - s), c = 1 - 2 s, r' = r c and r'' = r (1 - 6 r)."""
+def _silu(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """a = h s, s = sigmoid(h):  a' = s + a (1 - s),  a'' = (1 - s) (2 a' - a),  a''' = (2 - 3 s) a'' - (1 - s) a'."""
     s = h.sigmoid()
-    value = h * s
-    d, r, c = torch.addcmul(value, value, s, value=-1), torch.addcmul(s, s, s, value=-1), torch.rsub(s, 1, alpha=2)
-    third = (r * c).mul_(3).addcmul_(d, torch.rsub(r, 1, alpha=6))
-    return value, s + d, (d * c).add_(r, alpha=2), third
+    a, v = h * s, s - 1
+    a1 = (s + a).addcmul_(a, s, value=-1)
+    a2 = torch.sub(a, a1, alpha=2).mul_(v)
+    return a, a1, a2, torch.rsub(s, 2, alpha=3).mul_(a2).addcmul_(v, a1) if third else None
 
 
-def _softplus(h: Tensor) -> Slopes:
+def _softplus(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     s = h.sigmoid()
     r = s - s * s
-    return nn.functional.softplus(h), s, r, r * (1 - 2 * s)
+    return nn.functional.softplus(h), s, r, r * (1 - 2 * s) if third else None
 
 
-def _tanh(h: Tensor) -> Slopes:
+def _tanh(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     t = h.tanh()
     s = 1 - t * t
-    return t, s, -2 * t * s, s * (6 * t * t - 2)
+    return t, s, -2 * t * s, s * (6 * t * t - 2) if third else None
 
 
-def _gelu(h: Tensor) -> Slopes:
-    """h Phi(h); Phi' = phi, phi' = -h phi."""
-    phi, q = (-0.5 * h * h).exp() * (0.5 / torch.pi) ** 0.5, h * h
-    whole = 0.5 * (1 + (h * 0.5**0.5).erf())
-    return h * whole, whole + h * phi, phi * (2 - q), phi * h * (q - 4)
+def _gelu(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """h Phi(h), with phi' = -h phi."""
+    q = h * h
+    phi, whole = (-0.5 * q).exp() / (2 * torch.pi) ** 0.5, 0.5 * (1 + (h * 0.5**0.5).erf())
+    return h * whole, whole + h * phi, phi * (2 - q), phi * h * (q - 4) if third else None
 
 
 _aten = torch.ops.aten
-SMOOTH: dict[type[nn.Module], Callable[[Tensor], Slopes]] = {
+SMOOTH: dict[type[nn.Module], Slopes] = {
     nn.SiLU: _silu,
     nn.Softplus: _softplus,
     nn.Tanh: _tanh,
@@ -73,14 +73,27 @@ BACK: dict[type[nn.Module], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 """p act'(h) in one pass over memory, from h and a = act(h)."""
 
 
+def _onednn(x: Tensor, y: Tensor) -> bool:
+    cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return cpu and x.dtype == y.dtype == torch.float32
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W' + b, (N, i) -> (N, o), without a graph: by oneDNN where that is faster (twice, on CPUs not made by Intel)."""
-    known = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    if known and len(x) >= 64 and min(weight.shape) >= 16:
+    if len(x) >= 64 and min(weight.shape) >= 16 and _onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     if bias is None and len(weight) < 16:  # few outputs: half the time, and the same bits
         return (weight @ x.T).T.contiguous()
     return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
+
+
+def outer(y: Tensor, x: Tensor) -> Tensor:
+    """sum_n y_n x_n', (o, i) for y (N, o) and x (N, i), without a graph; likewise."""
+    if x.shape[1] < 16:
+        return (x.T @ y).T.contiguous()
+    if _onednn(y, x) and min(*y.shape, x.shape[1]) >= 64:
+        return torch.ops.mkldnn._linear_pointwise(y.T, x.T, None, "none", [], "")
+    return y.T @ x
 
 
 class Perceptron(NamedTuple):
@@ -124,33 +137,32 @@ def perceptron(net: nn.Sequential, smooth: bool) -> Perceptron | None:
 
 
 class Derivatives(torch.autograd.Function):
-    """(f, grad f, curvature) as in the header; rows of a stack are a_l (or h_l), then t_lk (or tau_lk)."""
+    """(f, grad f, curvature) as in the header. Rows of a stack are a_l (or h_l), then t_lk (or tau_lk)."""
 
     @staticmethod
-    def forward(ctx: Any, slopes: Callable[[Tensor], Slopes], u: Tensor, v: Tensor, *params: Tensor) -> tuple:
+    def forward(ctx: Any, slopes: Slopes, u: Tensor, v: Tensor, *params: Tensor) -> tuple:
         weights, biases, k = params[:-2:2], params[1:-2:2], len(v)
-        stack, layers = torch.cat([u[None], v]), []
+        stack, layers = torch.cat([u[None], v]) if k else u[None], []
         for weight, bias in zip(weights, biases, strict=True):
             before = linear(stack.flatten(0, 1), weight).view(k + 1, len(u), -1)
             before[0] += bias
-            value, s1, s2, s3 = slopes(before[0])
-            after = torch.empty_like(before)
-            after[0] = value
-            torch.mul(s1, before[1:], out=after[1:])
-            layers.append((stack, before[1:], s1, s2, s3))
-            stack = after
+            value, *slope = slopes(before[0], k > 0)
+            layers.append((stack, before[1:], *slope))
+            stack = torch.cat([value[None], slope[0] * before[1:]]) if k else value[None]
         p, curvature, adjoints = params[-2].expand(len(u), -1), u.new_zeros(len(u)), []
         for weight, (_, tau, s1, s2, s3) in zip(reversed(weights), reversed(layers), strict=True):
-            g, bend, spread = p * s1, p * s2, tau.square().sum(0) if k else None
-            if spread is not None:
+            g, bend = p * s1, p * s2
+            if k:
+                spread = tau.square().sum(0)
                 curvature = curvature + (bend * spread).sum(1)
-            adjoints.append((g, bend, p * s3 if k else None, spread))
+                adjoints.append((g, bend, p * s3, spread))
+            else:
+                adjoints.append((g, bend, bend, bend))
             p = linear(g, weight.T)
-        f = torch.addmm(params[-1], stack[0], params[-2].T).squeeze(1)
         ctx.save_for_backward(*params)
         ctx.layers, ctx.adjoints, ctx.end = layers, adjoints[::-1], stack[0]
         ctx.set_materialize_grads(False)
-        return f, p, curvature
+        return torch.addmm(params[-1], stack[0], params[-2].T).squeeze(1), p, curvature
 
     @staticmethod
     @once_differentiable
@@ -160,35 +172,29 @@ class Derivatives(torch.autograd.Function):
         mu, moved = torch.zeros_like(stack[0]) if p_bar is None else p_bar, []
         c = None if c_bar is None or len(stack) == 1 else c_bar[:, None]
         for weight, (_, _, s1, s2, _), (_, _, _, spread) in zip(weights, ctx.layers, ctx.adjoints, strict=True):
-            m = linear(mu, weight)
-            moved.append((mu, m))
-            mu = s1 * m if c is None else torch.addcmul(s1 * m, s2, c * spread)
+            m, pull = linear(mu, weight), None if c is None else c * spread
+            moved.append((mu, m, pull))
+            mu = s1 * m
+            if pull is not None:
+                mu.addcmul_(s2, pull)
         last = mu.sum(0, keepdim=True) if f_bar is None else mu.sum(0, keepdim=True) + f_bar[None] @ ctx.end
         grads: list[Tensor | None] = [None if f_bar is None else f_bar.sum(0, keepdim=True), last]
-        z = None if f_bar is None else f_bar[:, None] * params[-2]
-        r = None
-        for weight, layer, adjoint, (mu, m) in reversed([*zip(weights, ctx.layers, ctx.adjoints, moved, strict=True)]):
-            (stack, tau, s1, s2, _), (g, bend, bend_2, spread) = layer, adjoint
-            rows = torch.empty(len(stack) if c is not None else 1, *g.shape, dtype=g.dtype, device=g.device)
-            y = torch.mul(bend, m, out=rows[0])
+        z, r = None if f_bar is None else f_bar[:, None] * params[-2], None
+        for weight, layer, adjoint, motion in reversed([*zip(weights, ctx.layers, ctx.adjoints, moved, strict=True)]):
+            (stack, tau, s1, s2, _), (g, bend, bend_2, _), (mu, m, pull) = layer, adjoint, motion
+            y = bend * m
             if z is not None:
                 y.addcmul_(s1, z)
+            rows = y
             if c is not None:
-                y.addcmul_(bend_2, c * spread)
-                torch.mul((2 * c) * bend, tau, out=rows[1:])
+                y.addcmul_(bend_2, pull)
+                rho = (2 * c * bend) * tau
                 if r is not None:
                     y.addcmul_(s2, (r * tau).sum(0))
-                    rows[1:].addcmul_(s1, r)
-            flat = rows.flatten(0, 1)
-            grads += [y.sum(0), _outer(flat, stack[: len(rows)].flatten(0, 1)).add_(_outer(g, mu))]
+                    rho.addcmul_(s1, r)
+                rows = torch.cat([y[None], rho]).flatten(0, 1)
+            grads += [y.sum(0), outer(rows, stack.flatten(0, 1)[: len(rows)]).add_(outer(g, mu))]
             if len(grads) < len(params):
-                back = linear(flat, weight.T).view(len(rows), len(g), -1)
+                back = linear(rows, weight.T).view(-1, len(g), weight.shape[1])
                 z, r = back[0], back[1:] if c is not None else None
         return None, None, None, *grads[::-1]
-
-
-def _outer(y: Tensor, x: Tensor) -> Tensor:
-    """sum_n y_n x_n', (o, i) for y (N, o) and x (N, i)."""
-    if x.shape[1] < 16:
-        return (x.T @ y).T.contiguous()
-    return y.T @ x

@@ -58,7 +58,7 @@ class MLP(Energy):
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
             x = x.detach()
             f, grad = net.value_and_grad(((x - self.mean) / self.scale).flatten(1))
-            q, pull, _ = self.quadratic.derivatives(x, x[None, :0])
+            q, pull = self.quadratic.with_gradient(x)
             return f + q, grad.view(x.shape) / self.scale + pull
 
         return at
@@ -69,5 +69,6 @@ class MLP(Energy):
             return None
         u, turned = ((x - self.mean) / self.scale).flatten(1), v.flatten(2) / self.scale
         f, grad, bend = net.derivatives(u, turned)
-        q, pull, curved = self.quadratic.derivatives(x, v)
-        return f + q, grad.view(x.shape) / self.scale + pull, bend + curved
+        q, pull = self.quadratic.with_gradient(x)
+        bend = bend + self.quadratic.curvature(v) if len(v) else bend
+        return f + q, grad.view(x.shape) / self.scale + pull, bend
