@@ -71,6 +71,8 @@ BACK: dict[type[nn.Module], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     nn.LeakyReLU: lambda p, h, a: _aten.leaky_relu_backward(p, h, 0.01, False),
 }
 """p act'(h) in one pass over memory, from h and a = act(h)."""
+USUAL = {kind: kind().extra_repr() for kind in BACK}
+"""What an activation says of its settings where they are torch's own."""
 
 
 def _onednn(x: Tensor, y: Tensor) -> bool:
@@ -131,7 +133,7 @@ def perceptron(net: nn.Sequential, smooth: bool) -> Perceptron | None:
     plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in layers)
     if len(kinds) != 1 or not plain or len(layers) != len(acts) + 1 or not kinds <= (SMOOTH if smooth else BACK).keys():
         return None
-    if repr(acts[0]) != repr(type(acts[0])()):  # settings other than the usual ones
+    if acts[0].extra_repr() != USUAL[type(acts[0])]:
         return None
     return Perceptron([m.weight for m in layers], [m.bias for m in layers], acts[0])
 

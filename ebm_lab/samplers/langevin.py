@@ -31,9 +31,10 @@ def log_acceptance(
     e: Tensor, grad: Tensor, x: Tensor, e_new: Tensor, grad_new: Tensor, x_new: Tensor, eps: Tensor | float
 ) -> Tensor:
     """log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1."""
-    back = flat_sum((x - x_new + (eps**2 / 2) * grad_new) ** 2)
-    there = flat_sum((x_new - x + (eps**2 / 2) * grad) ** 2)
-    return e - e_new - (back - there) / (2 * eps**2)
+    half = eps**2 / 2
+    back = flat_sum((x - x_new + half * grad_new) ** 2)
+    there = flat_sum((x_new - x + half * grad) ** 2)
+    return e - e_new - (back - there) / (4 * half)
 
 
 @register("sampler", "langevin")
