@@ -191,8 +191,13 @@ class Tempered(KnowsDerivatives):
         return self.energy(x) / self.temperature
 
     def gradient(self) -> GradientFn:
-        at = gradient_of(self.energy)
-        return lambda x: tuple(part / self.temperature for part in at(x))
+        slope = gradient_of(self.energy)
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            e, grad = slope(x)
+            return e / self.temperature, grad / self.temperature
+
+        return at
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def _onednn(x: Tensor, y: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W' + b, (N, i) -> (N, o), without a graph: by oneDNN where that is faster (twice, on CPUs not made by Intel)."""
+    """x W' + b, (N, i) -> (N, o), without a graph; by oneDNN where that is faster (twice, on CPUs that MKL neglects)."""
     if len(x) >= 64 and min(weight.shape) >= 16 and _onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     if bias is None and len(weight) < 16:  # few outputs: half the time, and the same bits
@@ -128,75 +128,92 @@ class Perceptron(NamedTuple):
 
 def perceptron(net: nn.Sequential, smooth: bool) -> Perceptron | None:
     """`net` as a Perceptron; None where it is anything else, or if `smooth` where act''' is not known here."""
-    layers, acts = list(net)[::2], list(net)[1::2]
-    kinds = {type(a) for a in acts}
-    plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in layers)
-    if len(kinds) != 1 or not plain or len(layers) != len(acts) + 1 or not kinds <= (SMOOTH if smooth else BACK).keys():
+    modules = list(net)
+    acts, layers = modules[1::2], [m for m in modules[::2] if type(m) is nn.Linear and m.bias is not None]
+    known = SMOOTH if smooth else BACK
+    if len(layers) != len(acts) + 1 or not acts or any(type(a) is not type(acts[0]) for a in acts):
         return None
-    if acts[0].extra_repr() != USUAL[type(acts[0])]:
+    if type(acts[0]) not in known or any(a.extra_repr() != USUAL[type(a)] for a in acts):
         return None
     return Perceptron([m.weight for m in layers], [m.bias for m in layers], acts[0])
 
 
+class Layer(NamedTuple):
+    """What a hidden layer l keeps for the backward pass; the last two are None for K = 0."""
+
+    stack: Tensor
+    """a_{l-1}, then t_{l-1,k}: (1 + K, B, i)."""
+    tau: Tensor
+    s1: Tensor
+    s2: Tensor
+    """act' and act'' at h_l."""
+    g: Tensor
+    bend: Tensor
+    """p_l act' and p_l act''."""
+    bend_2: Tensor | None
+    """p_l act'''."""
+    spread: Tensor | None
+    """sum_k tau_lk^2."""
+
+
 class Derivatives(torch.autograd.Function):
-    """(f, grad f, curvature) as in the header. Rows of a stack are a_l (or h_l), then t_lk (or tau_lk)."""
+    """(f, grad f, curvature) as in the header."""
 
     @staticmethod
     def forward(ctx: Any, slopes: Slopes, u: Tensor, v: Tensor, *params: Tensor) -> tuple:
         weights, biases, k = params[:-2:2], params[1:-2:2], len(v)
-        stack, layers = torch.cat([u[None], v]) if k else u[None], []
+        stack, below = torch.cat([u[None], v]) if k else u[None], []
         for weight, bias in zip(weights, biases, strict=True):
             before = linear(stack.flatten(0, 1), weight).view(k + 1, len(u), -1)
             before[0] += bias
-            value, *slope = slopes(before[0], k > 0)
-            layers.append((stack, before[1:], *slope))
-            stack = torch.cat([value[None], slope[0] * before[1:]]) if k else value[None]
-        p, curvature, adjoints = params[-2].expand(len(u), -1), u.new_zeros(len(u)), []
-        for weight, (_, tau, s1, s2, s3) in zip(reversed(weights), reversed(layers), strict=True):
-            g, bend = p * s1, p * s2
-            if k:
+            a, *slope = slopes(before[0], k > 0)
+            below.append((stack, before[1:], *slope))
+            stack = torch.cat([a[None], slope[0] * before[1:]]) if k else a[None]
+        p, curvature, layers = params[-2].expand(len(u), -1), u.new_zeros(len(u)), []
+        for weight, (inputs, tau, s1, s2, s3) in zip(reversed(weights), reversed(below), strict=True):
+            g, bend, bend_2, spread = p * s1, p * s2, None, None
+            if s3 is not None:
+                bend_2 = p * s3
                 spread = tau.square().sum(0)
                 curvature = curvature + (bend * spread).sum(1)
-                adjoints.append((g, bend, p * s3, spread))
-            else:
-                adjoints.append((g, bend, bend, bend))
+            layers.append(Layer(inputs, tau, s1, s2, g, bend, bend_2, spread))
             p = linear(g, weight.T)
-        ctx.save_for_backward(*params)
-        ctx.layers, ctx.adjoints, ctx.end = layers, adjoints[::-1], stack[0]
+        ctx.save_for_backward(*params, stack[0], *(part for layer in reversed(layers) for part in layer))
         ctx.set_materialize_grads(False)
         return torch.addmm(params[-1], stack[0], params[-2].T).squeeze(1), p, curvature
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
-        params, (f_bar, p_bar, c_bar) = ctx.saved_tensors, cotangents
-        weights, stack = params[:-2:2], ctx.layers[0][0]
-        mu, moved = torch.zeros_like(stack[0]) if p_bar is None else p_bar, []
-        c = None if c_bar is None or len(stack) == 1 else c_bar[:, None]
-        for weight, (_, _, s1, s2, _), (_, _, _, spread) in zip(weights, ctx.layers, ctx.adjoints, strict=True):
-            m, pull = linear(mu, weight), None if c is None else c * spread
+        f_bar, p_bar, c_bar = cotangents
+        n = len(ctx.needs_input_grad) - 3
+        params, end, kept = ctx.saved_tensors[:n], ctx.saved_tensors[n], ctx.saved_tensors[n + 1 :]
+        width = len(Layer._fields)
+        layers = [(w, Layer(*kept[width * i : width * (i + 1)])) for i, w in enumerate(params[:-2:2])]
+        c = None if c_bar is None or layers[0][1].spread is None else c_bar[:, None]
+        mu, moved = torch.zeros_like(layers[0][1].stack[0]) if p_bar is None else p_bar, []
+        for weight, layer in layers:
+            m, pull = linear(mu, weight), None if c is None or layer.spread is None else c * layer.spread
             moved.append((mu, m, pull))
-            mu = s1 * m
+            mu = layer.s1 * m
             if pull is not None:
-                mu.addcmul_(s2, pull)
-        last = mu.sum(0, keepdim=True) if f_bar is None else mu.sum(0, keepdim=True) + f_bar[None] @ ctx.end
+                mu.addcmul_(layer.s2, pull)
+        last = mu.sum(0, keepdim=True) if f_bar is None else mu.sum(0, keepdim=True) + f_bar[None] @ end
         grads: list[Tensor | None] = [None if f_bar is None else f_bar.sum(0, keepdim=True), last]
         z, r = None if f_bar is None else f_bar[:, None] * params[-2], None
-        for weight, layer, adjoint, motion in reversed([*zip(weights, ctx.layers, ctx.adjoints, moved, strict=True)]):
-            (stack, tau, s1, s2, _), (g, bend, bend_2, _), (mu, m, pull) = layer, adjoint, motion
-            y = bend * m
+        for (weight, layer), (mu, m, pull) in zip(reversed(layers), reversed(moved), strict=True):
+            rows = y = layer.bend * m
             if z is not None:
-                y.addcmul_(s1, z)
-            rows = y
+                y.addcmul_(layer.s1, z)
             if c is not None:
-                y.addcmul_(bend_2, pull)
-                rho = (2 * c * bend) * tau
+                y.addcmul_(layer.bend_2, pull)
+                rho = (2 * c * layer.bend) * layer.tau
                 if r is not None:
-                    y.addcmul_(s2, (r * tau).sum(0))
-                    rho.addcmul_(s1, r)
+                    y.addcmul_(layer.s2, (r * layer.tau).sum(0))
+                    rho.addcmul_(layer.s1, r)
                 rows = torch.cat([y[None], rho]).flatten(0, 1)
-            grads += [y.sum(0), outer(rows, stack.flatten(0, 1)[: len(rows)]).add_(outer(g, mu))]
-            if len(grads) < len(params):
-                back = linear(rows, weight.T).view(-1, len(g), weight.shape[1])
+            grads += [y.sum(0), outer(rows, layer.stack.flatten(0, 1)[: len(rows)]).add_(outer(layer.g, mu))]
+            if len(grads) < n:
+                back = linear(rows, weight.T).view(-1, *mu.shape)
                 z, r = back[0], back[1:] if c is not None else None
         return None, None, None, *grads[::-1]
