@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 Slopes = Callable[[Tensor, bool], tuple[Tensor, Tensor, Tensor, Tensor | None]]
 """(h, third) -> act, act', act'' and, if `third`, act''' at h."""
@@ -76,12 +77,13 @@ USUAL = {kind: kind().extra_repr() for kind in BACK}
 
 
 def _onednn(x: Tensor, y: Tensor) -> bool:
-    cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    """Not where a step is traced to be compiled: the compiler chooses its own products."""
+    cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available() and _get_current_dispatch_mode() is None
     return cpu and x.dtype == y.dtype == torch.float32
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W' + b, (N, i) -> (N, o), without a graph; by oneDNN where that is faster (twice, on CPUs that MKL neglects)."""
+    """x W' + b, (N, i) -> (N, o), without a graph; by oneDNN where that is faster (twice, on CPUs MKL neglects)."""
     if len(x) >= 64 and min(weight.shape) >= 16 and _onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     if bias is None and len(weight) < 16:  # few outputs: half the time, and the same bits
@@ -166,15 +168,14 @@ class Derivatives(torch.autograd.Function):
         for weight, bias in zip(weights, biases, strict=True):
             before = linear(stack.flatten(0, 1), weight).view(k + 1, len(u), -1)
             before[0] += bias
-            a, *slope = slopes(before[0], k > 0)
-            below.append((stack, before[1:], *slope))
-            stack = torch.cat([a[None], slope[0] * before[1:]]) if k else a[None]
+            a, s1, s2, s3 = slopes(before[0], k > 0)
+            below.append((stack, before[1:], s1, s2, s3))
+            stack = torch.cat([a[None], s1 * before[1:]]) if k else a[None]
         p, curvature, layers = params[-2].expand(len(u), -1), u.new_zeros(len(u)), []
         for weight, (inputs, tau, s1, s2, s3) in zip(reversed(weights), reversed(below), strict=True):
             g, bend, bend_2, spread = p * s1, p * s2, None, None
             if s3 is not None:
-                bend_2 = p * s3
-                spread = tau.square().sum(0)
+                spread, bend_2 = tau.square().sum(0), p * s3
                 curvature = curvature + (bend * spread).sum(1)
             layers.append(Layer(inputs, tau, s1, s2, g, bend, bend_2, spread))
             p = linear(g, weight.T)
