@@ -16,7 +16,7 @@ from ebm_lab.energies.gaussian import Gaussian
 from ebm_lab.energies.mlp import MLP
 from ebm_lab.objectives.dsm import DSM
 from ebm_lab.objectives.sm import SM
-from ebm_lab.objectives.ssm import SSM
+from ebm_lab.objectives.ssm import SSM, sliced_score_matching
 from ebm_lab.samplers.hmc import HMC
 from ebm_lab.samplers.langevin import Langevin
 from ebm_lab.samplers.mala import MALA
@@ -102,7 +102,7 @@ def gradients(energy, outputs, weights):
 def test_values_and_parameter_gradients_are_those_of_a_double_backward(what, activation, hidden, both):
     """Which parameters get no gradient is the same too: weight decay must not move what a loss never reaches."""
     energy, _ = mlp(activation, hidden, shape="covariance")
-    x, v = points(energy), torch.randn(6, 3, dtype=torch.float64)
+    x, v = points(energy), torch.randn(2, 6, 3, dtype=torch.float64)
     weights = [torch.randn(6).double(), torch.randn(6, 3).double(), torch.randn(6).double()]
     ask = {
         "score": lambda: energy_and_grad(energy, x, create_graph=True),
@@ -122,7 +122,7 @@ def test_values_and_parameter_gradients_are_those_of_a_double_backward(what, act
 
 def test_float32_at_the_sizes_that_onednn_takes(both):
     energy, _ = mlp(hidden=(128, 128), event=(2,), dtype=torch.float32)
-    x, v = torch.randn(256, 2), torch.randn(256, 2)
+    x, v = torch.randn(256, 2), torch.randn(1, 256, 2)
 
     def run():
         energy.zero_grad()
@@ -144,6 +144,19 @@ def test_products_are_the_plain_ones(n, i, o, dtype, generator):
     close(linear(x, w, b), x @ w.T + b, tolerance)
     close(linear(x, w.T.contiguous().T), x @ w.T, tolerance)
     close(outer(y, x), y.T @ x, tolerance if dtype == torch.float64 else 2e-5 * n)
+
+
+@pytest.mark.parametrize("variance_reduced", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "gaussian"])
+def test_many_projections_are_the_mean_of_one_each(name, variance_reduced):
+    """For an energy with a formula and for one without."""
+    energy = mlp()[0] if name == "mlp" else gaussian(3)
+    x, v = torch.randn(6, 3).double(), torch.randn(4, 6, 3).double()
+    one_each = [sliced_score_matching(energy, x, v_k, variance_reduced)[0] for v_k in v]
+    together, e, s = sliced_score_matching(energy, x, v, variance_reduced)
+    close(together, torch.stack(one_each).mean(0))
+    close(e, energy(x))
+    close(s, functional.score(energy, x))
 
 
 def test_a_graph_to_x_stays_autograd_s(both):

@@ -95,13 +95,15 @@ def score_and_product(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, T
 
 
 def score_and_curvature(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(E(x), s, v' (grad_x s) v): (B,), (B, *shape) and (B,), with a graph to the parameters; v (B, *shape)."""
-    known = _derivatives(energy, x, v[None])
+    """(E(x), s, sum_k v_k' (grad_x s) v_k): (B,), (B, *shape) and (B,), with a graph to the parameters, for directions
+    v (K, B, *shape)."""
+    known = _derivatives(energy, x, v)
     if known is not None:
         e, grad, curvature = known
         return e, -grad, -curvature
-    e, s, product = score_and_product(energy, x, v)
-    return e, s, flat_sum(v * product)
+    n, every = len(x), x.repeat(len(v), *[1] * (x.ndim - 1))
+    e, s, product = score_and_product(energy, every, v.reshape(every.shape))
+    return e[:n], s[:n], flat_sum(v.reshape(every.shape) * product).view(len(v), n).sum(0)
 
 
 def score_and_trace(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
