@@ -84,10 +84,10 @@ class Quadratic(nn.Module):
         """Value, (B,), and gradient, (B, *shape)."""
         if self.width is None:
             return 0.0, 0.0
-        centred, full = x.flatten(1) - self.mean, self.whiten.ndim > 0
-        u = centred @ self.whiten.T if full else centred * self.whiten
+        whiten, flat = self.whiten, x.flatten(1) - self.mean
+        u = flat @ whiten.T if whiten.ndim else flat * whiten
         pull = u * (1 / self.width**2)
-        pull = pull @ self.whiten if full else pull * self.whiten
+        pull = pull @ whiten if whiten.ndim else pull * whiten
         return u.square().sum(1) / (2 * self.width**2), pull.view(x.shape)
 
     def curvature(self, v: Tensor) -> Tensor | float:

@@ -108,18 +108,21 @@ class Perceptron(NamedTuple):
     act: nn.Module
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """f(u), (B,), and grad f, (B, d), for u (B, d); detached."""
-        *weights, last = (w.detach() for w in self.weights)
-        *biases, shift = (b.detach() for b in self.biases)
-        back, layers, a = BACK[type(self.act)], [], u.detach()
+        """f(u), (B,), and grad f, (B, d), for u (B, d); of a `detached` one."""
+        *weights, last = self.weights
+        *biases, shift = self.biases
+        act, back, layers, a = self.act.forward, BACK[type(self.act)], [], u
         for weight, bias in zip(weights, biases, strict=True):
             h = linear(a, weight, bias)
-            a = self.act(h)
+            a = act(h)
             layers.append((weight, h, a))
         p = last.expand(len(u), -1)
         for weight, h, a in reversed(layers):
             p = linear(back(p, h, a), weight.T)
         return torch.addmm(shift, layers[-1][2], last.T).squeeze(1), p
+
+    def detached(self) -> "Perceptron":
+        return Perceptron([w.detach() for w in self.weights], [b.detach() for b in self.biases], self.act)
 
     def derivatives(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """f(u), (B,), grad f, (B, d), and sum_k v_k' Hess f v_k, (B,), for u (B, d) and v (K, B, d), K = 0 allowed;

@@ -54,12 +54,13 @@ class MLP(Energy):
         net = perceptron(self.net, smooth=False) if type(self).forward is MLP.forward else None
         if net is None:
             return None
+        net, mean, scale, quadratic = net.detached(), self.mean, self.scale, self.quadratic
 
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
             x = x.detach()
-            f, grad = net.value_and_grad(((x - self.mean) / self.scale).flatten(1))
-            q, pull = self.quadratic.with_gradient(x)
-            return f + q, grad.view(x.shape) / self.scale + pull
+            f, grad = net.value_and_grad(((x - mean) / scale).flatten(1))
+            q, pull = quadratic.with_gradient(x)
+            return f + q, grad.view(x.shape) / scale + pull
 
         return at
 
