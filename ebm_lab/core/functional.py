@@ -5,6 +5,7 @@ Sign convention, everywhere: p(x) = exp(-E(x)) / Z, so low energy is likely, and
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,33 @@ from torch.utils.checkpoint import checkpoint
 from ebm_lab.core.errors import UserError
 
 EnergyFn = Callable[[Tensor], Tensor]
+GradientFn = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""x (B, *shape) -> E(x), (B,), and grad_x E(x), (B, *shape), detached."""
+
+
+class KnowsDerivatives(nn.Module):
+    """An energy that may have formulas for its own derivatives, faster than automatic differentiation."""
+
+    def gradient(self) -> GradientFn | None:
+        """A formula, valid as long as the parameters stay as they are; None: there is none."""
+        return None
+
+    def derivatives(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """E(x), (B,), grad_x E, (B, *shape), and sum_k v_k' (Hess E) v_k, (B,), for v (K, B, *shape), K = 0 allowed.
+        Differentiable in the parameters, once, and not in x or v. None: there is no formula."""
+        return None
+
+
+def _formulas(energy: EnergyFn) -> KnowsDerivatives | None:
+    """The energy, where its formulas may be asked: they are not for mixed precision."""
+    mixed = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+    return energy if isinstance(energy, KnowsDerivatives) and not mixed else None
+
+
+def _derivatives(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    known = None if x.requires_grad else _formulas(energy)
+    with torch.enable_grad():
+        return None if known is None else known.derivatives(x, v)
 
 
 def evaluate(energy: EnergyFn, x: Tensor) -> Tensor:
@@ -27,7 +55,21 @@ def evaluate(energy: EnergyFn, x: Tensor) -> Tensor:
 
 
 def energy_and_grad(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-    """E(x), (B,), and grad_x E(x), (B, *shape). Detached unless `create_graph`."""
+    """E(x), (B,), and grad_x E(x), (B, *shape). Detached unless `create_graph`; then with a graph to the parameters,
+    and to x where x requires a gradient."""
+    if not create_graph:
+        return gradient_of(energy)(x)
+    known = _derivatives(energy, x, x.new_empty(0, *x.shape))
+    return _by_autograd(energy, x, create_graph=True) if known is None else known[:2]
+
+
+def gradient_of(energy: EnergyFn) -> GradientFn:
+    """x -> energy_and_grad(energy, x), for as long as the parameters stay as they are: asked once for many x."""
+    known = _formulas(energy)
+    return (known and known.gradient()) or partial(_by_autograd, energy)
+
+
+def _by_autograd(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaf = x if create_graph and x.requires_grad else x.detach().requires_grad_(True)
         e = evaluate(energy, leaf)
@@ -52,16 +94,31 @@ def score_and_product(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, T
     return e, -grad, product
 
 
+def score_and_curvature(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(E(x), s, sum_k v_k' (grad_x s) v_k): (B,), (B, *shape) and (B,), with a graph to the parameters, for directions
+    v (K, B, *shape)."""
+    known = _derivatives(energy, x, v)
+    if known is not None:
+        e, grad, curvature = known
+        return e, -grad, -curvature
+    n, every = len(x), x.repeat(len(v), *[1] * (x.ndim - 1))
+    e, s, product = score_and_product(energy, every, v.reshape(every.shape))
+    return e[:n], s[:n], flat_sum(v.reshape(every.shape) * product).view(len(v), n).sum(0)
+
+
 def score_and_trace(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
     """(E(x), s, tr grad_x s): energy (B,), score (B, *shape) and exact trace (B,), with their graph.
 
     The d diagonal entries of grad_x s = -Hess E are taken `chunk` at a time. Where that is less than d, each chunk is
     computed anew in the backward pass instead of being kept: memory for one chunk, at up to twice the time.
     """
+    d = x[0].numel()
+    if chunk >= d and (known := _derivatives(energy, x, _basis(x, 0, d))) is not None:
+        e, grad, laplacian = known
+        return e, -grad, -laplacian
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
         e, grad = energy_and_grad(energy, leaf, create_graph=True)
-        d = x[0].numel()
         if chunk >= d:
             return e, -grad, -_diagonal_sum(grad, leaf, 0, d)
 
@@ -75,10 +132,15 @@ def score_and_trace(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Te
 
 def _diagonal_sum(grad: Tensor, leaf: Tensor, first: int, last: int) -> Tensor:
     """Sum over dimensions first <= i < last of d grad_i / d leaf_i, (B,), by one batch of Hessian-vector products."""
-    basis = torch.eye(leaf[0].numel(), dtype=leaf.dtype, device=leaf.device)[first:last]
-    v = basis.view(-1, 1, *leaf.shape[1:]).expand(-1, *leaf.shape)
+    v = _basis(leaf, first, last)
     (rows,) = torch.autograd.grad(grad, leaf, v, create_graph=True, is_grads_batched=True)
     return (rows * v).flatten(2).sum((0, 2))
+
+
+def _basis(x: Tensor, first: int, last: int) -> Tensor:
+    """Unit vectors e_first .. e_{last - 1} at each point of x (B, *shape): (last - first, B, *shape)."""
+    rows = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)[first:last]
+    return rows.view(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
 
 
 def level_gradients(
@@ -120,7 +182,7 @@ def per_sample(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.ndim - 1))
 
 
-class Tempered(nn.Module):
+class Tempered(KnowsDerivatives):
     """E(x) / T: the energy of exp(-E / T), sharper than the model for T < 1."""
 
     def __init__(self, energy: EnergyFn, temperature: float) -> None:
@@ -129,6 +191,15 @@ class Tempered(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy(x) / self.temperature
+
+    def gradient(self) -> GradientFn:
+        slope = gradient_of(self.energy)
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            e, grad = slope(x)
+            return e / self.temperature, grad / self.temperature
+
+        return at
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.distributions import Distribution, IsotropicGaussian, UniformBox
-from ebm_lab.core.functional import EnergyFn, score
+from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, score
 from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.transforms import Affine, identity
 
@@ -81,7 +81,7 @@ class Sampler(ABC):
         """
 
 
-class Energy(nn.Module, ABC):
+class Energy(KnowsDerivatives, ABC):
     """E(x) in nats, (B, *shape) -> (B,); low energy is likely."""
 
     @abstractmethod

@@ -79,3 +79,21 @@ class Quadratic(nn.Module):
         centred = x.flatten(1) - self.mean
         u = centred @ self.whiten.T if self.whiten.ndim else centred * self.whiten
         return u.square().sum(1) / (2 * self.width**2)
+
+    def with_gradient(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Value, (B,), and gradient, (B, *shape)."""
+        if self.width is None:
+            return 0.0, 0.0
+        whiten, flat = self.whiten, x.flatten(1) - self.mean
+        u = flat @ whiten.T if whiten.ndim else flat * whiten
+        pull = u * (1 / self.width**2)
+        pull = pull @ whiten if whiten.ndim else pull * whiten
+        return u.square().sum(1) / (2 * self.width**2), pull.view(x.shape)
+
+    def curvature(self, v: Tensor) -> Tensor | float:
+        """sum_k v_k' Hess v_k, (B,), for v (K, B, *shape)."""
+        if self.width is None:
+            return 0.0
+        flat = v.flatten(2)
+        turned = flat @ self.whiten.T if self.whiten.ndim else flat * self.whiten
+        return turned.square().sum((0, 2)) / self.width**2

@@ -9,6 +9,7 @@ W. K. Hastings, Monte Carlo Sampling Methods Using Markov Chains and Their Appli
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
@@ -17,7 +18,15 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.adaptation import Mass, StepSize, Widths
 from ebm_lab.core.distributions import Distribution
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, evaluate, frozen, per_sample
+from ebm_lab.core.functional import (
+    EnergyFn,
+    GradientFn,
+    energy_and_grad,
+    evaluate,
+    frozen,
+    gradient_of,
+    per_sample,
+)
 from ebm_lab.core.interfaces import Chain, Sampler
 
 Target = Annotated[float, Field(gt=0, lt=1)]
@@ -107,11 +116,9 @@ class Metropolis(Sampler):
     ) -> Chain:
         w = None if self.widths is None else self.widths.begin(state, x)
 
-        def at(y: Tensor) -> Point:
-            e, grad = energy_and_grad(energy, y if w is None else w * y, create_graph=differentiable)
-            return Point(y, e / self.temperature, (grad if w is None else w * grad) / self.temperature)
-
         with nullcontext() if differentiable else frozen(energy):
+            slope = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
+            at = partial(self._point, slope, w)
             log_eps, accepted, now = self.step_size.begin(state, x), [], at(x if w is None else x / w)
             age = state["age"] if "age" in state else torch.zeros((), dtype=torch.int64, device=x.device)
             for _ in range(self.steps):
@@ -125,6 +132,12 @@ class Metropolis(Sampler):
         if self.widths is not None:
             known |= self.widths.update(state, x, self.steps, age, self._warm(age - 1))
         return Chain(x, known, metrics, (self.steps * self.cost + 1) * len(x))
+
+    def _point(self, slope: GradientFn, w: Tensor | None, y: Tensor) -> Point:
+        e, grad = slope(y if w is None else w * y)
+        if w is not None:
+            grad = w * grad
+        return Point(y, e, grad) if self.temperature == 1 else Point(y, e / self.temperature, grad / self.temperature)
 
     def _warm(self, age: Tensor) -> Tensor | None:
         """Does the proposal after `age` others adapt? None: always."""

@@ -12,6 +12,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
+from ebm_lab.core.functional import GradientFn
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.registry import register
 
@@ -35,6 +36,17 @@ class Gaussian(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * ((x.flatten(1) - self.mean) @ self.factor.tril()).square().sum(1)
+
+    def gradient(self) -> GradientFn | None:
+        mean, lower = self.mean.detach(), self.factor.detach().tril()
+        if type(self).forward is not Gaussian.forward:
+            return None
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            y = (x.detach().flatten(1) - mean) @ lower
+            return 0.5 * y.square().sum(1), (y @ lower.T).view(x.shape)
+
+        return at
 
     def exact_log_z(self) -> Tensor:
         d = len(self.mean)

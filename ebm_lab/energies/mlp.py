@@ -11,8 +11,10 @@ from itertools import pairwise
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from ebm_lab.core.functional import GradientFn
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, initialise, make_activation
+from ebm_lab.core.perceptron import perceptron
 from ebm_lab.core.registry import register
 
 
@@ -47,3 +49,27 @@ class MLP(Energy):
     def forward(self, x: Tensor) -> Tensor:
         u = ((x - self.mean) / self.scale).flatten(1)
         return self.net(u).squeeze(1) + self.quadratic(x)
+
+    def gradient(self) -> GradientFn | None:
+        net = perceptron(self.net, smooth=False) if type(self).forward is MLP.forward else None
+        if net is None:
+            return None
+        net, mean, scale, quadratic = net.detached(), self.mean, self.scale, self.quadratic
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            x = x.detach()
+            f, grad = net.value_and_grad(((x - mean) / scale).flatten(1))
+            q, pull = quadratic.with_gradient(x)
+            return f + q, grad.view(x.shape) / scale + pull
+
+        return at
+
+    def derivatives(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        net = perceptron(self.net, smooth=True) if type(self).forward is MLP.forward else None
+        if net is None:
+            return None
+        u, turned = ((x - self.mean) / self.scale).flatten(1), v.flatten(2) / self.scale
+        f, grad, bend = net.derivatives(u, turned)
+        q, pull = self.quadratic.with_gradient(x)
+        bend = bend + self.quadratic.curvature(v) if len(v) else bend
+        return f + q, grad.view(x.shape) / self.scale + pull, bend

@@ -18,7 +18,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score_and_product
+from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score_and_curvature
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.layers import require_smooth
 from ebm_lab.core.random import with_noise
@@ -30,10 +30,12 @@ Projection = Literal["gaussian", "rademacher", "sphere"]
 def sliced_score_matching(
     energy: EnergyFn, x: Tensor, v: Tensor, variance_reduced: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, energy, score), (B,), (B,), (B, *shape), for one projection v (B, *shape) per point x (B, *shape)."""
-    e, s, product = score_and_product(energy, x, v)
-    square = flat_sum(s * s) if variance_reduced else flat_sum(v * s).square()
-    return 0.5 * square + flat_sum(v * product), e, s
+    """(loss, energy, score), (B,), (B,), (B, *shape), for one projection v (B, *shape) per point x (B, *shape), or the
+    mean loss over K of them, v (K, B, *shape)."""
+    v = v if v.ndim > x.ndim else v[None]
+    e, s, curvature = score_and_curvature(energy, x, v)
+    square = flat_sum(s * s) if variance_reduced else (v * s).flatten(2).sum(2).square().mean(0)
+    return 0.5 * square + curvature / len(v), e, s
 
 
 def projections(like: Tensor, law: Projection, generator: Generator) -> Tensor:
@@ -75,8 +77,8 @@ class SSM(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)
-        x = x.repeat(self.count, *[1] * (x.ndim - 1))
-        v = projections(x, self.law, self.generator)
+        v = projections(x.repeat(self.count, *[1] * (x.ndim - 1)), self.law, self.generator)
+        v = v.view(self.count, *x.shape)
         values, e, s = sliced_score_matching(self.energy, x, v, self.variance_reduced)
         loss = values.mean()
         metrics = {
@@ -84,4 +86,4 @@ class SSM(Objective):
             "e_pos": e.detach().mean(),
             "score_norm": flat_sum(s.detach() ** 2).sqrt().mean(),
         }
-        return Loss(loss, metrics, grad_evals=3 * len(x))
+        return Loss(loss, metrics, grad_evals=3 * self.count * len(x))

@@ -11,12 +11,13 @@ Gareth O. Roberts and Richard L. Tweedie, Exponential convergence of Langevin di
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, per_sample
+from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, gradient_of, per_sample
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
 
@@ -30,9 +31,10 @@ def log_acceptance(
     e: Tensor, grad: Tensor, x: Tensor, e_new: Tensor, grad_new: Tensor, x_new: Tensor, eps: Tensor | float
 ) -> Tensor:
     """log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1."""
-    back = flat_sum((x - x_new + (eps**2 / 2) * grad_new) ** 2)
-    there = flat_sum((x_new - x + (eps**2 / 2) * grad) ** 2)
-    return e - e_new - (back - there) / (2 * eps**2)
+    half = eps**2 / 2
+    back = flat_sum((x - x_new + half * grad_new) ** 2)
+    there = flat_sum((x_new - x + half * grad) ** 2)
+    return e - e_new - (back - there) / (4 * half)
 
 
 @register("sampler", "langevin")
@@ -75,8 +77,9 @@ class Langevin(Sampler):
     def _run(self, energy: EnergyFn, x: Tensor, generator: Generator, differentiable: bool) -> Chain:
         z = torch.empty_like(x)
         before, metrics = None, {}
+        at = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
         for step in range(self.steps):
-            e, grad = energy_and_grad(energy, x, create_graph=differentiable)
+            e, grad = at(x)
             if step == self.steps - 1:
                 metrics = self._metrics(before, (e, grad, x))
             before = (e, grad, x)

@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.adaptation import StepSize
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, frozen
+from ebm_lab.core.functional import EnergyFn, frozen, gradient_of
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.metropolis import Point, Target, accept, choose
 from ebm_lab.core.registry import register
@@ -99,7 +99,8 @@ class Tempering(Sampler):
         if differentiable:
             raise UserError("sampler 'tempering': swaps have no derivative; choose sampler=langevin or underdamped")
         with frozen(energy):
-            return self._run(lambda x: Point(x, *energy_and_grad(energy, x)), x, state, generator)
+            slope = gradient_of(energy)
+            return self._run(lambda x: Point(x, *slope(x)), x, state, generator)
 
     def _run(
         self, at: Callable[[Tensor], Point], x: Tensor, state: Mapping[str, Tensor], generator: Generator

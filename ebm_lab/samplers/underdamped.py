@@ -24,13 +24,14 @@ Errors in Equilibrium and Nonequilibrium Simulations of Discrete Langevin Dynami
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen
+from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, gradient_of
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
 
@@ -89,10 +90,8 @@ class Underdamped(Sampler):
         generator: Generator,
         differentiable: bool = False,
     ) -> Chain:
-        def at(x: Tensor) -> tuple[Tensor, Tensor]:
-            return energy_and_grad(energy, x, create_graph=differentiable)
-
         with nullcontext() if differentiable else frozen(energy):
+            at = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
             now, work = Phase(x, self._velocity(x, state, generator), *at(x)), torch.zeros_like(x[:, 0])
             for _ in range(self.steps):
                 z = torch.empty_like(x).normal_(generator=generator)
