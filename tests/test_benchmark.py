@@ -1,6 +1,7 @@
 """The benchmark: its statistics on made-up times, and that its contestants do the same work and do it right."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -10,14 +11,22 @@ from ebm_lab.benchmark import plain, plain_losses
 from ebm_lab.benchmark.cases import COUNTS, sampler_cases, step_cases
 from ebm_lab.benchmark.field import contestants, images_file, job
 from ebm_lab.benchmark.floor import HandMade
+from ebm_lab.benchmark.gap import gap
+from ebm_lab.benchmark.growth import slope
+from ebm_lab.benchmark.loop import overhead
 from ebm_lab.benchmark.nets import plain as plain_net
 from ebm_lab.benchmark.ours import build
+from ebm_lab.benchmark.process import high_water
+from ebm_lab.benchmark.targets import misses
 from ebm_lab.benchmark.timing import calibrate, median_interval, race, rank, rotated, timed
+from ebm_lab.benchmark.whole import publish
 from ebm_lab.cli.benchmark import benchmark, chosen, counted
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import energy_and_grad
 from ebm_lab.core.registry import names
+from ebm_lab.energies.mlp import MLP
+from ebm_lab.loggers.files import Files
 from ebm_lab.objectives.cnce import conditional_nce
 from ebm_lab.objectives.dsm import denoising_score_matching
 from ebm_lab.objectives.ed import energy_discrepancy
@@ -273,9 +282,12 @@ DRAWN = [c for c in sampler_cases() if "perceptron 2-" in c.where]
 
 
 @pytest.mark.parametrize("case", [*SMALL, *DRAWN], ids=lambda c: c.what)
-def test_contestants_send_equally_many_points_through_the_network(case, images):
-    """ours and the reference, exactly: 2-128-128-1, so that only the first layer has two inputs."""
+def test_contestants_send_equally_many_points_through_the_network(case, images, monkeypatch):
+    """ours and the reference, exactly: 2-128-128-1, so that only the first layer has two inputs. What an energy knows
+    of its own derivatives calls no layer, and is switched off."""
     seen = {}
+    for shortcut in ("gradient", "derivatives"):
+        monkeypatch.setattr(MLP, shortcut, lambda *_: None, raising=False)
     for name in ("ours", "plain"):
         found = contestants(case, compose_config, 1, images, [], only=name)
         if name == "ours" and case.kind == "samplers":
@@ -344,3 +356,156 @@ def test_a_job_says_what_the_config_says(images):
     assert told.eps == pytest.approx(0.1 * trainer.dataset.scale)
     start = told.start(100_000)
     assert float(start.std(0).mean()) == pytest.approx(trainer.dataset.scale, rel=0.02)
+
+
+def test_the_slope_of_a_power_law_is_its_power():
+    """In the upper half: what a fixed cost hides below does not count."""
+    values = (1, 10, 100, 1000, 10_000, 100_000)
+    assert slope(values, [3.0 * v**1.2 for v in values]) == pytest.approx(1.2)
+    assert slope(values, [1e-3 + (v if v >= 1000 else 0) for v in values]) == pytest.approx(1.0, abs=1e-6)
+
+
+class Truth(nn.Module):
+    """The data's own density as an energy, off by a constant and tilted."""
+
+    def __init__(self, dataset, tilt=0.0) -> None:
+        super().__init__()
+        self.dataset, self.tilt = dataset, tilt
+
+    def forward(self, x):
+        return 3.0 - self.dataset.log_prob(x) + self.tilt * (x * x).sum(1)
+
+
+def test_the_truth_has_no_gap_and_a_tilted_truth_has_the_divergence():
+    """The gap of p exp(-t |x|^2) / Z is log E_p exp(-t |x|^2) + t E_p |x|^2, to the two splits' own errors."""
+    dataset = build(compose_config, ["dataset=eight_gaussians", "objective=sm"], 1).dataset
+    assert gap(Truth(dataset), dataset)["gap"] == pytest.approx(0.0, abs=1e-3)
+    square, t = (dataset.test**2).sum(1), 0.2
+    known = math.log(float((-t * (dataset.train**2).sum(1).double()).exp().mean())) + t * float(square.mean())
+    sampling = t * float(square.std()) * (2 / len(square)) ** 0.5
+    assert gap(Truth(dataset, t), dataset)["gap"] == pytest.approx(known, abs=4 * sampling)
+    assert known > 4 * sampling
+
+
+def test_what_the_loop_does_beside_its_steps_is_charged_to_the_loop(tmp_path, monkeypatch):
+    """A log line that burns 20 ms of CPU time makes `fit` as much longer and leaves the steps as they are."""
+    extra = ["objective=ssm", "dataset=two_moons", "energy.hidden=[8]", "batch_size=8", "checkpoint_every=20"]
+    extra += ["log_every=10", "dataset.train=500"]
+
+    def run(folder):
+        blocks = overhead(build(compose_config, [*extra, f"output_dir={folder}"], 1), folder, 4)
+        return [whole - steps for whole, steps in blocks]
+
+    usual, write = run(tmp_path / "usual"), Files.scalars
+
+    def slow(self, values, step):
+        until = time.process_time() + 0.02
+        while time.process_time() < until:
+            pass
+        write(self, values, step)
+
+    monkeypatch.setattr(Files, "scalars", slow)
+    slowed = run(tmp_path / "slow")
+    assert len(usual) == 4 and min(usual) > 0
+    assert 0.03 < sorted(slowed)[1] - sorted(usual)[1] < 0.06  # two log lines a block
+
+
+def test_the_high_water_mark_rises_with_what_is_held():
+    before = high_water()
+    held = torch.ones(int(max(3e8, 1.5e6 * before) // 4))
+    assert high_water() - before > 0.3 * held.numel() * 4 / 1e6 or high_water() > held.numel() * 4 / 1e6
+
+
+def _record(what, where, kind="steps", **ratios):
+    def result(middle):
+        ratio = {"middle": middle, "low": middle - 0.02, "high": middle + 0.02}
+        return {clock: {"seconds": middle * 1e-3, "ratio": ratio} for clock in ("cpu", "wall")}
+
+    return {
+        "kind": kind,
+        "what": what,
+        "where": where,
+        "threads": 1,
+        "chains": 256,
+        "steps": 10,
+        "results": {"plain": result(1.0), **{name.replace("_", " "): result(r) for name, r in ratios.items()}},
+        "against": {"ours": {"torchebm": {"middle": 1.1, "low": 1.05, "high": 1.2}}} if "torchebm" in ratios else {},
+        "absent": {"ebmkit": "has no such loss"},
+        "profile": {"aten::addmm": 0.5},
+    }
+
+
+def test_misses_are_found_and_only_they():
+    records = [
+        _record("ssm", "perceptron 2-128-128-1", ours=0.9, ours_compiled=0.5),
+        _record("cd", "perceptron 2-128-128-1", ours=0.9),
+        _record("mpf", "perceptron 2-128-128-1", ours=1.08),
+        _record("ed", "perceptron 2-128-128-1", ours=1.06),
+        _record("nce", "perceptron 2-128-128-1", ours=1.0, torchebm=0.9),
+    ]
+    gaps = {"dataset": "d", "objective": "o", "best": "p", "peers": {"p": {"gap": 0.1}}}
+    parts = {
+        "steps": {"results": records},
+        "startup": {"results": {"startup_seconds": 5.5}},
+        "loop": {"results": [{"name": "l", "overhead": {"middle": 1.02}}]},
+        "growth": {"results": [{"what": "k", "slope": {"ours": 1.3}}]},
+        "gap": {"results": [{**gaps, "ours": {"equal": {"gap": 0.05}, "half": {"gap": math.nan}}}]},
+    }
+    found = [(m.case.split(",")[0], m.target) for m in misses(parts)]
+    assert found == [
+        ("cd", "at most 0.80"),
+        ("mpf", "lower bound at most 1.05"),
+        ("nce", "not slower than torchebm"),
+        ("start-up to the first step", "at most 5 s"),
+        ("growth with k", "slope at most 1.1"),
+        ("gap", "below p's 0.100 nats at half the CPU time"),
+    ]
+
+
+def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
+    machine = {"processor": "P", "cores": "2 cores", "torch": "2", "commit": "abc", "peers": {}}
+    part = {"command": "python scripts/benchmark.py", "machine": machine, "minutes": 1.0, "rounds": 31}
+    races = [_record("ssm", "perceptron 2-128-128-1", ours=0.9, ours_compiled=0.5, torchebm=1.2, floor=0.3)]
+    growth = {"what": "k", "unit": "u", "values": [1, 10], "seconds": {"ours": [0.001, 0.01]}, "slope": {"ours": 1.0}}
+    gaps = {
+        "dataset": "two_moons",
+        "objective": "ssm",
+        "best": "torchebm",
+        "peers": {"torchebm": {"gap": 0.25, "cpu": 3.0, "log_z_change": 1.0}},
+        "ours": {"equal": {"gap": 0.125, "cpu": 2.9}, "half": {"gap": math.inf, "cpu": 1.4}},
+    }
+    record = {
+        "parts": {
+            "steps": {**part, "results": races},
+            "loop": {**part, "results": [{"name": "l", "step": 0.002, "overhead": _interval(1.01)}]},
+            "startup": {
+                **part,
+                "results": {"startup_seconds": 4.5, "startup_cpu_seconds": 3.5, "runs": {"startup_seconds": [4.5] * 3}},
+            },
+            "memory": {**part, "results": [{"name": "m", "megabytes": {"ours": {"before": 100.0, "peak": 150.0}}}]},
+            "growth": {**part, "results": [growth]},
+            "gap": {**part, "results": [gaps]},
+        },
+        "left_out": {"sm, images": "too long"},
+    }
+    files = publish(record, tmp_path)
+    text = files[2].read_text()
+    for told in (
+        "0.90 (0.88 to 0.92) | 0.50 (0.48 to 0.52) | 1.20 (1.18 to 1.22) | 0.30",
+        "0.250 in 3.0 s, no Z |  | 0.125 in 2.9 s | inf in 1.4 s",
+        "| l | 2.00 | 1.0100 (1.0090 to 1.0110) |",
+        "4.50 s, of which 3.50 s",
+        "| m | 150 (+50) |  |  |  |",
+        "| k (u) | 1 to 10 | 1, 10 | 1.00 |  |",
+        "- sm, images: too long",
+        "- ebmkit: has no such loss (`ssm`)",
+        "| gap, ssm, two_moons | below torchebm's 0.250 nats at half the CPU time | inf nats |",
+    ):
+        assert told in text, told
+    for line in text.splitlines():
+        assert not line.startswith("|") or line.endswith("|")
+    assert files[1].stat().st_size > 10_000
+
+
+def _interval(middle):
+    return {"middle": middle, "low": middle - 0.001, "high": middle + 0.001}

@@ -16,6 +16,7 @@ from ebm_lab.benchmark.cases import Case, filled
 from ebm_lab.benchmark.nets import plain as plain_net
 from ebm_lab.benchmark.peers import Job
 from ebm_lab.benchmark.timing import Work
+from ebm_lab.core.errors import UserError
 from ebm_lab.training.trainer import Trainer
 
 REFERENCE = "plain"
@@ -53,12 +54,20 @@ def contestants(
     """All of them, or the one named `only`."""
     overrides, found = filled(case, images), Field()
     wanted: Callable[[str], bool] = lambda name: only in (None, name)  # noqa: E731
-    compiled = ours.can_compile(compose) and case.kind == "steps"
-    trainer = ours.build(compose, overrides, threads, ["compile=off"] if compiled else [])
+    plainly = ours.baseline(compose)
+    trainer = ours.build(compose, overrides, threads, plainly)
     make = sampler_field if case.kind == "samplers" else step_field
     make(case, trainer, others, found, wanted)
-    if compiled and wanted("ours compiled"):
-        found.add("ours compiled", ours.stepping(ours.build(compose, overrides, threads, ["compile=on"])))
+    for variant in ours.variants(compose, case.kind, case.where):
+        if not wanted(variant.name):
+            continue
+        extra = [variant.on if o == variant.off else o for o in plainly]
+        try:
+            other = ours.build(compose, overrides, threads, extra)
+        except UserError as error:
+            found.add(variant.name, str(error))
+            continue
+        found.add(variant.name, ours.sampling(other, case.chains) if case.kind == "samplers" else ours.stepping(other))
     return found
 
 

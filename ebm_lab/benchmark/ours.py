@@ -1,6 +1,7 @@
 """The lab's own contestants: built from the registry with the lab's configs, stepped by the trainer's own step."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ebm_lab.benchmark.timing import Work
@@ -15,12 +16,41 @@ QUIET = ("logger=none", "evaluation=[]", "device=cpu", "steps=1000000", "optim.s
 
 def build(compose: Compose, overrides: Sequence[str], threads: int, extra: Sequence[str] = ()) -> Trainer:
     """A run that is never finished, without evaluations and loggers."""
-    return assemble(compose([*QUIET, f"threads={threads}", *overrides, *extra]))[0]
+    return assembled(compose, [*QUIET, f"threads={threads}", *overrides, *extra])
 
 
-def can_compile(compose: Compose) -> bool:
-    """Has the lab a compiled step to be told on or off?"""
-    return "compile" in compose([])
+def assembled(compose: Compose, overrides: Sequence[str]) -> Trainer:
+    return assemble(compose(overrides))[0]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another way for the lab to do the same work, where the config has the key for it: `off` for ours, `on` for it."""
+
+    name: str
+    kind: str
+    where: str
+    key: str
+    off: str
+    on: str
+
+
+VARIANTS = (
+    Variant("ours compiled", "steps", "", "compile", "compile=off", "compile=on"),
+    Variant("ours bf16", "samplers", "pixels", "precision", "precision=float32", "precision=bf16"),
+)
+
+
+def variants(compose: Compose, kind: str, where: str) -> list[Variant]:
+    """Those that this config and this case know."""
+    config = compose([])
+    return [v for v in VARIANTS if v.key in config and v.kind == kind and v.where in where]
+
+
+def baseline(compose: Compose) -> list[str]:
+    """Overrides that switch every variant off."""
+    config = compose([])
+    return [v.off for v in VARIANTS if v.key in config]
 
 
 def stepping(trainer: Trainer) -> Work:

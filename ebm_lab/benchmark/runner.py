@@ -12,7 +12,7 @@ from ebm_lab.benchmark import peers
 from ebm_lab.benchmark.cases import Case, sampler_cases, step_cases
 from ebm_lab.benchmark.field import REFERENCE, contestants, images_file
 from ebm_lab.benchmark.ours import Compose
-from ebm_lab.benchmark.timing import CLOCKS, Race, race
+from ebm_lab.benchmark.timing import CLOCKS, Race, Work, race
 
 Say = Callable[[str], None]
 
@@ -52,6 +52,12 @@ def one(case: Case, compose: Compose, rounds: int, threads: int, images: str, ot
         "steps": case.steps,
         "gradients": found.gradients,
         "results": {name: summary(result, name) for name in result.names},
+        "against": {
+            name: {p: asdict(result.ratio(name, "cpu", p)) for p in found.work if p in others}
+            for name in result.names
+            if name.startswith("ours")
+        },
+        "profile": profile(found.work["ours"]) if threads == 1 else {},
         "absent": found.absent,
     }
 
@@ -75,3 +81,12 @@ def line(record: dict[str, Any]) -> str:
             parts.append(f"{name} {r['middle']:.2f} [{r['low']:.2f}, {r['high']:.2f}]")
     head = f"{record['what']}, {record['where']}"
     return f"{record['threads']} thread{'s' * (record['threads'] > 1)}  {head:<58} {'  '.join(parts)}"
+
+
+def profile(work: Work, most: int = 5) -> dict[str, float]:
+    """The operations that take most of one unit of work: shares of the time that torch spends in operations."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        work()
+    spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    total = sum(spent.values()) or 1.0
+    return {name: round(spent[name] / total, 3) for name in sorted(spent, key=lambda n: -spent[n])[:most]}

@@ -91,9 +91,9 @@ class Race:
     def names(self) -> list[str]:
         return list(self.seconds["cpu"])
 
-    def ratio(self, name: str, clock: str) -> Interval:
-        """Of `name` to the reference."""
-        pairs = zip(self.seconds[clock][name], self.seconds[clock][self.reference], strict=True)
+    def ratio(self, name: str, clock: str, to: str | None = None) -> Interval:
+        """Of `name` to another, the reference where none is named."""
+        pairs = zip(self.seconds[clock][name], self.seconds[clock][to or self.reference], strict=True)
         return median_interval([mine / theirs for mine, theirs in pairs])
 
     def seconds_of(self, name: str, clock: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ebm_lab.benchmark import peers, runner
+from ebm_lab.benchmark import gap, growth, loop, page, peers, picture, process, runner
 from ebm_lab.benchmark.cases import left_out
 from ebm_lab.benchmark.ours import Compose
 from ebm_lab.core.errors import UserError
@@ -22,6 +22,7 @@ def run(
     parts: Sequence[str],
     rounds: int,
     threads: Sequence[int],
+    seeds: int,
     out: Path,
     compose: Compose,
     command: str,
@@ -42,6 +43,11 @@ def run(
     do: dict[str, Callable[[], Any]] = {
         "samplers": lambda: runner.races("samplers", compose, rounds, threads, say),
         "steps": lambda: runner.races("steps", compose, rounds, threads, say),
+        "loop": lambda: loop.loops(compose, rounds, say),
+        "startup": lambda: process.startup(say),
+        "memory": lambda: process.memory(say),
+        "growth": lambda: growth.grow(compose, rounds, say),
+        "gap": lambda: gap.gaps(compose, seeds, say),
     }
     for part in parts:
         began = os.times()
@@ -55,5 +61,12 @@ def run(
             "results": results,
         }
         record["left_out"] = dict(left_out())
-        write_whole(file, json.dumps(record, indent=1, allow_nan=True) + "\n")
-    return [file]
+        write_whole(file, json.dumps(record, indent=1) + "\n")
+    return publish(record, out)
+
+
+def publish(record: dict[str, Any], out: Path) -> list[Path]:
+    """The picture and the page of what is in benchmark.json."""
+    image = out / "benchmark.png"
+    picture.draw(record["parts"], image)
+    return [out / "benchmark.json", image, page.write(record, out, image.is_file())]

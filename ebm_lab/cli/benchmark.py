@@ -11,14 +11,19 @@ PARTS = ("samplers", "steps", "loop", "startup", "memory", "growth", "gap")
 
 
 def benchmark(
-    *, only: str = "all", rounds: PositiveInt = 31, threads: str = "1,2", out: str = "outputs/benchmark"
+    *,
+    only: str = "all",
+    rounds: PositiveInt = 31,
+    threads: str = "1,2",
+    seeds: PositiveInt = 1,
+    out: str = "outputs/benchmark",
 ) -> None:
     """Race the lab against a plain hand-written loop (the reference, 1), other libraries and the floor.
 
     only: parts with commas between, of samplers, steps, loop, startup, memory, growth, gap, or all; rounds: of each
-    race, at least 31 for an interval worth printing; threads: of each race, as 1,2; out: the folder for benchmark.json,
-    benchmark.png and performance.md; parts that are not asked for stay in benchmark.json as they were. Other libraries
-    take part where they are installed: pip install -e '.[bench]'.
+    race, at least 31 for an interval worth printing; threads: of each race, as 1,2; seeds: how many, of gap; out: the
+    folder for benchmark.json, benchmark.png and performance.md; parts that are not asked for stay in benchmark.json as
+    they were. Other libraries take part where they are installed: pip install -e '.[bench]'.
     """
     parts, counts = chosen(only), counted(threads)
     from pathlib import Path
@@ -29,7 +34,7 @@ def benchmark(
 
     said = " ".join(a for a in sys.argv[1:] if not a.startswith("out="))
     command = f"python scripts/benchmark.py {said}".strip()
-    for path in whole.run(parts, rounds, counts, Path(out), compose_config, command, machine(), say):
+    for path in whole.run(parts, rounds, counts, seeds, Path(out), compose_config, command, machine(), say):
         print(path)
 
 
@@ -55,6 +60,14 @@ def counted(text: str) -> list[int]:
     if not all(p.isdecimal() and 1 <= int(p) <= most for p in pieces):
         raise UserError(f"threads={text}: give whole numbers from 1 to this machine's {most} with commas between")
     return list(dict.fromkeys(map(int, pieces)))
+
+
+def alone(name: str, who: str) -> None:
+    """One contestant in this process, for its peak memory."""
+    from ebm_lab.benchmark import process
+    from ebm_lab.cli.compose import compose_config
+
+    process.alone(compose_config, name, who)
 
 
 def main_benchmark() -> None:
