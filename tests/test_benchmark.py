@@ -11,7 +11,7 @@ from ebm_lab.benchmark import plain, plain_losses
 from ebm_lab.benchmark.cases import COUNTS, sampler_cases, step_cases
 from ebm_lab.benchmark.field import contestants, images_file, job
 from ebm_lab.benchmark.floor import HandMade
-from ebm_lab.benchmark.gap import gap
+from ebm_lab.benchmark.gap import better, gap
 from ebm_lab.benchmark.growth import slope
 from ebm_lab.benchmark.loop import overhead
 from ebm_lab.benchmark.nets import plain as plain_net
@@ -387,6 +387,13 @@ def test_the_truth_has_no_gap_and_a_tilted_truth_has_the_divergence():
     assert known > 4 * sampling
 
 
+def test_the_better_peer_has_the_smaller_gap_or_as_small_a_one_sooner():
+    slow, quick = {"gap": 0.100, "cpu": 9.0}, {"gap": 0.104, "cpu": 5.0}
+    assert better({"a": slow, "b": quick}) == "b"
+    assert better({"a": slow, "b": {**quick, "gap": 0.11}}) == "a"
+    assert better({"a": {"gap": math.nan, "cpu": 1.0}, "b": quick}) == "b"
+
+
 def test_what_the_loop_does_beside_its_steps_is_charged_to_the_loop(tmp_path, monkeypatch):
     """A log line that burns 20 ms of CPU time makes `fit` as much longer and leaves the steps as they are."""
     extra = ["objective=ssm", "dataset=two_moons", "energy.hidden=[8]", "batch_size=8", "checkpoint_every=20"]
@@ -394,6 +401,7 @@ def test_what_the_loop_does_beside_its_steps_is_charged_to_the_loop(tmp_path, mo
 
     def run(folder):
         blocks = overhead(build(compose_config, [*extra, f"output_dir={folder}"], 1), folder, 4)
+        assert all(steps > 0.2 * (20 * 1e-4) for _, steps in blocks)  # 20 steps of some tenths of a millisecond
         return [whole - steps for whole, steps in blocks]
 
     usual, write = run(tmp_path / "usual"), Files.scalars

@@ -66,7 +66,7 @@ def ratios(axes, records: Sequence[Mapping[str, Any]]) -> None:
     axes.grid(axis="x", color="#dddddd", lw=0.6, zorder=0)
     axes.set_xlabel("CPU time, as a ratio to the plain loop (1): bars are ours, lines their 95 % intervals", fontsize=9)
     if seen:
-        axes.legend(loc="lower left", fontsize=8, framealpha=1.0)
+        axes.legend(loc="lower right", fontsize=8, framealpha=1.0)
 
 
 def grown(row, records: Sequence[Mapping[str, Any]]) -> None:
