@@ -11,7 +11,7 @@ from ebm_lab.benchmark import plain, plain_losses
 from ebm_lab.benchmark.cases import COUNTS, sampler_cases, step_cases
 from ebm_lab.benchmark.field import contestants, images_file, job
 from ebm_lab.benchmark.floor import HandMade
-from ebm_lab.benchmark.gap import better, gap
+from ebm_lab.benchmark.gap import better, gap, lab, step_cost
 from ebm_lab.benchmark.growth import slope
 from ebm_lab.benchmark.loop import overhead
 from ebm_lab.benchmark.nets import plain as plain_net
@@ -365,6 +365,9 @@ def test_the_slope_of_a_power_law_is_its_power():
     assert slope(values, [1e-3 + (v if v >= 1000 else 0) for v in values]) == pytest.approx(1.0, abs=1e-6)
 
 
+SHORT = ["objective=ssm", "dataset=two_moons", "logger=none", "evaluation=[]", "device=cpu", "threads=1"]
+
+
 class Truth(nn.Module):
     """The data's own density as an energy, off by a constant and tilted."""
 
@@ -385,6 +388,15 @@ def test_the_truth_has_no_gap_and_a_tilted_truth_has_the_divergence():
     sampling = t * float(square.std()) * (2 / len(square)) ** 0.5
     assert gap(Truth(dataset, t), dataset)["gap"] == pytest.approx(known, abs=4 * sampling)
     assert known > 4 * sampling
+
+
+def test_a_run_of_the_lab_stays_within_its_budget(monkeypatch):
+    """A pilot that believes a step to cost a fifth of what it does: what took longer is run again with fewer steps."""
+    true = step_cost(compose_config, SHORT)
+    monkeypatch.setattr("ebm_lab.benchmark.gap.step_cost", lambda *_: true / 5)
+    result = lab(compose_config, "two_moons", "ssm", 0, 100 * true)
+    assert result["cpu"] < 150 * true  # twice the pilot's noise on a shared machine
+    assert 10 < result["steps"] < 150 and math.isfinite(result["gap"])
 
 
 def test_the_better_peer_has_the_smaller_gap_or_as_small_a_one_sooner():
