@@ -32,20 +32,25 @@ def _train(overrides):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
 def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_bits_of_an_unbroken_run(number, tmp_path):
-    """SIGKILL and SIGTERM by turns, at a moment drawn from the seed, twice a run; the same command is given again."""
+    """SIGKILL and SIGTERM by turns, twice a run, at a moment of its training drawn from the seed; the same command is
+    given again."""
     moment = random.Random(number)
     workers = multiprocessing.get_context("forkserver")
     workers.set_forkserver_preload(["ebm_lab.run", "ebm_lab.cli.api"])
     objective = OBJECTIVES[number % len(OBJECTIVES)]
-    command = [*QUICK, f"objective={objective}", "steps=60", "log_every=3", "checkpoint_every=4", "resume=auto"]
-    began = time.monotonic()
+    command = [*QUICK, f"objective={objective}", "steps=100", "log_every=3", "checkpoint_every=4", "resume=auto"]
     straight = ebm_lab.train([*command, f"output_dir={tmp_path / 'a'}"], quiet=True)
-    took = time.monotonic() - began
+    took = 100 / straight.summary["steps_per_second"]
     kill = (signal.SIGKILL, signal.SIGTERM)[number % 2]
     for _ in range(2):
         process = workers.Process(target=_train, args=([*command, f"output_dir={tmp_path / 'b'}"],))
+        began = time.time()
         process.start()
-        time.sleep(moment.random() * took)
+        while process.is_alive() and not any(
+            f.stat().st_mtime > began for f in tmp_path.glob("b/runs/*/metrics.jsonl")
+        ):
+            time.sleep(0.01)
+        time.sleep(moment.random() * took / 2)
         assert process.pid is not None
         os.kill(process.pid, kill)
         process.join()

@@ -20,6 +20,8 @@ LATER: dict[tuple[str, str], dict[str, Any]] = {
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False},
 }
 """Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
+LATER_KEYS = {"accumulate": 1, "precision": "float32", "channels_last": False}
+"""The same for keys of the run itself."""
 
 
 class RunDir:
@@ -107,7 +109,7 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """The values the run used, and those of settings that came later."""
-        config = yaml.safe_load(self.config_file.read_text())
+        config = {**LATER_KEYS, **yaml.safe_load(self.config_file.read_text())}
         for (group, name), values in LATER.items():
             if (config.get(group) or {}).get("name") == name:
                 config[group] = {**values, **config[group]}
