@@ -58,7 +58,7 @@ def contestants(
     trainer = ours.build(compose, overrides, threads, plainly)
     make = sampler_field if case.kind == "samplers" else step_field
     make(case, trainer, others, found, wanted)
-    for variant in ours.variants(compose, case.kind, case.where):
+    for variant in ours.variants(compose, case.kind, case.what, case.where):
         if not wanted(variant.name):
             continue
         extra = [variant.on if o == variant.off else o for o in plainly]
@@ -96,9 +96,9 @@ def sampler_field(case: Case, trainer: Trainer, others: list[str], found: Field,
 
 
 def step_field(case: Case, trainer: Trainer, others: list[str], found: Field, wanted: Callable[[str], bool]) -> None:
-    x = trainer.batches(1).x
-    found.gradients = trainer.objective(trainer.batches(1)).grad_evals / len(x)
-    trainer.objective.zero_grad()
+    x = trainer.dataset.train[: case.chains]
+    ours.stepping(trainer)()
+    found.gradients = trainer.counters.grad_evals / case.chains
     if wanted("ours"):
         found.add("ours", ours.stepping(trainer))
     if wanted("plain"):

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ebm_lab.benchmark.timing import Work
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.experiment import assemble
@@ -25,32 +27,37 @@ def assembled(compose: Compose, overrides: Sequence[str]) -> Trainer:
 
 @dataclass(frozen=True)
 class Variant:
-    """Another way for the lab to do the same work, where the config has the key for it: `off` for ours, `on` for it."""
+    """Another way for the lab to do the same work, where the config has the key for it: `off` for ours, `on` for it.
+    `kind`, `what` and `where`: of the cases that it is for; empty: of all."""
 
     name: str
     kind: str
+    what: tuple[str, ...]
     where: str
     key: str
     off: str
     on: str
 
 
+BF16 = ("precision", "precision=float32", "precision=bfloat16")
 VARIANTS = (
-    Variant("ours compiled", "steps", "", "compile", "compile=off", "compile=on"),
-    Variant("ours bf16", "samplers", "pixels", "precision", "precision=float32", "precision=bf16"),
+    Variant("ours compiled", "steps", (), "", "compile", "compile=off", "compile=on"),
+    Variant("ours bf16", "samplers", ("langevin",), "pixels", *BF16),
+    Variant("ours bf16", "steps", ("cd", "dsm", "ssm"), "pixels", *BF16),
 )
 
 
-def variants(compose: Compose, kind: str, where: str) -> list[Variant]:
+def variants(compose: Compose, kind: str, what: str, where: str) -> list[Variant]:
     """Those that this config and this case know."""
     config = compose([])
-    return [v for v in VARIANTS if v.key in config and v.kind == kind and v.where in where]
+    mine = [v for v in VARIANTS if v.kind == kind and v.where in where and (not v.what or what in v.what)]
+    return [v for v in mine if v.key in config]
 
 
 def baseline(compose: Compose) -> list[str]:
     """Overrides that switch every variant off."""
     config = compose([])
-    return [v.off for v in VARIANTS if v.key in config]
+    return list(dict.fromkeys(v.off for v in VARIANTS if v.key in config))
 
 
 def stepping(trainer: Trainer) -> Work:
@@ -68,9 +75,12 @@ def sampling(trainer: Trainer, chains: int) -> Work:
     assert isinstance(sampler, Sampler)
     x, state = trainer.dataset.start.sample(chains, generator), {}
 
+    half = trainer.config.get("precision") == "bfloat16"  # as in training, where the trainer casts the whole step
+
     def work() -> None:
         nonlocal x, state
-        chain = sampler(energy, x, state, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            chain = sampler(energy, x, state, generator=generator)
         x, state = chain.x, chain.state
 
     return work

@@ -74,6 +74,7 @@ def main_benchmark() -> None:
     """The console command: a mistake in the arguments is one line; no argument runs it all."""
     # OpenMP reads this once: as in train.py, threads that wait must not take the cores from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler has nothing to say to anyone
     from ebm_lab.cli.tools import main
 
     main(benchmark, sys.argv[1:] or ["only=all"])
