@@ -77,7 +77,7 @@ def sampler_cases() -> list[Case]:
     found = []
     for what in ("langevin", "mala", "hmc"):
         for net, chains, steps in (("2-D", 2000, 10), ("28x28", 64, 5)):
-            found.append(_sampler(what, f"{WORDS[net]}, {chains:,} chains", NETWORKS[net], PLAIN, chains, steps))
+            found.append(sampler_case(what, f"{WORDS[net]}, {chains:,} chains", NETWORKS[net], PLAIN, chains, steps))
         for dim in (10, 1000):
             where = ("dataset=gaussian", f"dataset.dim={dim}", "dataset.train=2000", "dataset.held_out=100")
             for chains in (1, 100, 10_000):
@@ -86,12 +86,12 @@ def sampler_cases() -> list[Case]:
                     continue  # a step is all but two products of large matrices, and one case tells it
                 name = f"Gaussian in {dim:,}-D, {chains:,} chain{'s' if chains > 1 else ''}"
                 steps = 20 if numbers <= 1000 else 10 if numbers <= 100_000 else 1
-                case = _sampler(what, name, (*where, "energy=gaussian"), (), chains, steps)
+                case = sampler_case(what, name, (*where, "energy=gaussian"), (), chains, steps)
                 found.append(replace(case, one_thread=True, short=numbers > 1_000_000))
     return found
 
 
-def _sampler(what: str, where: str, network: Sequence[str], energy: Sequence[str], chains: int, steps: int) -> Case:
+def sampler_case(what: str, where: str, network: Sequence[str], energy: Sequence[str], chains: int, steps: int) -> Case:
     leapfrog = 5 if what == "hmc" else 1
     steps = max(1, steps // leapfrog)
     own = [f"sampler={what}", f"sampler.steps={steps}", "sampler.step_size=0.1"]

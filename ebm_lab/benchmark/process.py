@@ -21,7 +21,7 @@ import torch
 
 import ebm_lab
 from ebm_lab.benchmark import ours, peers
-from ebm_lab.benchmark.cases import NETWORKS, PLAIN, Case, _sampler, step_cases
+from ebm_lab.benchmark.cases import NETWORKS, PLAIN, Case, sampler_case, step_cases
 from ebm_lab.benchmark.field import contestants, images_file
 from ebm_lab.core.errors import UserError
 
@@ -33,7 +33,7 @@ FIRST = ("steps=1", "samples=4", "sample_steps=1", "logger.mode=offline")
 def memory_cases() -> dict[str, Case]:
     """A few that need much."""
     steps = {c.name: c for c in step_cases()}
-    many = _sampler("langevin", "perceptron 2-128-128-1, 100,000 chains", NETWORKS["2-D"], PLAIN, 100_000, 3)
+    many = sampler_case("langevin", "perceptron 2-128-128-1, 100,000 chains", NETWORKS["2-D"], PLAIN, 100_000, 3)
     names = ("ssm, convolutions, 28 x 28 pixels, batch 64", "sm, perceptron 64-128-128-1, batch 256")
     return {many.name: replace(many, kind="samplers"), **{name: steps[name] for name in names}}
 
