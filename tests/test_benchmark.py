@@ -343,6 +343,13 @@ def test_wrong_arguments_are_one_line(arguments, told):
     assert "\n" not in str(problem.value)
 
 
+@pytest.mark.parametrize("content", ["not json", "[]", "{}"])
+def test_a_folder_with_something_else_is_refused(tmp_path, content):
+    (tmp_path / "benchmark.json").write_text(content)
+    with pytest.raises(UserError, match="choose another folder"):
+        benchmark(only="startup", out=str(tmp_path))
+
+
 def test_parts_come_in_their_order():
     assert chosen("steps, samplers") == ["samplers", "steps"]
     assert counted("1") == [1]

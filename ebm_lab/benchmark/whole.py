@@ -35,7 +35,7 @@ def run(
     except OSError as error:
         raise UserError(f"out={out}: can't be made ({error.strerror})") from None
     file = out / "benchmark.json"
-    record: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"parts": {}}
+    record = kept(file)
     found = peers.versions()
     for name in peers.PEERS:
         if name not in found:
@@ -63,6 +63,17 @@ def run(
         record["left_out"] = dict(left_out())
         write_whole(file, json.dumps(record, indent=1) + "\n")
     return publish(record, out)
+
+
+def kept(file: Path) -> dict[str, Any]:
+    """What an earlier benchmark left there."""
+    if not file.is_file():
+        return {"parts": {}}
+    try:
+        record = json.loads(file.read_text())
+        return {**record, "parts": dict(record["parts"])}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"out={file.parent}: its {file.name} is no benchmark's; choose another folder") from None
 
 
 def publish(record: dict[str, Any], out: Path) -> list[Path]:
