@@ -34,6 +34,10 @@ studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.
 	$(BIN)/python scripts/scaling.py out=docs
 	$(BIN)/python scripts/studies.py out=docs
 
+benchmark: .venv/installed  ## Race against a plain loop and other libraries: docs/performance.md, in some twenty minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python scripts/benchmark.py out=docs
+
 mutants: .venv/installed  ## Flip every sign and factor 1/2 in the equations and see that the tests notice: half an hour
 	$(BIN)/python scripts/mutants.py files=all jobs=2
 
@@ -54,4 +58,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast compare results studies mutants theory report lint types clean
+.PHONY: help install train test test-fast compare results studies benchmark mutants theory report lint types clean

@@ -1,0 +1,168 @@
+"""The contestants of a case: ours, the plain loop, the peers that have it, and the floor.
+
+A contestant that a case cannot have is a line that says why.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebm_lab.benchmark import floor, ours, peers, plain, plain_losses
+from ebm_lab.benchmark.cases import Case, filled
+from ebm_lab.benchmark.nets import plain as plain_net
+from ebm_lab.benchmark.peers import Job
+from ebm_lab.benchmark.timing import Work
+from ebm_lab.core.errors import UserError
+from ebm_lab.training.trainer import Trainer
+
+REFERENCE = "plain"
+
+
+@dataclass
+class Field:
+    """What runs a case, by name, and why others don't. `gradients`: of the energy of one sample, per chain or point of
+    the batch, that a unit of our work takes."""
+
+    work: dict[str, Work] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    gradients: float = 0.0
+
+    def add(self, name: str, work: Work | str) -> None:
+        if isinstance(work, str):
+            self.absent[name] = work
+        else:
+            self.work[name] = work
+
+
+def images_file(folder: Path) -> str:
+    """512 random images of 28 x 28 pixels, for the cost of images depends on no pixel."""
+    import numpy as np
+
+    file = folder / "images.npy"
+    if not file.is_file():
+        np.save(file, np.random.default_rng(0).uniform(-1, 1, (512, 1, 28, 28)).astype(np.float32))
+    return str(file)
+
+
+def contestants(
+    case: Case, compose: ours.Compose, threads: int, images: str, others: list[str], only: str | None = None
+) -> Field:
+    """All of them, or the one named `only`."""
+    overrides, found = filled(case, images), Field()
+    wanted: Callable[[str], bool] = lambda name: only in (None, name)  # noqa: E731
+    plainly = ours.baseline(compose)
+    trainer = ours.build(compose, overrides, threads, plainly)
+    make = sampler_field if case.kind == "samplers" else step_field
+    make(case, trainer, others, found, wanted)
+    for variant in ours.variants(compose, case.kind, case.what, case.where):
+        if not wanted(variant.name):
+            continue
+        extra = [variant.on if o == variant.off else o for o in plainly]
+        try:
+            other = ours.build(compose, overrides, threads, extra)
+        except UserError as error:
+            found.add(variant.name, str(error))
+            continue
+        found.add(variant.name, ours.sampling(other, case.chains) if case.kind == "samplers" else ours.stepping(other))
+    return found
+
+
+def sampler_field(case: Case, trainer: Trainer, others: list[str], found: Field, wanted: Callable[[str], bool]) -> None:
+    eps = ours.size_of_step(trainer.sampler)
+    x = trainer.dataset.start.sample(case.chains, trainer.generator)
+    found.gradients = case.gradients
+
+    def net() -> nn.Module:
+        return plain_net(trainer.objective.energy)
+
+    def by_hand() -> Work:
+        mine, step = net(), getattr(plain, case.what)
+        own = (case.steps, case.leapfrog, eps) if case.what == "hmc" else (case.steps, eps)
+        return peers.chained(x, lambda x: step(mine, x, *own))
+
+    if wanted("ours"):
+        found.add("ours", ours.sampling(trainer, case.chains))
+    if wanted("plain"):
+        found.add("plain", by_hand())
+    for peer in others if not case.short else ():
+        if wanted(peer):
+            found.add(peer, peers.sampler(peer, case.what, net(), x, case.steps, case.leapfrog, eps))
+    if wanted("floor") and not case.short:
+        found.add("floor", floor.sampler_floor(net(), x, case.gradients))
+
+
+def step_field(case: Case, trainer: Trainer, others: list[str], found: Field, wanted: Callable[[str], bool]) -> None:
+    x = trainer.dataset.train[: case.chains]
+    if wanted("floor"):  # not where one contestant's memory is told: this step would be part of it
+        ours.stepping(trainer)()
+        found.gradients = trainer.counters.grad_evals / case.chains
+    if wanted("ours"):
+        found.add("ours", ours.stepping(trainer))
+    if wanted("plain"):
+        found.add("plain", plain_step(job(case, trainer)))
+    for peer in others:
+        if wanted(peer):
+            found.add(peer, peers.step(peer, job(case, trainer)))
+    if wanted("floor"):
+        if case.what in ("nce", "multi_dsm"):
+            found.add("floor", "its passes are not of one network alone")
+        else:
+            found.add(
+                "floor", floor.step_floor(plain_net(trainer.objective.energy), x, round(found.gradients), case.steps)
+            )
+
+
+def job(case: Case, trainer: Trainer) -> Job:
+    """The case's training step in words, with a network of its own."""
+    counts = dict(trainer.config["objective"])
+    scale = trainer.dataset.scale
+    for key in ("blur", "width_min", "width_max", "step"):
+        if key in counts:
+            counts[key] = counts[key] * scale
+    if case.what == "multi_dsm":
+        ladder: Any = trainer.objective.energy.ladder
+        counts |= {"low": ladder.sigma_min, "high": ladder.sigma_max}
+        counts["sigmas"] = [ladder.rung(i) for i in range(ladder.levels)]
+    mean = trainer.dataset.mean
+
+    def start(n: int) -> Tensor:
+        return mean + scale * torch.randn(n, *mean.shape)
+
+    return Job(
+        objective=case.what,
+        net=plain_net(trainer.objective.energy),
+        data=trainer.dataset.train,
+        batch=case.chains,
+        counts=counts,
+        steps=case.steps,
+        eps=ours.size_of_step(trainer.sampler) if case.steps else 0.1 * scale,
+        start=start,
+    )
+
+
+def plain_step(job: Job) -> Work:
+    """The reference's training step."""
+    p, c, net, extra = plain_losses, job.counts, job.net, []
+    if job.objective == "nce":
+        extra = [nn.Parameter(torch.zeros(()))]
+        loss = p.nce(net, extra[0], p.GaussianNoise(job.data), c["noise_ratio"])
+    else:
+        makers: dict[str, Callable[[], plain_losses.LossFn]] = {
+            "dsm": lambda: p.dsm(net, c["sigma"]),
+            "multi_dsm": lambda: p.multi_dsm(net, getattr(net, "energy"), c["low"], c["high"]),  # noqa: B009
+            "ssm": lambda: p.ssm(net),
+            "sm": lambda: p.sm(net),
+            "fdssm": lambda: p.fdssm(net, c["step"] * job.data[0].numel() ** 0.5),
+            "cd": lambda: p.cd(net, job.steps, job.eps),
+            "mle": lambda: p.mle(net, job.steps, job.eps, job.start),
+            "pcd": lambda: p.pcd(net, job.steps, job.eps, job.start, c["buffer_size"], c["restart"]),
+            "cnce": lambda: p.cnce(net, c["copies"], c["width_min"], c["width_max"]),
+            "mpf": lambda: p.mpf(net, c["copies"], c["width_min"], c["width_max"]),
+            "ed": lambda: p.ed(net, c["blur"], c["samples"], c["w"]),
+        }
+        loss = makers[job.objective]()
+    return plain.Loop(net, loss, job.data, job.batch, extra)

@@ -1,0 +1,80 @@
+"""What the training loop adds to its steps: `fit` with the run directory's own files and a quiet console.
+
+    overhead = (CPU time of `fit`) / (CPU time spent within its steps),    block by block
+
+A block is as many steps as lie between two checkpoints: with the defaults 250, in which five log lines are written, the
+guard looks five times and one checkpoint is saved. Evaluations are not counted.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebm_lab.benchmark import ours
+from ebm_lab.benchmark.timing import median_interval
+from ebm_lab.loggers.console import Console
+from ebm_lab.loggers.files import Files
+from ebm_lab.training.rundir import RunDir
+from ebm_lab.training.trainer import Trainer
+
+SMALL = ("dataset=two_moons", "energy.hidden=[128,128]", "batch_size=128")
+CASES = {
+    "ssm, 2-128-128-1, batch 128": ("objective=ssm", *SMALL),
+    "pcd, 2-128-128-1, batch 128": ("objective=pcd", "sampler=langevin", *SMALL),
+}
+"""Steps of some 2 ms, the shortest that the target is for."""
+
+
+def loops(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The overhead of each case, `rounds` blocks long."""
+    before, records = torch.get_num_threads(), []
+    for name, overrides in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = ours.build(compose, [*overrides, f"output_dir={folder}"], 1, ours.baseline(compose))
+            blocks = overhead(trainer, Path(folder), rounds)
+        ratio = median_interval([whole / steps for whole, steps in blocks])
+        records.append({"name": name, "step": min(s for _, s in blocks) / size(trainer), "overhead": asdict(ratio)})
+        step = records[-1]["step"]
+        say(f"loop, {name}: step {1000 * step:.2f} ms, `fit` {ratio.middle:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]")
+    torch.set_num_threads(before)
+    return records
+
+
+def size(trainer: Trainer) -> int:
+    """Steps of a block."""
+    return trainer.schedule.checkpoint_every
+
+
+def overhead(trainer: Trainer, folder: Path, rounds: int) -> list[tuple[float, float]]:
+    """(CPU-seconds of `fit`, CPU-seconds within its steps) of each block but the first, which warms up."""
+    run = RunDir.create(folder, "loop")
+    run.write_config(dict(trainer.config))
+    trainer.run, trainer.say = run, lambda line: None
+    console = Console(trainer.schedule.steps, 0, trainer.objective.headline, quiet=True)
+    files = Files(run.metrics_file, run.images, 0, (), trainer.say)
+    trainer.loggers = (files, console)
+    within, bare = 0.0, trainer._train_step
+
+    def timed(step: int) -> None:
+        nonlocal within
+        began = time.process_time()
+        bare(step)
+        within += time.process_time() - began
+
+    trainer._train_step = timed
+    blocks = []
+    for block in range(rounds + 1):
+        # The last step of a `fit` logs and saves, as the last step of this many does anyway.
+        trainer.schedule = replace(trainer.schedule, steps=(block + 1) * size(trainer), eval_every=10**9)
+        within, began = 0.0, time.process_time()
+        trainer.fit()
+        blocks.append((time.process_time() - began, within))
+    for logger in trainer.loggers:
+        logger.close({})
+    run.release()
+    return blocks[1:]

@@ -1,0 +1,91 @@
+"""The lab's own contestants: built from the registry with the lab's configs, stepped by the trainer's own step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ebm_lab.benchmark.timing import Work
+from ebm_lab.core.interfaces import Sampler
+from ebm_lab.experiment import assemble
+from ebm_lab.training.trainer import Trainer
+
+Compose = Callable[[Sequence[str]], Mapping[str, Any]]
+"""What `train.py` composes for some overrides: given by the command line, which alone knows Hydra."""
+QUIET = ("logger=none", "evaluation=[]", "device=cpu", "steps=1000000", "optim.schedule=constant")
+
+
+def build(compose: Compose, overrides: Sequence[str], threads: int, extra: Sequence[str] = ()) -> Trainer:
+    """A run that is never finished, without evaluations and loggers."""
+    return assembled(compose, [*QUIET, f"threads={threads}", *overrides, *extra])
+
+
+def assembled(compose: Compose, overrides: Sequence[str]) -> Trainer:
+    return assemble(compose(overrides))[0]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another way for the lab to do the same work, where the config has the key for it: `off` for ours, `on` for it.
+    `kind`, `what` and `where`: of the cases that it is for; empty: of all."""
+
+    name: str
+    kind: str
+    what: tuple[str, ...]
+    where: str
+    key: str
+    off: str
+    on: str
+
+
+BF16 = ("precision", "precision=float32", "precision=bfloat16")
+VARIANTS = (
+    Variant("ours compiled", "steps", (), "", "compile", "compile=off", "compile=on"),
+    Variant("ours bf16", "samplers", ("langevin",), "pixels", *BF16),
+    Variant("ours bf16", "steps", ("cd", "dsm", "ssm"), "pixels", *BF16),
+)
+
+
+def variants(compose: Compose, kind: str, what: str, where: str) -> list[Variant]:
+    """Those that this config and this case know."""
+    config = compose([])
+    mine = [v for v in VARIANTS if v.kind == kind and v.where in where and (not v.what or what in v.what)]
+    return [v for v in mine if v.key in config]
+
+
+def baseline(compose: Compose) -> list[str]:
+    """Overrides that switch every variant off."""
+    config = compose([])
+    return list(dict.fromkeys(v.off for v in VARIANTS if v.key in config))
+
+
+def stepping(trainer: Trainer) -> Work:
+    """One training step a call, as `fit` takes them."""
+
+    def work() -> None:
+        trainer._train_step(trainer.counters.step + 1)
+
+    return work
+
+
+def sampling(trainer: Trainer, chains: int) -> Work:
+    """One call of the run's sampler a call, each going on where the last one ended."""
+    sampler, energy, generator = trainer.sampler, trainer.objective.energy, trainer.generator
+    assert isinstance(sampler, Sampler)
+    x, state = trainer.dataset.start.sample(chains, generator), {}
+
+    half = trainer.config.get("precision") == "bfloat16"  # as in training, where the trainer casts the whole step
+
+    def work() -> None:
+        nonlocal x, state
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            chain = sampler(energy, x, state, generator=generator)
+        x, state = chain.x, chain.state
+
+    return work
+
+
+def size_of_step(sampler: Any) -> float:
+    """eps, in data units, of a sampler's first step."""
+    return float(sampler.step_size.initial if hasattr(sampler, "step_size") else sampler.eps)

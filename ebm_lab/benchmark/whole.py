@@ -1,0 +1,83 @@
+"""All parts of the benchmark, one after the other, kept in benchmark.json as soon as each is done."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebm_lab.benchmark import gap, growth, loop, page, peers, picture, process, runner
+from ebm_lab.benchmark.cases import left_out
+from ebm_lab.benchmark.ours import Compose
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.whole import write_whole
+from ebm_lab.training.facts import git_commit
+
+Say = Callable[[str], None]
+
+
+def run(
+    parts: Sequence[str],
+    rounds: int,
+    threads: Sequence[int],
+    seeds: int,
+    out: Path,
+    compose: Compose,
+    command: str,
+    machine: Mapping[str, str],
+    say: Say,
+) -> list[Path]:
+    """Run the parts; returns the files."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out}: can't be made ({error.strerror})") from None
+    file = out / "benchmark.json"
+    record = kept(file)
+    found = peers.versions()
+    for name in peers.PEERS:
+        if name not in found:
+            say(f"{name} is not installed and is left out; pip install -e '.[bench]' brings it")
+    do: dict[str, Callable[[], Any]] = {
+        "samplers": lambda: runner.races("samplers", compose, rounds, threads, say),
+        "steps": lambda: runner.races("steps", compose, rounds, threads, say),
+        "loop": lambda: loop.loops(compose, rounds, say),
+        "startup": lambda: process.startup(say),
+        "memory": lambda: process.memory(say),
+        "growth": lambda: growth.grow(compose, rounds, say),
+        "gap": lambda: gap.gaps(compose, seeds, say),
+    }
+    for part in parts:
+        began = os.times()
+        results = do[part]()
+        spent = os.times()
+        record["parts"][part] = {
+            "command": command,
+            "rounds": rounds,
+            "machine": {**machine, "torch": torch.__version__, "commit": git_commit(), "peers": found},
+            "minutes": round((spent.elapsed - began.elapsed) / 60, 1),
+            "results": results,
+        }
+        record["left_out"] = dict(left_out())
+        write_whole(file, json.dumps(record, indent=1) + "\n")
+    return publish(record, out)
+
+
+def kept(file: Path) -> dict[str, Any]:
+    """What an earlier benchmark left there."""
+    if not file.is_file():
+        return {"parts": {}}
+    try:
+        record = json.loads(file.read_text())
+        return {**record, "parts": dict(record["parts"])}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"out={file.parent}: its {file.name} is no benchmark's; choose another folder") from None
+
+
+def publish(record: dict[str, Any], out: Path) -> list[Path]:
+    """The picture and the page of what is in benchmark.json."""
+    image = out / "benchmark.png"
+    picture.draw(record["parts"], image)
+    return [out / "benchmark.json", image, page.write(record, out, image.is_file())]

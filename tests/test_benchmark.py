@@ -1,0 +1,538 @@
+"""The benchmark: its statistics on made-up times, and that its contestants do the same work and do it right."""
+
+import math
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from ebm_lab.benchmark import plain, plain_losses
+from ebm_lab.benchmark.cases import COUNTS, sampler_cases, step_cases
+from ebm_lab.benchmark.field import contestants, images_file, job
+from ebm_lab.benchmark.floor import HandMade
+from ebm_lab.benchmark.gap import better, gap, lab, step_cost
+from ebm_lab.benchmark.growth import slope
+from ebm_lab.benchmark.loop import overhead
+from ebm_lab.benchmark.nets import plain as plain_net
+from ebm_lab.benchmark.ours import build
+from ebm_lab.benchmark.process import high_water
+from ebm_lab.benchmark.targets import misses
+from ebm_lab.benchmark.timing import calibrate, median_interval, race, rank, rotated, timed
+from ebm_lab.benchmark.whole import publish
+from ebm_lab.cli.benchmark import benchmark, chosen, counted
+from ebm_lab.cli.compose import compose_config
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.functional import energy_and_grad
+from ebm_lab.core.registry import names
+from ebm_lab.energies.mlp import MLP
+from ebm_lab.loggers.files import Files
+from ebm_lab.objectives.cnce import conditional_nce
+from ebm_lab.objectives.dsm import denoising_score_matching
+from ebm_lab.objectives.ed import energy_discrepancy
+from ebm_lab.objectives.fdssm import finite_difference_ssm
+from ebm_lab.objectives.mpf import minimum_probability_flow
+from ebm_lab.objectives.nce import noise_contrastive_estimation
+from ebm_lab.objectives.sm import implicit_score_matching
+from ebm_lab.objectives.ssm import sliced_score_matching
+
+
+class Clock:
+    """A made-up clock, which only work moves."""
+
+    def __init__(self) -> None:
+        self.t = 0.0
+        self.log: list[str] = []
+
+    def __call__(self) -> tuple[float, float]:
+        return self.t, self.t
+
+    def work(self, name: str, seconds):
+        def do() -> None:
+            self.log.append(name)
+            self.t += seconds()
+
+        return do
+
+
+def test_the_interval_covers_the_median_as_often_as_it_says():
+    """Of a skewed law, for which a mean with its standard error would miss."""
+    n, trials = 31, 4000
+    k = rank(n)
+    exact = 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n
+    assert k == 10 and 0.95 <= exact <= 0.98
+    x = torch.randn(trials, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
+    found = [median_interval(row) for row in x.tolist()]
+    share = sum(i.low <= 1.0 <= i.high for i in found) / trials
+    assert abs(share - exact) < 4 * math.sqrt(exact * (1 - exact) / trials)
+
+
+def test_too_few_rounds_have_no_interval():
+    assert [rank(n) for n in (1, 5, 6, 8, 9)] == [0, 0, 1, 1, 2]
+    few = median_interval([1.0, 2.0, 3.0])
+    assert (few.low, few.middle, few.high) == (-math.inf, 2.0, math.inf)
+
+
+def test_everyone_has_every_place_equally_often():
+    clock = Clock()
+    field = {name: clock.work(name, lambda: 1.0) for name in "abc"}
+    race(field, "a", 6, 0.5, clock)
+    rounds = [clock.log[-18:][i : i + 3] for i in range(0, 18, 3)]
+    assert rounds == [rotated("abc", turn) for turn in range(6)]
+    assert all(sorted(r[place] for r in rounds) == list("aabbcc") for place in range(3))
+
+
+def test_a_slow_contestant_is_seen_as_slow_on_a_machine_that_drifts():
+    """Times with 5 % noise each, on a machine whose speed changes tenfold during the race: 1.5 stays 1.5, 1 stays 1."""
+    clock, generator = Clock(), torch.Generator().manual_seed(0)
+
+    def seconds(factor):
+        def draw():
+            noise = float(torch.randn((), generator=generator))
+            return factor * 1e-3 * (1 + clock.t) * math.exp(0.05 * noise)
+
+        return draw
+
+    field = {name: clock.work(name, seconds(f)) for name, f in (("slow", 1.5), ("same", 1.0), ("reference", 1.0))}
+    result = race(field, "reference", 31, 0.02, clock)
+    spread = result.seconds["cpu"]["reference"]
+    assert max(spread) > 3 * min(spread)
+    slow, same = result.ratio("slow", "cpu"), result.ratio("same", "cpu")
+    assert slow.low < 1.5 < slow.high and slow.low > 1.3
+    assert same.low < 1.0 < same.high
+    assert result.ratio("reference", "wall").middle == 1.0
+
+
+def test_blocks_are_long_enough_for_the_clock():
+    clock = Clock()
+    work = clock.work("a", lambda: 3e-4)
+    repeats = calibrate(work, 0.02, clock)
+    cpu, _ = timed(work, repeats, clock)
+    assert 0.02 <= repeats * 3e-4 <= 0.05
+    assert cpu == pytest.approx(3e-4)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return images_file(tmp_path_factory.mktemp("images"))
+
+
+def _filled(case, images):
+    return [o.replace("{images}", images) for o in case.overrides]
+
+
+@pytest.mark.parametrize("what", ["cd, perceptron 2-", "cd, conv", "langevin, Gaussian in 10-D, 100"])
+def test_the_reference_has_our_energy(what, images):
+    """In plain torch; values and gradients to float32 rounding."""
+    case = next(c for c in (*step_cases(), *sampler_cases()) if c.name.startswith(what))
+    trainer = build(compose_config, _filled(case, images), 1)
+    energy, x = trainer.objective.energy, torch.randn(16, *trainer.dataset.mean.shape)
+    ours, theirs = energy_and_grad(energy, x), energy_and_grad(plain_net(energy), x)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+class Bowl(nn.Module):
+    """E = a |x|^2 / 2 + b cos(x) summed: smooth, with known scores; weights to differentiate in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.tensor(1.3)), nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, x):
+        return (0.5 * self.a * x**2 + self.b * x.cos()).flatten(1).sum(1)
+
+
+def _draws(shape, count=1):
+    """What a loss draws first, from torch's own generator at seed 0."""
+    torch.manual_seed(0)
+    return [torch.randn(shape) for _ in range(count)]
+
+
+def _wide(v, x):
+    return v.view(-1, *[1] * (x.ndim - 1))
+
+
+def _dsm(net, x):
+    return plain_losses.dsm(net, 0.3), denoising_score_matching(net, x, _draws(x.shape)[0], 0.3)[0]
+
+
+def _ssm(net, x):
+    torch.manual_seed(0)
+    v = torch.randint(0, 2, x.shape).to(x) * 2 - 1
+    return plain_losses.ssm(net), sliced_score_matching(net, x, v, True)[0]
+
+
+def _sm(net, x):
+    return plain_losses.sm(net), implicit_score_matching(net, x, 16)[0]
+
+
+def _fdssm(net, x):
+    (z,) = _draws(x.shape)
+    v = 0.2 * z / _wide((z**2).flatten(1).sum(1).sqrt(), z)
+    return plain_losses.fdssm(net, 0.2), finite_difference_ssm(net, x, v, False)[0]
+
+
+def _pairs(x):
+    torch.manual_seed(0)
+    x = x.repeat(3, *[1] * (x.ndim - 1))
+    width = 0.1 * (2.0 / 0.1) ** torch.rand(len(x))
+    return x, x + _wide(width, x) * torch.randn_like(x)
+
+
+def _cnce(net, x):
+    return plain_losses.cnce(net, 3, 0.1, 2.0), conditional_nce(net, *_pairs(x), 0.0)[0]
+
+
+def _mpf(net, x):
+    return plain_losses.mpf(net, 3, 0.1, 2.0), minimum_probability_flow(net, *_pairs(x), 0.0)[0]
+
+
+def _ed(net, x):
+    torch.manual_seed(0)
+    y = x + 0.5 * torch.randn_like(x)
+    around = y + 0.5 * torch.randn(4, *x.shape)
+    return plain_losses.ed(net, 0.5, 4, 1.0), energy_discrepancy(net, x, around, 1.0)[0]
+
+
+def _nce(net, x):
+    law, log_z = plain_losses.GaussianNoise(x), nn.Parameter(torch.tensor(0.7))
+    torch.manual_seed(0)
+    values = noise_contrastive_estimation(net, log_z, x, law.sample(2 * len(x)), law)[0]
+    return plain_losses.nce(net, log_z, law, 2), values
+
+
+@pytest.mark.parametrize("pair", [_dsm, _ssm, _sm, _fdssm, _cnce, _mpf, _ed, _nce])
+@pytest.mark.parametrize("shape", [(32, 2), (32, 1, 2, 3)])
+def test_the_reference_minimises_the_same_loss(pair, shape):
+    """On the same draws: value and gradient in the parameters, in float64."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        net, x = Bowl(), torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        loss, ours = pair(net, x)
+        torch.manual_seed(0)
+        theirs = loss(x)
+        for a, b in zip(
+            *([v, *torch.autograd.grad(v, list(net.parameters()))] for v in (ours.mean(), theirs)), strict=True
+        ):
+            torch.testing.assert_close(a, b)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_noise_of_the_reference_is_the_gaussian_fit():
+    x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) @ torch.tensor(
+        [[2.0, 0.3, 0.0], [0.0, 1.0, 0.4], [0.0, 0.0, 0.5]]
+    )
+    law = plain_losses.GaussianNoise(x)
+    covariance = x.T.cov() + 1e-3 * x.var(0).mean() * torch.eye(3)
+    known = torch.distributions.MultivariateNormal(x.mean(0), covariance)
+    torch.testing.assert_close(law.log_prob(x), known.log_prob(x), rtol=1e-4, atol=1e-4)
+    torch.manual_seed(0)
+    s = law.sample(100_000)
+    assert ((s.T.cov() - covariance).abs() < 5 * (2 / 100_000) ** 0.5 * covariance.diagonal().max()).all()
+
+
+class Normal(nn.Module):
+    def forward(self, x):
+        return 0.5 * (x**2).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("what", ["langevin", "mala", "hmc"])
+def test_the_samplers_of_the_reference_keep_the_law(what):
+    """Chains that begin in N(0, 1), or in the law that a Langevin step of this size keeps, stay there: the variance of
+    60,000 numbers, whose standard error is var sqrt(2 / n). HMC with an angle that is no fraction of a turn."""
+    torch.manual_seed(0)
+    n, eps = 20_000, 0.9
+    std = (1 - eps**2 / 4) ** -0.5 if what == "langevin" else 1.0
+    x = std * torch.randn(n, 1, 3)
+    end = {
+        "langevin": lambda: plain.langevin(Normal(), x, 10, eps),
+        "mala": lambda: plain.mala(Normal(), x, 10, eps),
+        "hmc": lambda: plain.hmc(Normal(), x, 10, 3, eps),
+    }[what]()
+    assert abs(float(end.var()) - std**2) < 4 * std**2 * (2 / (3 * n)) ** 0.5
+    assert float((end != x).float().mean()) > 0.95  # and they do move
+
+
+def test_the_floor_is_the_gradient():
+    """By hand and by autograd, in x and in the parameters."""
+    case = next(c for c in step_cases() if c.name.startswith("cd, perceptron 64-"))
+    net = plain_net(build(compose_config, case.overrides, 1).objective.energy)
+    x, hand = torch.randn(32, 64), HandMade(net)
+    torch.testing.assert_close(hand.input_gradient(x), energy_and_grad(net, x)[1], rtol=1e-4, atol=1e-5)
+    known = torch.autograd.grad(net(x).mean(), list(net.parameters()))
+    for mine, theirs in zip(hand.parameter_gradient(x), known, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+class Counter:
+    """How many points pass through a network's first linear or convolutional layer."""
+
+    def __init__(self) -> None:
+        self.points = 0
+
+    def __call__(self, module, arguments, result) -> None:
+        if isinstance(module, nn.Linear | nn.Conv2d) and (module.weight.shape[1] in (2, 64) or module.weight.ndim == 4):
+            self.points += len(arguments[0])
+
+
+SMALL = [c for c in step_cases() if "perceptron 2-" in c.where and c.what != "multi_dsm"]
+DRAWN = [c for c in sampler_cases() if "perceptron 2-" in c.where]
+
+
+@pytest.mark.parametrize("case", [*SMALL, *DRAWN], ids=lambda c: c.what)
+def test_contestants_send_equally_many_points_through_the_network(case, images, monkeypatch):
+    """ours and the reference, exactly: 2-128-128-1, so that only the first layer has two inputs. What an energy knows
+    of its own derivatives calls no layer, and is switched off."""
+    seen = {}
+    for shortcut in ("gradient", "derivatives"):
+        monkeypatch.setattr(MLP, shortcut, lambda *_: None, raising=False)
+    for name in ("ours", "plain"):
+        found = contestants(case, compose_config, 1, images, [], only=name)
+        if name == "ours" and case.kind == "samplers":
+            found.work[name]()  # a sampler that adapts has begun
+        counter = Counter()
+        hook = nn.modules.module.register_module_forward_hook(counter)
+        try:
+            found.work[name]()
+        finally:
+            hook.remove()
+        seen[name] = counter.points
+    assert seen["ours"] == seen["plain"] > 0
+
+
+def test_every_objective_takes_part():
+    """One that is added is to be raced too, or left out by name with a reason."""
+    assert set(COUNTS) == set(names("objective"))
+
+
+def test_a_peer_leaves_torch_as_it_was():
+    peers = pytest.importorskip("ebm_lab.benchmark.peers")
+    before = torch.get_float32_matmul_precision()
+    for name in peers.versions():
+        peers.quietly_import(peers.PEERS[name] + (".core.base_trainer" if name == "torchebm" else ""))
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("case", [c for c in (*SMALL, *DRAWN) if c.what in ("cd", "pcd", "dsm", "ssm", "hmc")], ids=str)
+def test_peers_run_where_they_are_installed(case, images):
+    from ebm_lab.benchmark.peers import versions
+
+    if not versions():
+        pytest.skip("pip install -e '.[bench]'")
+    for peer in versions():
+        found = contestants(case, compose_config, 1, images, [peer], only=peer)
+        assert set(found.work) | set(found.absent) == {peer}
+        for work in found.work.values():
+            work()
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ({"only": "stepx"}, "only=stepx"),
+        ({"only": ","}, "only=,"),
+        ({"threads": "0"}, "threads=0"),
+        ({"threads": "two"}, "threads=two"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, told):
+    with pytest.raises(UserError, match=told) as problem:
+        benchmark(**arguments)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize("content", ["not json", "[]", "{}"])
+def test_a_folder_with_something_else_is_refused(tmp_path, content):
+    (tmp_path / "benchmark.json").write_text(content)
+    with pytest.raises(UserError, match="choose another folder"):
+        benchmark(only="startup", out=str(tmp_path))
+
+
+def test_parts_come_in_their_order():
+    assert chosen("steps, samplers") == ["samplers", "steps"]
+    assert counted("1") == [1]
+
+
+def test_a_job_says_what_the_config_says(images):
+    case = next(c for c in step_cases() if c.name.startswith("pcd, perceptron 2-"))
+    trainer = build(compose_config, case.overrides, 1)
+    told = job(case, trainer)
+    assert (told.steps, told.counts["buffer_size"]) == (10, 1000)
+    assert told.eps == pytest.approx(0.1 * trainer.dataset.scale)
+    start = told.start(100_000)
+    assert float(start.std(0).mean()) == pytest.approx(trainer.dataset.scale, rel=0.02)
+
+
+def test_the_slope_of_a_power_law_is_its_power():
+    """In the upper half: what a fixed cost hides below does not count."""
+    values = (1, 10, 100, 1000, 10_000, 100_000)
+    assert slope(values, [3.0 * v**1.2 for v in values]) == pytest.approx(1.2)
+    assert slope(values, [1e-3 + (v if v >= 1000 else 0) for v in values]) == pytest.approx(1.0, abs=1e-6)
+
+
+SHORT = ["objective=ssm", "dataset=two_moons", "logger=none", "evaluation=[]", "device=cpu", "threads=1"]
+
+
+class Truth(nn.Module):
+    """The data's own density as an energy, off by a constant and tilted."""
+
+    def __init__(self, dataset, tilt=0.0) -> None:
+        super().__init__()
+        self.dataset, self.tilt = dataset, tilt
+
+    def forward(self, x):
+        return 3.0 - self.dataset.log_prob(x) + self.tilt * (x * x).sum(1)
+
+
+def test_the_truth_has_no_gap_and_a_tilted_truth_has_the_divergence():
+    """The gap of p exp(-t |x|^2) / Z is log E_p exp(-t |x|^2) + t E_p |x|^2, to the two splits' own errors."""
+    dataset = build(compose_config, ["dataset=eight_gaussians", "objective=sm"], 1).dataset
+    assert gap(Truth(dataset), dataset)["gap"] == pytest.approx(0.0, abs=1e-3)
+    square, t = (dataset.test**2).sum(1), 0.2
+    known = math.log(float((-t * (dataset.train**2).sum(1).double()).exp().mean())) + t * float(square.mean())
+    sampling = t * float(square.std()) * (2 / len(square)) ** 0.5
+    assert gap(Truth(dataset, t), dataset)["gap"] == pytest.approx(known, abs=4 * sampling)
+    assert known > 4 * sampling
+
+
+def test_a_run_of_the_lab_stays_within_its_budget(monkeypatch):
+    """A pilot that believes a step to cost a fifth of what it does: what took longer is run again with fewer steps."""
+    true = step_cost(compose_config, SHORT)
+    monkeypatch.setattr("ebm_lab.benchmark.gap.step_cost", lambda *_: true / 5)
+    result = lab(compose_config, "two_moons", "ssm", 0, 100 * true)
+    assert result["cpu"] < 150 * true  # twice the pilot's noise on a shared machine
+    assert 10 < result["steps"] < 150 and math.isfinite(result["gap"])
+
+
+def test_the_better_peer_has_the_smaller_gap_or_as_small_a_one_sooner():
+    slow, quick = {"gap": 0.100, "cpu": 9.0}, {"gap": 0.104, "cpu": 5.0}
+    assert better({"a": slow, "b": quick}) == "b"
+    assert better({"a": slow, "b": {**quick, "gap": 0.11}}) == "a"
+    assert better({"a": {"gap": math.nan, "cpu": 1.0}, "b": quick}) == "b"
+
+
+def test_what_the_loop_does_beside_its_steps_is_charged_to_the_loop(tmp_path, monkeypatch):
+    """A log line that burns 20 ms of CPU time makes `fit` as much longer and leaves the steps as they are."""
+    extra = ["objective=ssm", "dataset=two_moons", "energy.hidden=[8]", "batch_size=8", "checkpoint_every=20"]
+    extra += ["log_every=10", "dataset.train=500"]
+
+    def run(folder):
+        blocks = overhead(build(compose_config, [*extra, f"output_dir={folder}"], 1), folder, 4)
+        assert all(steps > 0.2 * (20 * 1e-4) for _, steps in blocks)  # 20 steps of some tenths of a millisecond
+        return [whole - steps for whole, steps in blocks]
+
+    usual, write = run(tmp_path / "usual"), Files.scalars
+
+    def slow(self, values, step):
+        until = time.process_time() + 0.02
+        while time.process_time() < until:
+            pass
+        write(self, values, step)
+
+    monkeypatch.setattr(Files, "scalars", slow)
+    slowed = run(tmp_path / "slow")
+    assert len(usual) == 4 and min(usual) > 0
+    assert 0.03 < sorted(slowed)[1] - sorted(usual)[1] < 0.06  # two log lines a block
+
+
+def test_the_high_water_mark_rises_with_what_is_held():
+    before = high_water()
+    held = torch.ones(int(max(3e8, 1.5e6 * before) // 4))
+    assert high_water() - before > 0.3 * held.numel() * 4 / 1e6 or high_water() > held.numel() * 4 / 1e6
+
+
+def _record(what, where, kind="steps", **ratios):
+    def result(middle):
+        ratio = {"middle": middle, "low": middle - 0.02, "high": middle + 0.02}
+        return {clock: {"seconds": middle * 1e-3, "ratio": ratio} for clock in ("cpu", "wall")}
+
+    return {
+        "kind": kind,
+        "what": what,
+        "where": where,
+        "threads": 1,
+        "chains": 256,
+        "steps": 10,
+        "results": {"plain": result(1.0), **{name.replace("_", " "): result(r) for name, r in ratios.items()}},
+        "against": {"ours": {"torchebm": {"middle": 1.1, "low": 1.05, "high": 1.2}}} if "torchebm" in ratios else {},
+        "absent": {"ebmkit": "has no such loss"},
+        "profile": {"aten::addmm": 0.5},
+    }
+
+
+def test_misses_are_found_and_only_they():
+    records = [
+        _record("ssm", "perceptron 2-128-128-1", ours=0.9, ours_compiled=0.5),
+        _record("cd", "perceptron 2-128-128-1", ours=0.9),
+        _record("mpf", "perceptron 2-128-128-1", ours=1.08),
+        _record("ed", "perceptron 2-128-128-1", ours=1.06),
+        _record("nce", "perceptron 2-128-128-1", ours=1.0, torchebm=0.9),
+    ]
+    gaps = {"dataset": "d", "objective": "o", "best": "p", "peers": {"p": {"gap": 0.1}}}
+    parts = {
+        "steps": {"results": records},
+        "startup": {"results": {"startup_seconds": 5.5}},
+        "loop": {"results": [{"name": "l", "overhead": {"middle": 1.02}}]},
+        "growth": {"results": [{"what": "k", "slope": {"ours": 1.3}}]},
+        "gap": {"results": [{**gaps, "ours": {"equal": {"gap": 0.05}, "half": {"gap": math.nan}}}]},
+    }
+    found = [(m.case.split(",")[0], m.target) for m in misses(parts)]
+    assert found == [
+        ("cd", "at most 0.80"),
+        ("mpf", "lower bound at most 1.05"),
+        ("nce", "not slower than torchebm"),
+        ("start-up to the first step", "at most 5 s"),
+        ("growth with k", "slope at most 1.1"),
+        ("gap", "below p's 0.100 nats at half the CPU time"),
+    ]
+
+
+def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
+    machine = {"processor": "P", "cores": "2 cores", "torch": "2", "commit": "abc", "peers": {}}
+    part = {"command": "python scripts/benchmark.py", "machine": machine, "minutes": 1.0, "rounds": 31}
+    races = [_record("ssm", "perceptron 2-128-128-1", ours=0.9, ours_compiled=0.5, torchebm=1.2, floor=0.3)]
+    growth = {"what": "k", "unit": "u", "values": [1, 10], "seconds": {"ours": [0.001, 0.01]}, "slope": {"ours": 1.0}}
+    gaps = {
+        "dataset": "two_moons",
+        "objective": "ssm",
+        "best": "torchebm",
+        "peers": {"torchebm": {"gap": 0.25, "cpu": 3.0, "log_z_change": 1.0}},
+        "ours": {"equal": {"gap": 0.125, "cpu": 2.9}, "half": {"gap": math.inf, "cpu": 1.4}},
+    }
+    record = {
+        "parts": {
+            "steps": {**part, "results": races},
+            "loop": {**part, "results": [{"name": "l", "step": 0.002, "overhead": _interval(1.01)}]},
+            "startup": {
+                **part,
+                "results": {"startup_seconds": 4.5, "startup_cpu_seconds": 3.5, "runs": {"startup_seconds": [4.5] * 3}},
+            },
+            "memory": {**part, "results": [{"name": "m", "megabytes": {"ours": {"before": 100.0, "peak": 150.0}}}]},
+            "growth": {**part, "results": [growth]},
+            "gap": {**part, "results": [gaps]},
+        },
+        "left_out": {"sm, images": "too long"},
+    }
+    files = publish(record, tmp_path)
+    text = files[2].read_text()
+    for told in (
+        "0.90 (0.88 to 0.92) | 0.50 (0.48 to 0.52) | 1.20 (1.18 to 1.22) | 0.30",
+        "0.250 in 3.0 s, no Z |  | 0.125 in 2.9 s | inf in 1.4 s",
+        "| l | 2.00 | 1.0100 (1.0090 to 1.0110) |",
+        "4.50 s, of which 3.50 s",
+        "| m | 150 (+50) |  |  |  |",
+        "| k (u) | 1 to 10 | 1, 10 | 1.00 |  |",
+        "- sm, images: too long",
+        "- ebmkit: has no such loss (`ssm`)",
+        "| gap, ssm, two_moons | below torchebm's 0.250 nats at half the CPU time | inf nats |",
+    ):
+        assert told in text, told
+    for line in text.splitlines():
+        assert not line.startswith("|") or line.endswith("|")
+    assert files[1].stat().st_size > 10_000
+
+
+def _interval(middle):
+    return {"middle": middle, "low": middle - 0.001, "high": middle + 0.001}
