@@ -18,6 +18,7 @@ from ebm_lab.core.random import seed_of, stream
 from ebm_lab.core.registry import build, find
 from ebm_lab.core.settings import check, wiring_of
 from ebm_lab.training.batches import Batches
+from ebm_lab.training.compiled import CompiledStep, pays
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.guard import Guard
 from ebm_lab.training.trainer import Schedule, Trainer
@@ -36,6 +37,7 @@ class RunSettings:
     threads: PositiveInt | Literal["auto"]
     max_seconds: PositiveFloat | None
     max_train: PositiveInt | None
+    compile: Literal["auto", "on", "off"] | bool
     ema: NonNegativeFloat
     log_every: PositiveInt
     eval_every: PositiveInt
@@ -129,7 +131,9 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
     guard = Guard(dataset, cold, tempered, **check(Guard, config.get("guard") or {}, "guard"))
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
     chosen = {"objective": objective.chosen, "energy": energy.chosen if isinstance(energy, NoiseLevels) else {}}
-    resolved = {**config, "threads": threads} | {g: {**config[g], **values} for g, values in chosen.items()}
+    compiling = pays(settings.steps) if settings.compile == "auto" else settings.compile in ("on", True)
+    settled = {"threads": threads, "compile": "on" if compiling else "off"}
+    resolved = {**config, **settled} | {g: {**config[g], **values} for g, values in chosen.items()}
     trainer = Trainer(
         objective=objective,
         optimisers=optim,
@@ -144,6 +148,8 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         config=resolved,
         chosen={f"{g}.{name}": value for g, values in chosen.items() for name, value in values.items()},
     )
+    if compiling:
+        trainer.compiled = CompiledStep(objective, optim, trainer.ema, lambda line: trainer.say(line))
     return trainer, resolved
 
 

@@ -15,11 +15,12 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.whole import write_whole
 
 RUNS = "runs"
+LATER_KEYS: dict[str, Any] = {"compile": "off"}
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False},
 }
-"""Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
+"""Keys of the root, and settings that a component got, after runs had been made with it, and the values that stand for what it did before."""
 
 
 class RunDir:
@@ -107,7 +108,7 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """The values the run used, and those of settings that came later."""
-        config = yaml.safe_load(self.config_file.read_text())
+        config = {**LATER_KEYS, **yaml.safe_load(self.config_file.read_text())}
         for (group, name), values in LATER.items():
             if (config.get(group) or {}).get("name") == name:
                 config[group] = {**values, **config[group]}

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from ebm_lab.core.errors import Diverged, UserError
 from ebm_lab.core.functional import frozen
-from ebm_lab.core.interfaces import Dataset, Logger, Objective, Sampler
+from ebm_lab.core.interfaces import Batch, Dataset, Logger, Objective, Sampler
 from ebm_lab.core.random import stream
 from ebm_lab.core.view import Evaluator, EvalView, Report
 from ebm_lab.training import checkpoint
@@ -67,6 +67,8 @@ class Trainer:
     say: Callable[[str], None] = print
     rewound: Callable[[int, list[dict[str, Any]]], None] = lambda step, events: None
     """Told the step that a rollback returned to, and all rollbacks so far."""
+    compiled: Callable[[int, Batch], tuple[dict[str, Tensor], int] | None] | None = None
+    """Takes a step in place of the eager one, or returns None."""
     stop: str | None = None
     """Set from outside (a signal) to end the loop after the current step."""
     unsaved: str | None = None
@@ -103,16 +105,21 @@ class Trainer:
         return "done"
 
     def _train_step(self, step: int) -> None:
-        loss = self.objective(self.batches(step))
+        batch = self.batches(step)
+        metrics, evals = (self.compiled and self.compiled(step, batch)) or self._eager_step(step, batch)
+        self.meter.add(metrics)
+        if step == 1:
+            self.guard.begin(self.meter.means())
+        self.counters.step = step
+        self.counters.grad_evals += evals
+
+    def _eager_step(self, step: int, batch: Batch) -> tuple[dict[str, Tensor], int]:
+        loss = self.objective(batch)
         loss.value.backward()
         for name, optimiser in self.optimisers.items():
             loss.metrics[f"grad_norm_{name}" if len(self.optimisers) > 1 else "grad_norm"] = optimiser.step(step)
         self.ema.update(step)
-        self.meter.add(loss.metrics)
-        if step == 1:
-            self.guard.begin(self.meter.means())
-        self.counters.step = step
-        self.counters.grad_evals += loss.grad_evals
+        return loss.metrics, loss.grad_evals
 
     def _troubles(self, whole: bool) -> list[Trouble]:
         """What the guard finds in the window so far; only a `whole` one is measured against the limits."""
