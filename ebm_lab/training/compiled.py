@@ -14,6 +14,7 @@ Which way a step goes follows from config, machine and state alone, never from a
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -69,7 +70,7 @@ class State(NamedTuple):
 
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
-    moments: dict[str, tuple[Tensor, ...]]
+    moments: dict[str, tuple[Tensor, Tensor, Tensor]]
     average: list[Tensor]
     sampler: dict[str, Tensor]
     batch: list[Tensor]
@@ -86,7 +87,7 @@ class CompiledStep:
     ) -> None:
         self.objective, self.optimisers, self.ema, self.say = objective, optimisers, ema, say
         self.parameters = dict(objective.named_parameters())
-        self.names = {p: name for name, p in self.parameters.items()}
+        self.names: dict[Tensor, str] = {p: name for name, p in self.parameters.items()}
         self.whole = all(type(o) is Adam for o in optimisers.values())
         """Adam and the average are in the graph; other optimisers are given its gradients."""
         self.graph: Callable[..., Sequence[Tensor]] | None = None
@@ -105,7 +106,7 @@ class CompiledStep:
             try:
                 self._build(batch)
             except Exception as problem:  # whatever a tracer or a compiler stumbles over, the eager step does
-                self.refused = (str(problem).strip() or type(problem).__name__).splitlines()[0][:160]
+                self.refused = reason(problem)
                 self.say(f"compile: {type(self.objective).__name__} runs eagerly ({self.refused})")
                 return None
         return self._run(step, batch) if self._form(batch) == self.form else None
@@ -172,11 +173,7 @@ class CompiledStep:
             module = tracer.make_fx(lambda *x: self._traced(pytree.tree_unflatten(x, spec)))(*inputs)
         refuse(module)
         rewrite(module)
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
-        from torch._inductor.compile_fx import compile_fx
-
-        with torch.no_grad():
-            self.graph = cast(Callable[..., Sequence[Tensor]], compile_fx(module, inputs))
+        self.graph = compiled(module, inputs)
         self.form = self._form(batch)
 
     def _traced(self, state: State) -> list[Tensor]:
@@ -215,30 +212,46 @@ def _tensors(batch: Batch) -> list[Tensor]:
     return [t for t in batch if t is not None]
 
 
+def reason(problem: Exception) -> str:
+    """What kept a step from being compiled, in a line."""
+    text = str(problem).strip() or type(problem).__name__
+    if "tracing tensor" in text:
+        return "what it does hangs on a number that only running it tells"
+    return text.splitlines()[0][:160]
+
+
+def compiled(module: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """`module` as machine code, from torch's own cache where a run before has left it there."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it says that it finds no CUDA
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", FutureWarning)
+        from torch._inductor.compile_fx import compile_fx  # 2 s
+
+        return cast(Callable[..., Sequence[Tensor]], compile_fx(module, inputs))
+
+
 @contextmanager
 def untouched(objective: Objective) -> Iterator[None]:
     """After it, all is as before in the objective, its modules and its sampler. Refuses one that keeps anything from
-    step to step elsewhere than in buffers: a graph would not."""
+    step to step but in tensors that it changes in place: a graph would not."""
     owners: list[Any] = [*objective.modules(), *([objective.sampler] if hasattr(objective, "sampler") else [])]
-    facts = [dict(vars(o)) for o in owners]
-    buffers = {name: (b, b.clone()) for name, b in objective.named_buffers()}
+    facts: list[dict[str, Any]] = [*(vars(o) for o in owners), *(m._buffers for m in objective.modules())]
+    before = [dict(f) for f in facts]
+    held = [(t, t.clone()) for f in before for t in f.values() if isinstance(t, Tensor)]
     try:
-        yield
-        changed = [
-            key
-            for owner, before in zip(owners, facts, strict=True)
-            for key, value in vars(owner).items()
-            if isinstance(value, bool | int | float | str) and before.get(key) != value
-        ]
-        changed += [n for n, b in objective.named_buffers() if n not in buffers or buffers[n][0] is not b]
-        if changed:
-            raise Untraceable(f"it sets '{changed[0]}' anew at each step")
+        with torch.random.fork_rng(devices=[]):
+            yield
+        for i, (old, new) in enumerate(zip(before, facts, strict=True)):
+            for key, value in new.items():
+                plain = isinstance(value, bool | int | float | str) and old.get(key) != value
+                if plain or (i >= len(owners) and old.get(key) is not value):
+                    raise Untraceable(f"it sets '{key}' anew at each step")
     finally:
-        for owner, before in zip(owners, facts, strict=True):
-            vars(owner).clear()
-            vars(owner).update(before)
-        for b, value in buffers.values():
-            b.copy_(value)
+        for old, new in zip(before, facts, strict=True):
+            new.clear()
+            new.update(old)
+        for t, value in held:
+            t.copy_(value)
 
 
 def refuse(module: fx.GraphModule) -> None:

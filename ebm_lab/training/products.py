@@ -38,7 +38,7 @@ def wide_product() -> torch._ops.OpOverload:
 
 
 def _sum_of_products(graph: fx.Graph, x: fx.Node, y: fx.Node, turned: bool) -> fx.Node:
-    """sum_k x_ik y_kj; `turned`: as the transpose of y' x', whose last index runs along memory where x is a transpose."""
+    """sum_k x_ik y_kj; `turned`: as the transpose of y' x', along whose last index memory runs if x is a transpose."""
     if turned:
         x, y = (graph.call_function(aten.t.default, (z,)) for z in (y, x))
     terms = [graph.call_function(aten.unsqueeze.default, (z, dim)) for z, dim in ((x, 2), (y, 0))]
