@@ -113,8 +113,8 @@ class CompiledStep:
 
     def _run(self, step: int, batch: Batch) -> Update:
         assert self.graph is not None
-        if [id(o.optimiser.state) for o in self.optimisers.values()] != self._states:
-            self._gather()  # a checkpoint was loaded
+        if any(o.optimiser.state is not s for o, s in zip(self.optimisers.values(), self._adam, strict=True)):
+            self._gather()  # a checkpoint was loaded: Adam's state lies elsewhere
         for rate, value in zip(self._rates, self._values(step), strict=True):
             rate.fill_(value)
         sampler, draws = self.objective.sampler_state, [d.again() for d in self.draws]
@@ -141,14 +141,13 @@ class CompiledStep:
 
     def _gather(self) -> State:
         """The state as it is now, but for draws and rates; what stays where it is from step to step is kept."""
-        adam = [o.optimiser.state for o in self.optimisers.values()]
-        self._states = [id(states) for states in adam]
+        self._adam = [o.optimiser.state for o in self.optimisers.values()]
         state = State(
             parameters={name: p.detach() for name, p in self.parameters.items()},
             buffers=dict(self.objective.named_buffers()),
             moments={
                 self.names[p]: (s["exp_avg"], s["exp_avg_sq"], s["step"])
-                for states in (adam if self.whole else [])
+                for states in (self._adam if self.whole else [])
                 for p, s in states.items()
             },
             average=self.ema.average if self.whole else [],
@@ -226,8 +225,12 @@ def compiled(module: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Sequ
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", FutureWarning)
         from torch._inductor.compile_fx import compile_fx  # 2 s
+        from torch._subclasses import FakeTensorMode
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-        return cast(Callable[..., Sequence[Tensor]], compile_fx(module, inputs))
+        shapes = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())  # the cache asks for a shape_env
+        fakes = [shapes.from_tensor(t, static_shapes=True) for t in inputs]
+        return cast(Callable[..., Sequence[Tensor]], compile_fx(module, fakes))
 
 
 @contextmanager
