@@ -10,18 +10,21 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
+from ebm_lab.checks import check_fit, check_layout, check_parts, check_precision, probe
 from ebm_lab.core.errors import UserError, one_of
-from ebm_lab.core.functional import evaluate
-from ebm_lab.core.interfaces import Dataset, Sampler
-from ebm_lab.core.levels import NoiseLevels, ScoreNetwork
+from ebm_lab.core.interfaces import Dataset, Objective
+from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.random import seed_of, stream
-from ebm_lab.core.registry import build, find
-from ebm_lab.core.settings import check, wiring_of
+from ebm_lab.core.registry import build
+from ebm_lab.core.settings import check
 from ebm_lab.training.batches import Batches
-from ebm_lab.training.compiled import CompiledStep, pays
+from ebm_lab.training.compiled import CompiledStep, settle
 from ebm_lab.training.ema import EMA
+from ebm_lab.training.gradients import Gradients, Precision
 from ebm_lab.training.guard import Guard
-from ebm_lab.training.trainer import Schedule, Trainer
+from ebm_lab.training.processes import Processes, local_rank
+from ebm_lab.training.trained import Schedule
+from ebm_lab.training.trainer import Trainer
 
 GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger")
 
@@ -37,6 +40,9 @@ class RunSettings:
     threads: PositiveInt | Literal["auto"]
     max_seconds: PositiveFloat | None
     max_train: PositiveInt | None
+    accumulate: PositiveInt
+    precision: Precision
+    channels_last: bool
     compile: Literal["auto", "on", "off"] | bool
     ema: NonNegativeFloat
     log_every: PositiveInt
@@ -75,9 +81,11 @@ def pick_device(name: str) -> torch.device:
     """auto: cuda where there is one, else cpu."""
     allowed = ("auto", "cpu", "cuda")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.split(":")[0] not in allowed:
         raise one_of("device", name, allowed)
+    if name == "cuda" and os.environ.get("LOCAL_RANK"):
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -87,13 +95,18 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_threads(threads: int | str, dataset: Dataset) -> int:
-    """auto: one where a sample has fewer than 512 numbers (too little work to share out), else up to four cores."""
+    """auto: one where a sample has fewer than 512 numbers (too little work to share out), else up to four of its
+    share of the cores."""
     if isinstance(threads, int):
         return threads
-    return min(4, os.cpu_count() or 1) if dataset.mean.numel() >= 512 else 1
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(4, cores)) if dataset.mean.numel() >= 512 else 1
 
 
-def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
+def assemble(
+    config: Mapping[str, Any],
+    processes: Processes = Processes(),  # noqa: B008 (it has no state)
+) -> tuple[Trainer, dict[str, Any]]:
     """Build a run from a plain config; returns it with the config in which every `auto` has its value.
 
     Raises UserError, before any side effect beyond importing plugins, for whatever does not fit.
@@ -113,12 +126,17 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         "output_dir": settings.output_dir,
         "generator": stream(settings.seed, "objective", 0, device),
     }
-    wiring["energy"] = energy = build_energy(config, settings.seed, wiring, device)
+    wiring["energy"] = energy = build_energy(config, settings, wiring, device)
     chosen = (config.get("sampler") or {}).get("name", "none")  # a recipe may have left settings without a name
     wiring["sampler"] = sampler = None if chosen == "none" else build("sampler", config["sampler"], **wiring)
     check_fit(energy, sampler, config, settings.sample_temperature)
     probe(energy, dataset, config)
-    objective = build("objective", config.get("objective") or {}, **wiring).to(device)
+    objective: Objective = build("objective", config.get("objective") or {}, **wiring).to(device)
+    check_parts(objective, settings.batch_size, settings.accumulate, processes.world)
+    check_precision(objective, sampler, config)
+    processes.share(objective)
+    if not processes.first:  # what was built before is the same for all; what is drawn from here on, its own
+        wiring["generator"].manual_seed(seed_of(settings.seed, processes.own("objective")))
 
     players = objective.players()
     optim = {n: build("optim", config.get("optim") or {}, parameters=p, **wiring) for n, p in players.items()}
@@ -131,7 +149,9 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
     guard = Guard(dataset, cold, tempered, **check(Guard, config.get("guard") or {}, "guard"))
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
     chosen = {"objective": objective.chosen, "energy": energy.chosen if isinstance(energy, NoiseLevels) else {}}
-    compiling = pays(settings.steps) if settings.compile == "auto" else settings.compile in ("on", True)
+    compiling = settle(settings.compile, settings.steps, settings.accumulate, settings.precision, processes.world)
+    if not compiling and settings.compile in ("on", True):
+        objective.notes.append("compile: off, for it takes accumulate=1, precision=float32 and one process")
     settled = {"threads": threads, "compile": "on" if compiling else "off"}
     resolved = {**config, **settled} | {g: {**config[g], **values} for g, values in chosen.items()}
     trainer = Trainer(
@@ -139,7 +159,11 @@ def assemble(config: Mapping[str, Any]) -> tuple[Trainer, dict[str, Any]]:
         optimisers=optim,
         ema=EMA([p for ps in players.values() for p in ps], settings.ema),
         dataset=dataset,
-        batches=Batches(dataset, settings.batch_size, settings.seed),
+        batches=Batches(
+            dataset, settings.batch_size, settings.seed, settings.accumulate, processes.rank, processes.world
+        ),
+        gradients=Gradients(objective, processes, settings.precision),
+        processes=processes,
         sampler=sampler,
         evaluators=evaluators,
         generator=wiring["generator"],
@@ -169,54 +193,14 @@ def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torc
     return dataset.to(device)
 
 
-def build_energy(config: Mapping[str, Any], seed: int, wiring: Mapping[str, Any], device: torch.device) -> nn.Module:
+def build_energy(
+    config: Mapping[str, Any], settings: RunSettings, wiring: Mapping[str, Any], device: torch.device
+) -> nn.Module:
     """The energy on `device`; its initial weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "energy"))
-        return build("energy", config.get("energy") or {}, **wiring).to(device)
-
-
-def check_fit(energy: nn.Module, sampler: Sampler | None, config: Mapping[str, Any], temperature: float) -> None:
-    """Refuse an objective or a sampler that asks the model for what it has not, or the sampler for what it can't do."""
-    model, objective, chains = (str((config.get(g) or {}).get("name")) for g in ("energy", "objective", "sampler"))
-    learns: Any = find("objective", objective)
-    if sampler is not None and not sampler.kernel:
-        if "sampler" in wiring_of(learns):
-            raise UserError(
-                f"objective '{objective}' trains with chains that stay at one energy, and sampler '{chains}' goes down "
-                f"many noise levels: choose sampler=langevin, mala or hmc"
-            )
-        if temperature != 1:
-            raise UserError(
-                f"sample_temperature={temperature:g}: sampler '{chains}' goes down many noise levels, each at the "
-                f"model's own temperature: choose sample_temperature=1"
-            )
-    for kind, who, asks, instead in (
-        ("objective", objective, learns.needs, "multi_dsm"),
-        ("sampler", chains, sampler.needs if sampler is not None else None, "annealed_langevin"),
-    ):
-        if asks == "levels" and not isinstance(energy, NoiseLevels):
-            raise UserError(
-                f"{kind} '{who}' needs a model of many noise levels, and energy '{model}' has none: "
-                f"choose energy=noise or another {kind}"
-            )
-        if asks == "energy" and isinstance(energy, ScoreNetwork):
-            raise UserError(
-                f"{kind} '{who}' needs an energy, and '{model}' is a score network, which has none: "
-                f"choose energy=noise or {kind}={instead}"
-            )
-
-
-def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> None:
-    """Send two samples through the energy, so that shapes which don't fit are told now and in one line."""
-    try:
-        with torch.no_grad():
-            if isinstance(energy, ScoreNetwork):
-                energy.score(dataset.train[:2], energy.ladder.sigma_min)
-            else:
-                evaluate(energy, dataset.train[:2])
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"energy={config['energy']['name']}: can't take samples of shape {dataset.event_shape} from "
-            f"dataset={config['dataset']['name']} ({str(error).splitlines()[0][:120]})"
-        ) from None
+        torch.manual_seed(seed_of(settings.seed, "energy"))
+        energy: nn.Module = build("energy", config.get("energy") or {}, **wiring).to(device)
+    if settings.channels_last:
+        check_layout(energy, config["energy"]["name"])
+        energy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
+    return energy

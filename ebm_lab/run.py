@@ -19,18 +19,17 @@ from ebm_lab.core.registry import build
 from ebm_lab.experiment import assemble, import_plugins, pick_device
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
+from ebm_lab.resume import reopen, unfinished
 from ebm_lab.training import checkpoint
-from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.facts import describe, fingerprint, introduce, label, rows
 from ebm_lab.training.guard import advice
-from ebm_lab.training.rundir import RunDir, runs_under
+from ebm_lab.training.processes import Processes
+from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trainer import Trainer
 
 EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75}
 """Exit status of the command line by the run's status, or by the signal that ended it; 2 is a mistake in the settings.
 75 is what sysexits.h calls a temporary failure: run the same again, with resume."""
-ENDED = ("finished", "diverged")
-"""What resuming does not change."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +57,39 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
     `began`: wall and CPU clock at the start of the process, for the costs in the summary; now, if not given.
     """
     began = began or (time.perf_counter(), time.process_time())
+    processes = Processes.join()
     request = fingerprint(config)
     if config.get("resume") == "auto":
-        found = earlier(Path(config["output_dir"]), request)
-        if found is not None and found.read_summary()["status"] in ENDED:
-            print(f"resume=auto: {found.path} has ended; nothing is left to do")
-            return ended(found, config["plugins"])
-        config = {**config, "resume": None} if found is None else again(found, config)
+        root = Path(config["output_dir"])
+        found, config = processes.lead(lambda: unfinished(root, config, request))
+        if found is not None:
+            return ended(RunDir(found), config["plugins"])
     if config.get("resume"):
-        trainer, run = reopen(config)
-        request = run.read_summary().get("request", request)
+        trainer, run = reopen(config, processes)
+        request = processes.lead(lambda: run.read_summary().get("request", request))
     else:
-        trainer, resolved = assemble(config)
+        trainer, resolved = assemble(config, processes)
         if config.get("init_from"):
             take_weights(trainer, str(config["init_from"]))
         build_logger(trainer, Path("check"), print)
-        run = RunDir.create(Path(config["output_dir"]), label(resolved))
-        run.write_config(resolved)
+        run = begin(Path(config["output_dir"]), resolved, processes)
     try:
-        return _train(trainer, run, request, quiet, began)
+        return _train(trainer, run, request, quiet or not processes.first, began)
     finally:
         run.release()
+
+
+def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
+    """A new run directory, held by the first process and known to all."""
+    held: list[RunDir] = []
+
+    def make() -> Path:
+        held.append(RunDir.create(root, label(config)))
+        held[0].write_config(config)
+        return held[0].path
+
+    path = processes.lead(make)
+    return held[0] if held else RunDir(path)
 
 
 def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tuple[float, float]) -> Result:
@@ -86,9 +97,10 @@ def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tupl
     console = Console(trainer.schedule.steps, trainer.counters.step, trainer.objective.headline, quiet)
     trainer.say = console.say
     trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
-    files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
-    trainer.rewound = files.rewind
-    trainer.loggers = (files, console, build_logger(trainer, run.path, console.say))
+    if trainer.processes.first:
+        files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
+        trainer.rewound = files.rewind
+        trainer.loggers = (files, console, build_logger(trainer, run.path, console.say))
     introduce(trainer, run)
     summary = live(trainer, run, {"request": request, **describe(trainer)})
     console.table("results", rows(summary))
@@ -101,17 +113,6 @@ def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tupl
     return Result(run.path, summary, energy, trainer.dataset)
 
 
-def earlier(root: Path, request: str) -> RunDir | None:
-    """The newest run under `root` that was asked for the same and that no process has now."""
-    asked = (run for run in runs_under(root) if run.read_summary().get("request") == request)
-    return next((run for run in asked if not run.alive()), None)
-
-
-def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that continues `run`, with what this process was told of its machine."""
-    return {**run.read_config(), **{k: config[k] for k in ("device", "logger", "plugins")}, "resume": str(run.path)}
-
-
 def ended(run: RunDir, plugins: Sequence[str]) -> Result:
     """The result of a run that is over."""
     loaded = load_run(run.path, plugins=plugins)
@@ -120,7 +121,8 @@ def ended(run: RunDir, plugins: Sequence[str]) -> Result:
 
 def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
     """Train, evaluate on the test split, and close; whatever happens, the summary says what did."""
-    run.write_summary({"status": "running", **facts, **vars(trainer.counters)})
+    processes = trainer.processes
+    processes.lead(lambda: run.write_summary({"status": "running", **facts, **vars(trainer.counters)}))
     final: dict[str, Any] = {}
     status, error = "failed", None
     try:
@@ -151,8 +153,11 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
     summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
     summary |= {"train_cpu_seconds": c.train_cpu_seconds, "rollbacks": len(trainer.guard.events)}
     summary["said"] = trainer.said
+    if error is None:  # else the others may be anywhere
+        summary |= processes.total(c.cpu)
     try:
-        run.write_summary(summary)
+        if processes.first:
+            run.write_summary(summary)
     except OSError as problem:
         raise UserError(f"{run.summary_file} can't be written ({problem.strerror}): {json.dumps(summary)}") from None
     finally:
@@ -188,41 +193,6 @@ def signals(trainer: Trainer) -> Iterator[None]:
 def build_logger(trainer: Trainer, path: Path, say: Any) -> Any:
     values = trainer.config.get("logger") or {"name": "none"}
     return build("logger", values, info=RunInfo(path.name, path, trainer.config, say))
-
-
-def reopen(config: Mapping[str, Any]) -> tuple[Trainer, RunDir]:
-    """The run that `config["resume"]` names, at its last checkpoint; other keys were merged into its config before."""
-    run = RunDir.open(config["resume"], "resume")
-    summary = run.read_summary()
-    if not run.hold():
-        raise UserError(f"resume={run.path}: that run is still running, as process {summary.get('pid')}")
-    try:
-        return _reopen(config, run, summary["status"])
-    except BaseException:
-        run.release()
-        raise
-
-
-def _reopen(config: Mapping[str, Any], run: RunDir, status: str) -> tuple[Trainer, RunDir]:
-    trainer, resolved = assemble(config)
-    trainer.run = run
-    first = run.last if run.last.is_file() else run.good  # killed before its first checkpoint: the initial state
-    if not first.is_file():
-        return trainer, run
-    content = checkpoint.load(first, trainer.generator.device)
-    trainer.restore(content)
-    trainer.keep_candidate()
-    if trainer.counters.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
-        raise UserError(
-            f"resume={run.path}: already at step {trainer.counters.step} of {trainer.schedule.steps}; "
-            f"give steps=<more> to train it further"
-        )
-    here, there = machine(trainer.generator.device), content["machine"]
-    differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
-    if differs:
-        print(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
-    run.write_config({**resolved, "resume": None})
-    return trainer, run
 
 
 def take_weights(trainer: Trainer, path: str) -> None:

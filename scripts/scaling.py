@@ -69,7 +69,7 @@ def measure(overrides: list[str], d: int, seconds: float) -> Cell:
     began = time.perf_counter()
     for step in range(1, MOST + 2):
         start = time.thread_time()
-        objective(trainer.batches(step)).value.backward()
+        objective(trainer.batches(step)[0]).value.backward()
         times.append(1000 * (time.thread_time() - start))
         gradients.append(torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
                                     for p in weights]))  # fmt: skip

@@ -13,10 +13,12 @@ FLOOR = {
     "training": 2,
     "theory": 2,
     "report": 3,
+    "checks": 2,
     "experiment": 3,
-    "run": 4,
-    "compare": 5,
-    "cli": 6,
+    "resume": 4,
+    "run": 5,
+    "compare": 6,
+    "cli": 7,
 }
 FILES = sorted((ROOT / "ebm_lab").rglob("*.py"))
 

@@ -50,13 +50,12 @@ def test_a_job_that_fails_stops_no_other_and_the_rest_can_be_done_later(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not __import__("importlib.util").util.find_spec("hydra_plugins"), reason="no launcher installed")
-def test_joblib_gives_the_results_of_one_process(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_side_by_side_gives_the_results_of_one_after_the_other(launcher, tmp_path):
     many = ["-m", "objective=dsm,pcd", "seed=0,1", *TINY]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     alone = call(tmp_path / "a", *many)
-    side_by_side = call(tmp_path / "b", *many, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    side_by_side = call(tmp_path / "b", *many, f"hydra/launcher={launcher}")
     assert alone.returncode == side_by_side.returncode == 0, side_by_side.stderr
     folders = [next((tmp_path / n / "outputs" / "sweeps").iterdir()) for n in "ab"]
     a, b = (results(f) for f in folders)
@@ -66,6 +65,15 @@ def test_joblib_gives_the_results_of_one_process(tmp_path):
         for name, value in state.items():
             if isinstance(value, torch.Tensor):
                 assert torch.equal(value, b[job][1][name]), name
+
+
+def test_the_slurm_launcher_composes():
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", ["hydra/launcher=slurm"], return_hydra_config=True)
+    launcher = config.hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher") and launcher.cpus_per_task == 1 and launcher.timeout_min == 240
 
 
 def test_a_signal_ends_the_whole_sweep(tmp_path):

@@ -16,6 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ebm_lab.cli.compose import config_dir, options
 from ebm_lab.cli.tools import check_sampling, main
 from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.whole import write_whole
 
 if TYPE_CHECKING:
     from ebm_lab.core.view import EvalView, Report
@@ -45,11 +46,14 @@ def evaluate(
     evaluation: evaluation.<name>.<key>=<value>.
     """
     from ebm_lab.run import RunDir, load_run
+    from ebm_lab.training.processes import Processes
 
+    processes = Processes.join()
     own = RunDir.open(run, "run").read_config()
     chosen = roster(own, evaluation, overrides or {})
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], evaluation=chosen)
     trainer = loaded.trainer
+    trainer.processes = processes
     check_sampling(loaded, sample_steps=sample_steps, sample_temperature=sample_temperature)
     changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}
     trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
@@ -59,14 +63,27 @@ def evaluate(
     record |= {"seconds": {}, "left_out": {}, "failed": {}, "notes": []}
     view = trainer.view("test")
     view.averaged = ema
-    for name in trainer.evaluators:
+    for name in trainer.dealt(view):
         one(trainer, view, name, record, folder)
-        (folder / "evaluation.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(folder)
+        if processes.world == 1:
+            write_whole(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
+    record = merged(processes.gather(record))
+    if processes.first:
+        write_whole(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
+        print(folder)
     if record["failed"]:
         raise UserError(
             f"could not be done: {', '.join(record['failed'])}; the reasons are in {folder}/evaluation.json"
         )
+
+
+def merged(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One record of what each process did."""
+    whole = dict(records[0])
+    for record in records[1:]:
+        joined = {key: {**whole[key], **record[key]} for key in ("seconds", "left_out", "failed")}
+        whole = {**whole, **record, **joined, "notes": whole["notes"] + record["notes"]}
+    return whole
 
 
 def one(trainer: "Trainer", view: "EvalView", name: str, record: dict[str, Any], folder: Path) -> None:

@@ -20,6 +20,8 @@ def main() -> None:
     # Threads that spin while they wait take the cores from every other run of the machine; OpenMP reads this once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    if "RANK" in os.environ:  # what torch would say of its own workings at every start
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.path.insert(0, os.getcwd())
     if {"-h", "--help"} & set(sys.argv[1:]):
         from ebm_lab.cli.manual import manual
@@ -36,8 +38,8 @@ def main() -> None:
 
 
 def complain(error: Exception) -> int:
-    """Print a user's mistake; returns the exit status for it."""
-    for line in str(error).splitlines():
+    """Print a user's mistake, once where several processes made it; returns the exit status for it."""
+    for line in str(error).splitlines() if os.environ.get("RANK", "0") == "0" else ():
         print(f"error: {line}", file=sys.stderr)
     return 2
 
@@ -58,6 +60,8 @@ def _hydra() -> int:
     @hydra.main(config_path=str(config_dir()), config_name="train", version_base="1.3")
     def job(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise UserError("torchrun trains one run: leave -m out, or give a sweep hydra/launcher=joblib instead")
             return one_of_many(config)
         try:
             statuses.append(run_composed(config, list(HydraConfig.get().overrides.task), (BEGAN, 0.0)).exit_status)

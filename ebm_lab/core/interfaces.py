@@ -98,6 +98,10 @@ class Objective(nn.Module, ABC):
     headline: tuple[str, ...] = ("loss",)
     """The metrics that the progress bar shows."""
     needs: Needs = "energy"
+    compares: str | None = None
+    """What it does with differences of energies, in words, where they are too small for bfloat16; None: nothing."""
+    rows: tuple[str, ...] = ()
+    """Names of buffers with a row for each chain: the processes of a run share them out."""
 
     def __init__(self, energy: nn.Module) -> None:
         super().__init__()
@@ -108,6 +112,8 @@ class Objective(nn.Module, ABC):
         """Lines for the user, said once at the start of a run."""
         self.sampler_state: dict[str, Tensor] = {}
         """What the sampler adapts, where there is one."""
+        self.couples: str | None = None
+        """What makes the loss no mean over the batch's samples, in words; None: it is one, and a batch may be cut."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss: ...

@@ -1,9 +1,9 @@
 """What an evaluation sees of a run, and what it gives back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -27,6 +27,13 @@ def walk(
         yield taken, x, metrics
 
 
+class Share(NamedTuple):
+    """This process draws one of `among` shares of the samples; `join`: (n, *shape) of each -> those of all."""
+
+    among: int = 1
+    join: Callable[[Tensor], Tensor] = lambda x: x
+
+
 @dataclass
 class EvalView:
     """What an evaluation may look at: the EMA energy, the data, and samples drawn from noise on first use."""
@@ -45,6 +52,7 @@ class EvalView:
     """Samples are drawn from exp(-E / temperature)."""
     sampling: Generator | None = None
     """What samples are drawn with; the evaluation's own, if none is given."""
+    share: Share = field(default_factory=Share)
 
     @property
     def has_energy(self) -> bool:
@@ -65,9 +73,10 @@ class EvalView:
         """(step, (count, *shape)) states of the same chains, from noise at step 0 to the samples."""
         if self.sampler is None:
             return []
-        share = max(500, NUMBERS // self.dataset.mean.numel())
-        parts = [self._film(min(share, self.count - first)) for first in range(0, self.count, share)]
-        return [(moments[0][0], torch.cat([x for _, x in moments])) for moments in zip(*parts, strict=True)]
+        size, own = max(500, NUMBERS // self.dataset.mean.numel()), -(-self.count // self.share.among)
+        parts = [self._film(min(size, own - first)) for first in range(0, own, size)]
+        moments = [(moment[0][0], torch.cat([x for _, x in moment])) for moment in zip(*parts, strict=True)]
+        return [(step, self.share.join(x)[: self.count]) for step, x in moments]
 
     def _film(self, n: int) -> list[tuple[int, Tensor]]:
         assert self.sampler is not None, "film asks"

@@ -75,6 +75,8 @@ class CD(Contrastive):
         self.neglected_steps = neglected_steps or sampler.steps
         if not neglected_term:
             return
+        if neglected_entropy:
+            self.couples = "objective.neglected_entropy measures distances between all chains of a batch"
         require_smooth(energy, "cd")
         if not sampler.reparameterised:
             raise UserError(

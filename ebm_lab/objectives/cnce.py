@@ -58,6 +58,7 @@ class Displaced(Objective):
     in units of its scale."""
 
     headline = ("loss", "accuracy")
+    compares = "compares the energies of near points"
 
     def __init__(
         self,

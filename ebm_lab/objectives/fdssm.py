@@ -48,6 +48,7 @@ class FDSSM(Objective):
     for data that lie on a thin set, whose score is infinite."""
 
     headline = ("loss",)
+    compares = "takes differences of energies over short steps"
 
     def __init__(
         self,

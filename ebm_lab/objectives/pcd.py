@@ -32,6 +32,8 @@ class PCD(Contrastive):
     probability per visit of beginning anew from noise; `refresh`, independence-Metropolis proposals from that noise per
     visit; `data_noise` and `energy_l2` as in core/contrastive.py."""
 
+    rows = ("buffer.x", "buffer.age")
+
     def __init__(
         self,
         energy: nn.Module,

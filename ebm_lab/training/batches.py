@@ -8,16 +8,19 @@ from ebm_lab.core.random import stream
 
 
 class Batches:
-    """Batch `step` (1, 2, ...) is the next `size` points of an endless row of shuffled epochs; a batch may span two."""
+    """Batch `step` (1, 2, ...) is the next `size` points of an endless row of shuffled epochs; a batch may span two.
 
-    def __init__(self, dataset: Dataset, size: int, seed: int) -> None:
+    It comes in `parts` equal parts, of the `share`-th of `among` equal shares."""
+
+    def __init__(self, dataset: Dataset, size: int, seed: int, parts: int = 1, share: int = 0, among: int = 1) -> None:
         self.x, self.y = dataset.train, dataset.labels["train"] if dataset.labels else None
         self.size, self.seed = size, seed
+        self.parts, self.share, self.among = parts, share, among
         self._orders: dict[int, Tensor] = {}
 
-    def __call__(self, step: int) -> Batch:
-        i = self.indices(step)
-        return Batch(self.x[i], None if self.y is None else self.y[i])
+    def __call__(self, step: int) -> list[Batch]:
+        own = self.indices(step).chunk(self.among)[self.share]
+        return [Batch(self.x[i], None if self.y is None else self.y[i]) for i in own.chunk(self.parts)]
 
     def indices(self, step: int) -> Tensor:
         """(size,) row numbers of batch `step`."""

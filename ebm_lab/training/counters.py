@@ -26,6 +26,11 @@ class Counters:
         """CPU-seconds of training alone: neither start-up nor evaluation."""
         return self.cpu_seconds - self.startup_cpu_seconds - self.eval_cpu_seconds
 
+    @property
+    def cpu(self) -> dict[str, float]:
+        """What this process has spent."""
+        return {"cpu_seconds": self.cpu_seconds, "train_cpu_seconds": self.train_cpu_seconds}
+
 
 class Clock:
     """Adds this process's time to a run's counters, and times its log windows without the evaluations in them."""

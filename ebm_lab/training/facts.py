@@ -44,6 +44,7 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
     trainer.say(
         f"{count:,} parameters; {len(trainer.dataset.train):,} training points of shape {trainer.dataset.event_shape}; "
         f"{device}, {torch.get_num_threads()} thread(s)"
+        + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else "")
     )
     for name, value in trainer.chosen.items():
         trainer.say(f"chosen from the data: {name}={value:g}")
@@ -74,6 +75,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         "format": checkpoint.FORMAT,
         "parameters": sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad),
         **{f"machine_{k}": v for k, v in machine(trainer.generator.device).items() if k != "torch"},
+        **({"processes": trainer.processes.world} if trainer.processes.world > 1 else {}),
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "command": " ".join(sys.argv),

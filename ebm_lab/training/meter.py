@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ebm_lab.training.processes import Processes
+
 
 class Meter:
     """Sums 0-d tensors by name; its state travels in the checkpoint, so a resumed run logs the same numbers."""
@@ -20,12 +22,13 @@ class Meter:
             torch._foreach_add_(self.sums, values)
         self.count += 1
 
-    def means(self) -> dict[str, float]:
-        """The means since the last `clear`, read from the device in one go. NaN and inf stay what they are."""
+    def means(self, processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 (it has no state)
+        """The means since the last `clear`, over `processes`, read from the device in one go. NaN and inf stay what
+        they are."""
         if not self.count:
             return {}
-        means = (torch.stack([s.double() for s in self.sums]) / self.count).tolist()
-        return dict(zip(self.names, means, strict=True))
+        means = processes.mean((torch.stack([s.double() for s in self.sums]) / self.count).cpu())
+        return dict(zip(self.names, means.tolist(), strict=True))
 
     def clear(self) -> None:
         self.count = 0

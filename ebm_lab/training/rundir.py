@@ -15,13 +15,13 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.whole import write_whole
 
 RUNS = "runs"
-LATER_KEYS: dict[str, Any] = {"compile": "off"}
-"""Keys of the root that runs did not have from the first, and the values that stand for what was done before."""
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False},
 }
 """Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
+LATER_KEYS = {"accumulate": 1, "precision": "float32", "channels_last": False, "compile": "off"}
+"""The same for keys of the run itself."""
 
 
 class RunDir:

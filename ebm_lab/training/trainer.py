@@ -1,74 +1,42 @@
-"""The training loop. It knows an objective only by `forward` and `players`."""
+"""The training loop. It knows an objective only by its gradients and its players."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from torch import Generator, Tensor
+from torch import Tensor
 
-from ebm_lab.core.errors import Diverged, UserError
+from ebm_lab.core.errors import Diverged
 from ebm_lab.core.functional import frozen
-from ebm_lab.core.interfaces import Batch, Dataset, Logger, Objective, Sampler
-from ebm_lab.core.random import stream
-from ebm_lab.core.view import Evaluator, EvalView, Report
+from ebm_lab.core.interfaces import Batch, Logger
 from ebm_lab.training import checkpoint
 from ebm_lab.training.batches import Batches
-from ebm_lab.training.counters import Clock, Counters
-from ebm_lab.training.ema import EMA
-from ebm_lab.training.guard import Guard, Trouble, advice
-from ebm_lab.training.meter import Meter
-from ebm_lab.training.optim import Optimiser
+from ebm_lab.training.guard import Trouble, advice
 from ebm_lab.training.rundir import RunDir
+from ebm_lab.training.trained import Trained
 
 MONITORS = ("nll", "mmd2")
 """What chooses the best checkpoint, on the validation split: the first that the evaluations report, lower is better."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """When things happen, in steps; `samples` and `sample_steps`: how many samples an evaluation draws, and sampler
-    steps from noise to sample, at `sample_temperature`; `max_seconds`: of training in this process, null for no
-    limit."""
+@dataclass(kw_only=True)
+class Trainer(Trained):
+    """Everything that a run needs, built; `fit` runs it, alike in each of its processes."""
 
-    steps: int
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
-    max_seconds: float | None
-    samples: int
-    sample_steps: int
-    sample_temperature: float
-    seed: int
-
-
-@dataclass
-class Trainer:
-    """Everything that a run needs, built; `fit` runs it."""
-
-    objective: Objective
-    optimisers: dict[str, Optimiser]
-    ema: EMA
-    dataset: Dataset
     batches: Batches
-    sampler: Sampler | None
-    evaluators: dict[str, Evaluator]
-    generator: Generator
-    guard: Guard
-    schedule: Schedule
-    config: Mapping[str, Any]
-    chosen: Mapping[str, float] = field(default_factory=dict)
+    gradients: Callable[[Sequence[Batch]], tuple[dict[str, Tensor], int]]
+    """Leaves the gradients of a batch, given in parts, at the parameters; returns metrics and gradient evaluations."""
+    compiled: Callable[[int, Batch], tuple[dict[str, Tensor], int] | None] | None = None
+    """Does the whole step on a batch that is in one part, or returns None where the eager step is to."""
+    chosen: dict[str, float] = field(default_factory=dict)
     """Settings given as `auto`, by their full keys, with the values chosen from the data."""
-    meter: Meter = field(default_factory=Meter)
-    counters: Counters = field(default_factory=Counters)
-    clock: Clock = field(default_factory=Clock)
     loggers: Sequence[Logger] = ()
     run: RunDir | None = None
     say: Callable[[str], None] = print
     rewound: Callable[[int, list[dict[str, Any]]], None] = lambda step, events: None
     """Told the step that a rollback returned to, and all rollbacks so far."""
-    compiled: Callable[[int, Batch], tuple[dict[str, Tensor], int] | None] | None = None
-    """Takes a step in place of the eager one, or returns None."""
     stop: str | None = None
     """Set from outside (a signal) to end the loop after the current step."""
     unsaved: str | None = None
@@ -86,7 +54,7 @@ class Trainer:
             step = self.counters.step + 1
             self._train_step(step)
             late = plan.max_seconds is not None and time.perf_counter() - began > plan.max_seconds
-            stop = self.stop or ("max_seconds" if late and step < plan.steps else None)
+            stop = self.processes.asked(self.stop or ("max_seconds" if late and step < plan.steps else None))
             logging = step % plan.log_every == 0 or step == plan.steps
             evaluating = step % plan.eval_every == 0 and step < plan.steps
             saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
@@ -105,31 +73,30 @@ class Trainer:
         return "done"
 
     def _train_step(self, step: int) -> None:
-        batch = self.batches(step)
-        metrics, evals = (self.compiled and self.compiled(step, batch)) or self._eager_step(step, batch)
+        parts = self.batches(step)
+        metrics, evals = (self.compiled and self.compiled(step, parts[0])) or self._eager_step(step, parts)
         self.meter.add(metrics)
         if step == 1:
-            self.guard.begin(self.meter.means())
+            self.guard.begin(self.meter.means(self.processes))
         self.counters.step = step
         self.counters.grad_evals += evals
 
-    def _eager_step(self, step: int, batch: Batch) -> tuple[dict[str, Tensor], int]:
-        loss = self.objective(batch)
-        loss.value.backward()
+    def _eager_step(self, step: int, parts: Sequence[Batch]) -> tuple[dict[str, Tensor], int]:
+        metrics, evals = self.gradients(parts)
         for name, optimiser in self.optimisers.items():
-            loss.metrics[f"grad_norm_{name}" if len(self.optimisers) > 1 else "grad_norm"] = optimiser.step(step)
+            metrics[f"grad_norm_{name}" if len(self.optimisers) > 1 else "grad_norm"] = optimiser.step(step)
         self.ema.update(step)
-        return loss.metrics, loss.grad_evals
+        return metrics, evals
 
     def _troubles(self, whole: bool) -> list[Trouble]:
         """What the guard finds in the window so far; only a `whole` one is measured against the limits."""
-        means = self.meter.means()
+        means = self.meter.means(self.processes)
         return self.guard.broken(means, self.ema.parameters) or (self.guard.watch(means) if whole else [])
 
     def _keep_start(self) -> None:
         """The first good checkpoint is the initial state."""
         if self.run is not None and not self.counters.step:
-            checkpoint.save(self.run.good, self.content())
+            self._write(self.run.good)
 
     def _roll_back(self, troubles: list[Trouble]) -> None:
         """Return to the last good checkpoint with half the learning rate; raises Diverged if that was done too often.
@@ -167,10 +134,10 @@ class Trainer:
 
     def _window(self) -> dict[str, float]:
         """Mean metrics since the last log line, with its rate; a clean window may prove a checkpoint good."""
-        metrics = self.meter.means()
+        metrics = self.meter.means(self.processes)
         self.meter.clear()
         if self.guard.learn(metrics, self.counters.step) and self.run is not None:
-            self.run.promote()
+            self.processes.lead(self.run.promote)
         rate = self.clock.rate(self.counters)
         lr = next(iter(self.optimisers.values())).optimiser.param_groups[0]["lr"]
         return metrics | {"lr": lr, "steps_per_second": round(rate, 3)}
@@ -178,8 +145,7 @@ class Trainer:
     def _spent(self) -> dict[str, float]:
         """What the run has cost up to now, evaluations of this step not yet among it."""
         self.clock.tick(self.counters)
-        spent = {name: round(getattr(self.counters, name), 3) for name in ("cpu_seconds", "train_cpu_seconds")}
-        return {"grad_evals": self.counters.grad_evals, **spent}
+        return {"grad_evals": self.counters.grad_evals, **self.processes.total(self.counters.cpu)}
 
     def _validate(self) -> dict[str, float]:
         metrics = self.evaluate("val")
@@ -194,7 +160,10 @@ class Trainer:
         eval mode, so that looking at it changes nothing that it keeps."""
         metrics: dict[str, float] = {}
         with self.clock.evaluating(self.counters), self.ema.applied(), frozen(self.objective.energy):
-            for report in self.reports(split):
+            for name, report in self.reports(split).items():
+                if isinstance(report, str):
+                    self.say_once(f"evaluation '{name}' is left out: {report}", quiet=True)
+                    continue
                 metrics |= report.metrics
                 for note in report.notes:
                     self.say_once(note)
@@ -202,43 +171,6 @@ class Trainer:
                     for logger in self.loggers:
                         logger.image(image, picture, self.counters.step)
         return metrics
-
-    def view(self, split: str) -> EvalView:
-        """What an evaluation may look at, with random numbers of its own."""
-        plan, log_z = self.schedule, self.objective.learnt_log_z()
-        return EvalView(
-            energy=self.objective.energy,
-            dataset=self.dataset,
-            split="val" if split == "val" else "test",
-            sampler=self.sampler,
-            count=plan.samples,
-            steps=plan.sample_steps,
-            temperature=plan.sample_temperature,
-            generator=self.generator,
-            sampling=self._stream(f"evaluation/{split}"),
-            learnt_log_z=None if log_z is None else float(log_z.detach()),
-            chains=self.objective.chains(),
-        )
-
-    def reports(self, split: str) -> Iterator[Report]:
-        """The Report of each evaluation that applies; says once why the others do not."""
-        view = self.view(split)
-        for name in self.evaluators:
-            report = self.report(name, view)
-            if isinstance(report, Report):
-                yield report
-            else:
-                self.say_once(f"evaluation '{name}' is left out: {report}", quiet=True)
-
-    def report(self, name: str, view: EvalView) -> Report | str:
-        """One evaluation, or the reason why it does not apply. Its random numbers depend on its name alone, and not on
-        which others are done."""
-        evaluator = self.evaluators[name]
-        view.generator = self._stream(f"evaluation/{view.split}/{name}")
-        return evaluator.applies(view) or evaluator(view)
-
-    def _stream(self, purpose: str) -> Generator:
-        return stream(self.schedule.seed, purpose, self.counters.step, self.generator.device)
 
     def say_once(self, line: str, quiet: bool = False) -> None:
         """Print a line the first time it comes; a quiet one is only kept for `said`."""
@@ -251,26 +183,6 @@ class Trainer:
     def said(self) -> list[str]:
         return sorted(self._said)
 
-    def parts(self) -> dict[str, Any]:
-        """Everything with a `state_dict`, by its name in the checkpoint."""
-        return {
-            "objective": self.objective,
-            "ema": self.ema,
-            "meter": self.meter,
-            "guard": self.guard,
-            **{f"optimiser/{name}": o for name, o in self.optimisers.items()},
-        }
-
-    def content(self) -> dict[str, Any]:
-        """The whole state, as a checkpoint holds it."""
-        self.clock.tick(self.counters)
-        return {name: part.state_dict() for name, part in self.parts().items()} | {
-            "generator": self.generator.get_state(),
-            "counters": vars(self.counters),
-            "config": dict(self.config),
-            "machine": checkpoint.machine(self.generator.device),
-        }
-
     def save(self, *, best: bool = False, candidate: bool = False) -> None:
         """Write the checkpoint `last.pt` (or `best.pt`), as a candidate for `good.pt` if asked and if none waits."""
         if self.run is None:
@@ -279,7 +191,7 @@ class Trainer:
         if candidate and before is None:
             self.guard.candidate = step
         try:
-            checkpoint.save(self.run.best if best else self.run.last, self.content())
+            self._write(self.run.best if best else self.run.last)
             if not best:
                 self.keep_candidate()
                 self.unsaved = None
@@ -288,17 +200,12 @@ class Trainer:
             self.unsaved = str(problem)
             self.say(f"step {step}: checkpoint can't be written ({problem}); training goes on, the one before it stays")
 
+    def _write(self, path: Path) -> None:
+        content = self.content()
+        self.processes.lead(lambda: checkpoint.save(path, content))
+
     def keep_candidate(self) -> None:
         """Set `last.pt` aside if it is the candidate; a resumed run does so again, for a kill may have come between."""
-        if self.run is not None and self.guard.candidate == self.counters.step:
-            checkpoint.copy(self.run.last, self.run.candidate)
-
-    def restore(self, content: Mapping[str, Any]) -> None:
-        """Take up the state that `content` returned."""
-        lacking = sorted({*self.parts(), "generator", "counters"} - content.keys())
-        if lacking:
-            raise UserError(f"checkpoint without {', '.join(lacking)}: an earlier version wrote it")
-        for name, part in self.parts().items():
-            checkpoint.fill(part, content[name], name)
-        self.generator.set_state(content["generator"].cpu())
-        self.counters = Counters(**content["counters"])
+        run = self.run
+        if run is not None and self.guard.candidate == self.counters.step:
+            self.processes.lead(lambda: checkpoint.copy(run.last, run.candidate))

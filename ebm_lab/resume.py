@@ -1,0 +1,85 @@
+"""Take up a run where its last checkpoint left it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.experiment import assemble
+from ebm_lab.training import checkpoint
+from ebm_lab.training.checkpoint import machine
+from ebm_lab.training.processes import Processes
+from ebm_lab.training.rundir import RunDir, runs_under
+from ebm_lab.training.trainer import Trainer
+
+ENDED = ("finished", "diverged")
+"""What resuming does not change."""
+
+
+def unfinished(root: Path, config: Mapping[str, Any], request: str) -> tuple[Path | None, dict[str, Any]]:
+    """What `resume=auto` finds: the path of a run that has ended, or else the config to go on with."""
+    found = earlier(root, request)
+    if found is None:
+        return None, {**config, "resume": None}
+    if found.read_summary()["status"] in ENDED:
+        print(f"resume=auto: {found.path} has ended; nothing is left to do")
+        return found.path, dict(config)
+    return None, again(found, config)
+
+
+def earlier(root: Path, request: str) -> RunDir | None:
+    """The newest run under `root` that was asked for the same and that no process has now."""
+    asked = (run for run in runs_under(root) if run.read_summary().get("request") == request)
+    return next((run for run in asked if not run.alive()), None)
+
+
+def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that continues `run`, with what this process was told of its machine."""
+    return {**run.read_config(), **{k: config[k] for k in ("device", "logger", "plugins")}, "resume": str(run.path)}
+
+
+def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, RunDir]:
+    """The run that `config["resume"]` names, at its last checkpoint; other keys were merged into its config before."""
+    run = RunDir.open(config["resume"], "resume")
+
+    def take() -> str:
+        summary = run.read_summary()
+        if not run.hold():
+            raise UserError(f"resume={run.path}: that run is still running, as process {summary.get('pid')}")
+        return summary["status"]
+
+    status = processes.lead(take)
+    try:
+        return _reopen(config, run, status, processes)
+    except BaseException:
+        run.release()
+        raise
+
+
+def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Processes) -> tuple[Trainer, RunDir]:
+    trainer, resolved = assemble(config, processes)
+    trainer.run = run
+    first = run.last if run.last.is_file() else run.good  # killed before its first checkpoint: the initial state
+    if not first.is_file():
+        return trainer, run
+    content = checkpoint.load(first, trainer.generator.device)
+    there = len(content.get("processes", [None]))
+    if there != processes.world:
+        raise UserError(
+            f"resume={run.path}: {there} process(es) trained it and {processes.world} would go on: each has random "
+            f"numbers and chains of its own; start it with "
+            + (f"torchrun --nproc_per_node={there} train.py" if there > 1 else "python train.py")
+        )
+    trainer.restore(content)
+    trainer.keep_candidate()
+    if trainer.counters.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
+        raise UserError(
+            f"resume={run.path}: already at step {trainer.counters.step} of {trainer.schedule.steps}; "
+            f"give steps=<more> to train it further"
+        )
+    here, there = machine(trainer.generator.device), content["machine"]
+    differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
+    if differs:
+        print(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
+    processes.lead(lambda: run.write_config({**resolved, "resume": None}))
+    return trainer, run

@@ -1,0 +1,150 @@
+"""The processes that train one model together, and what they agree on.
+
+Each has the same parameters, its own part of every batch, its own random stream and its own share of the replay
+buffer; gradients are averages over all. The first alone writes. What follows holds for one process too, where each
+is a matter of course: a rank of 0 among 1.
+
+`torchrun` tells a process its place by RANK, WORLD_SIZE and LOCAL_RANK.
+"""
+
+import atexit
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Objective
+
+T = TypeVar("T")
+
+
+class Processes:
+    """This process's place among `world`; what is one line with one process is a message to all with more."""
+
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        self.rank, self.world = rank, world
+
+    @staticmethod
+    def join() -> "Processes":
+        """Meet the other processes that torchrun has begun; alone where there are none. CUDA tensors travel by NCCL,
+        all else by gloo."""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world == 1:
+            return Processes()
+        if not torch.distributed.is_initialized():
+            cuda = torch.cuda.is_available()
+            if cuda:
+                torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+            torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+            atexit.register(torch.distributed.destroy_process_group)
+        return Processes(torch.distributed.get_rank(), world)
+
+    @property
+    def first(self) -> bool:
+        """The one that writes and speaks."""
+        return self.rank == 0
+
+    def own(self, purpose: str) -> str:
+        """The name of this process's random stream for `purpose`."""
+        return purpose if self.first else f"{purpose}/process {self.rank}"
+
+    def gather(self, what: T) -> list[T]:
+        """What each process has, by rank; anything that pickles, tensors on the CPU."""
+        if self.world == 1:
+            return [what]
+        found: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(found, what)
+        return found
+
+    def agree(self, what: T) -> T:
+        """What the first process has."""
+        if self.world == 1:
+            return what
+        box = [what]
+        torch.distributed.broadcast_object_list(box, 0)
+        return box[0]
+
+    def lead(self, act: Callable[[], T]) -> T:
+        """What `act`, done by the first process alone, returned; its UserError or OSError is raised in all."""
+        result: Any = None
+        if self.first:
+            try:
+                result = act()
+            except (UserError, OSError) as error:
+                result = error
+        result = self.agree(result)
+        if isinstance(result, UserError | OSError):
+            raise result
+        return result
+
+    def asked(self, what: T | None) -> T | None:
+        """What one of them asks for, the first in the order of ranks; None where none does."""
+        if self.world == 1:
+            return what
+        flag = torch.tensor([what is not None], dtype=torch.float32)
+        torch.distributed.all_reduce(flag)
+        return next(each for each in self.gather(what) if each is not None) if flag else None
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over processes of a CPU tensor of one shape; itself, bit for bit, where there is one."""
+        if self.world > 1:
+            torch.distributed.all_reduce(x)
+            x /= self.world
+        return x
+
+    def total(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """The sums over processes, to three decimals."""
+        every = self.gather(dict(numbers))
+        return {name: round(sum(each[name] for each in every), 3) for name in numbers}
+
+    def join_rows(self, x: Tensor) -> Tensor:
+        """(n, ...) of each -> (world n, ...), in the order of ranks."""
+        return torch.cat([part.to(x.device) for part in self.gather(x.cpu())]) if self.world > 1 else x
+
+    def own_rows(self, x: Tensor) -> Tensor:
+        """(world n, ...) -> this process's (n, ...)."""
+        return x.chunk(self.world)[self.rank].clone() if self.world > 1 else x
+
+    def wrap(self, objective: Objective) -> nn.Module:
+        """The objective, in DistributedDataParallel where there are several processes.
+
+        The whole objective is wrapped, for its forward is what returns the loss. Score losses never reach an energy's
+        last bias: without `find_unused_parameters` the bucket that holds it would never be complete, and gradients
+        would stay each process's own, in silence. Buffers are the processes' own.
+        """
+        if self.world == 1:
+            return objective
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of a new name for broadcast_buffers
+            return nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True, broadcast_buffers=False)
+
+    def share(self, objective: Objective) -> None:
+        """Make the objective's buffers those of the first process, and leave it this process's share of the chains."""
+        if self.world == 1:
+            return
+        for buffer in objective.buffers():
+            torch.distributed.broadcast(buffer, 0)
+        for name in objective.rows:
+            path, _, leaf = name.rpartition(".")
+            owner, rows = objective.get_submodule(path), objective.get_buffer(name)
+            setattr(owner, leaf, self.own_rows(rows))
+
+
+def without_sync(module: nn.Module) -> AbstractContextManager[Any]:
+    """Within: gradients are added up and not yet sent to the other processes."""
+    return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+def local_rank() -> int:
+    """This process's number on its own machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def all_equal(tensors: Sequence[Tensor], processes: Processes) -> bool:
+    """Have the processes the same bits?"""
+    sums = torch.stack([t.detach().double().sum() for t in tensors]).cpu()
+    return processes.world == 1 or all(torch.equal(sums, other) for other in processes.gather(sums))
