@@ -173,7 +173,7 @@ def assemble(
         chosen={f"{g}.{name}": value for g, values in chosen.items() for name, value in values.items()},
     )
     if compiling:
-        trainer.compiled = CompiledStep(objective, optim, trainer.ema, lambda line: trainer.say(line))
+        trainer.compiled = CompiledStep(objective, optim, trainer.ema, trainer.say_once)
     return trainer, resolved
 
 
