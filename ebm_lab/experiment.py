@@ -18,6 +18,7 @@ from ebm_lab.core.random import seed_of, stream
 from ebm_lab.core.registry import build
 from ebm_lab.core.settings import check
 from ebm_lab.training.batches import Batches
+from ebm_lab.training.compiled import CompiledStep, settle
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients, Precision
 from ebm_lab.training.guard import Guard
@@ -42,6 +43,7 @@ class RunSettings:
     accumulate: PositiveInt
     precision: Precision
     channels_last: bool
+    compile: Literal["auto", "on", "off"] | bool
     ema: NonNegativeFloat
     log_every: PositiveInt
     eval_every: PositiveInt
@@ -147,7 +149,11 @@ def assemble(
     guard = Guard(dataset, cold, tempered, **check(Guard, config.get("guard") or {}, "guard"))
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
     chosen = {"objective": objective.chosen, "energy": energy.chosen if isinstance(energy, NoiseLevels) else {}}
-    resolved = {**config, "threads": threads} | {g: {**config[g], **values} for g, values in chosen.items()}
+    compiling = settle(settings.compile, settings.steps, settings.accumulate, settings.precision, processes.world)
+    if not compiling and settings.compile in ("on", True):
+        objective.notes.append("compile: off, for it takes accumulate=1, precision=float32 and one process")
+    settled = {"threads": threads, "compile": "on" if compiling else "off"}
+    resolved = {**config, **settled} | {g: {**config[g], **values} for g, values in chosen.items()}
     trainer = Trainer(
         objective=objective,
         optimisers=optim,
@@ -166,6 +172,8 @@ def assemble(
         config=resolved,
         chosen={f"{g}.{name}": value for g, values in chosen.items() for name, value in values.items()},
     )
+    if compiling:
+        trainer.compiled = CompiledStep(objective, optim, trainer.ema, trainer.say_once)
     return trainer, resolved
 
 

@@ -20,8 +20,11 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+        torch._foreach_lerp_(self.average, self.parameters, self.rate(step))
+
+    def rate(self, step: int) -> float:
+        """1 - d_t."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
 
     @contextmanager
     @torch.no_grad()

@@ -33,10 +33,16 @@ class Optimiser:
         """Update the parameters at training step `step`, clear their gradients; returns the gradient's norm, 0-d."""
         max_norm = float("inf") if self.clip is None else self.clip
         norm = nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=True)
-        self.optimiser.param_groups[0]["lr"] = self.base * factor(self.schedule, step, self.steps, self.warmup)
+        self.rate(step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return norm
+
+    def rate(self, step: int) -> float:
+        """Set the learning rate of training step `step`, and return it."""
+        lr = self.base * factor(self.schedule, step, self.steps, self.warmup)
+        self.optimiser.param_groups[0]["lr"] = lr
+        return lr
 
     def state_dict(self) -> dict:
         return self.optimiser.state_dict() | {"base": self.base}

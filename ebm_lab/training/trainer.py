@@ -28,6 +28,8 @@ class Trainer(Trained):
     batches: Batches
     gradients: Callable[[Sequence[Batch]], tuple[dict[str, Tensor], int]]
     """Leaves the gradients of a batch, given in parts, at the parameters; returns metrics and gradient evaluations."""
+    compiled: Callable[[int, Batch], tuple[dict[str, Tensor], int] | None] | None = None
+    """Does the whole step on a batch that is in one part, or returns None where the eager step is to."""
     chosen: dict[str, float] = field(default_factory=dict)
     """Settings given as `auto`, by their full keys, with the values chosen from the data."""
     loggers: Sequence[Logger] = ()
@@ -71,15 +73,20 @@ class Trainer(Trained):
         return "done"
 
     def _train_step(self, step: int) -> None:
-        metrics, evals = self.gradients(self.batches(step))
-        for name, optimiser in self.optimisers.items():
-            metrics[f"grad_norm_{name}" if len(self.optimisers) > 1 else "grad_norm"] = optimiser.step(step)
-        self.ema.update(step)
+        parts = self.batches(step)
+        metrics, evals = (self.compiled and self.compiled(step, parts[0])) or self._eager_step(step, parts)
         self.meter.add(metrics)
         if step == 1:
             self.guard.begin(self.meter.means(self.processes))
         self.counters.step = step
         self.counters.grad_evals += evals
+
+    def _eager_step(self, step: int, parts: Sequence[Batch]) -> tuple[dict[str, Tensor], int]:
+        metrics, evals = self.gradients(parts)
+        for name, optimiser in self.optimisers.items():
+            metrics[f"grad_norm_{name}" if len(self.optimisers) > 1 else "grad_norm"] = optimiser.step(step)
+        self.ema.update(step)
+        return metrics, evals
 
     def _troubles(self, whole: bool) -> list[Trouble]:
         """What the guard finds in the window so far; only a `whole` one is measured against the limits."""
