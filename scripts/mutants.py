@@ -165,7 +165,7 @@ def imported(path: Path) -> set[str]:
 
 @functools.cache
 def tests_of(file: str) -> list[str]:
-    """Test files that reach `file` by imports, nearest first."""
+    """Test files that reach `file` by imports, its own first, then the nearest."""
     distance: dict[str, int] = {}
     for test in sorted((ROOT / "tests").glob("test_*.py")):
         seen, front, steps = set(), {str(test.relative_to(ROOT))}, 0
@@ -174,7 +174,8 @@ def tests_of(file: str) -> list[str]:
             front, steps = {f for g in front for f in imported(ROOT / g)} - seen, steps + 1
         if file in front:
             distance[str(test.relative_to(ROOT))] = steps
-    return sorted(distance, key=lambda test: (distance[test], test))
+    own = f"tests/test_{Path(file).stem}.py"
+    return sorted(distance, key=lambda test: (test != own, distance[test], test))
 
 
 def plant(folder: Path) -> Path:

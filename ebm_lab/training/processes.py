@@ -11,7 +11,8 @@ import atexit
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -41,7 +42,7 @@ class Processes:
             if cuda:
                 torch.cuda.set_device(local_rank() % torch.cuda.device_count())
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-            atexit.register(torch.distributed.destroy_process_group)
+            atexit.register(_leave)
         return Processes(torch.distributed.get_rank(), world)
 
     @property
@@ -132,6 +133,13 @@ class Processes:
             path, _, leaf = name.rpartition(".")
             owner, rows = objective.get_submodule(path), objective.get_buffer(name)
             setattr(owner, leaf, self.own_rows(rows))
+
+
+def _leave() -> None:
+    """Part with the others once all have come here, or will not: none is cut off in the middle of a message."""
+    with suppress(Exception):
+        torch.distributed.monitored_barrier(timeout=timedelta(seconds=10))
+    torch.distributed.destroy_process_group()
 
 
 def without_sync(module: nn.Module) -> AbstractContextManager[Any]:
