@@ -293,3 +293,27 @@ def test_gradients_per_step_are_as_few_as_they_can_be(name, calls):
 
     SAMPLERS[name]()(counted, points(energy), {}, generator=torch.Generator())
     assert len(seen) == calls
+
+
+def test_many_points_are_taken_in_parts(monkeypatch, both):
+    energy = mlp()[0]
+    monkeypatch.setattr("ebm_lab.energies.mlp.ROWS", 4)
+    x = points(energy, 11)
+    fast, slow = both(lambda: energy_and_grad(energy, x))
+    close(fast, slow)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_a_trace_in_chunks_is_the_trace(chunk, both):
+    """With its gradient: each chunk but the first is computed anew in the backward pass."""
+    energy, _ = mlp(event=(5,))
+    x, weights = points(energy), torch.rand(3, 6, dtype=torch.float64)
+
+    def run():
+        e, s, trace = score_and_trace(energy, x, chunk)
+        energy.zero_grad()
+        (weights[0] * e + weights[1] * s.sum(1) + weights[2] * trace).sum().backward()
+        return [e.detach(), s.detach(), trace.detach(), *(p.grad for p in energy.parameters())]
+
+    fast, slow = both(run)
+    close(fast, slow)

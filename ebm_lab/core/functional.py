@@ -113,26 +113,41 @@ def score_and_trace(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Te
     computed anew in the backward pass instead of being kept: memory for one chunk, at up to twice the time.
     """
     d = x[0].numel()
-    if chunk >= d and (known := _derivatives(energy, x, _basis(x, 0, d))) is not None:
-        e, grad, laplacian = known
-        return e, -grad, -laplacian
+    known = _derivatives(energy, x, _basis(x, 0, min(chunk, d)))
+    if known is not None:
+        e, grad, first = known
+        return e, -grad, -torch.stack([first, *_chunks(lambda v: _curvature(energy, x, v), x, chunk, chunk)]).sum(0)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
         e, grad = energy_and_grad(energy, leaf, create_graph=True)
         if chunk >= d:
-            return e, -grad, -_diagonal_sum(grad, leaf, 0, d)
+            return e, -grad, -_diagonal_sum(grad, leaf, _basis(x, 0, d))
 
-        def part(first: int) -> Tensor:
+        def part(v: Tensor) -> Tensor:
             fresh = x.detach().requires_grad_(True)
-            return _diagonal_sum(energy_and_grad(energy, fresh, create_graph=True)[1], fresh, first, first + chunk)
+            return _diagonal_sum(energy_and_grad(energy, fresh, create_graph=True)[1], fresh, v)
 
-        parts = [checkpoint(part, i, use_reentrant=False, preserve_rng_state=False) for i in range(0, d, chunk)]
-        return e, -grad, -torch.stack(parts).sum(0)
+        return e, -grad, -torch.stack(_chunks(part, x, 0, chunk)).sum(0)
 
 
-def _diagonal_sum(grad: Tensor, leaf: Tensor, first: int, last: int) -> Tensor:
-    """Sum over dimensions first <= i < last of d grad_i / d leaf_i, (B,), by one batch of Hessian-vector products."""
-    v = _basis(leaf, first, last)
+def _chunks(part: Callable[[Tensor], Tensor], x: Tensor, first: int, chunk: int) -> list[Tensor]:
+    """part(v) for unit vectors v, `chunk` at a time from dimension `first` on; anew in the backward pass."""
+
+    def at(i: int) -> Tensor:
+        return part(_basis(x, i, i + chunk))
+
+    dimensions = range(first, x[0].numel(), chunk)
+    return [checkpoint(at, i, use_reentrant=False, preserve_rng_state=False) for i in dimensions]
+
+
+def _curvature(energy: EnergyFn, x: Tensor, v: Tensor) -> Tensor:
+    known = _derivatives(energy, x, v)
+    assert known is not None, "asked before"
+    return known[2]
+
+
+def _diagonal_sum(grad: Tensor, leaf: Tensor, v: Tensor) -> Tensor:
+    """Sum over unit vectors v_i of d grad_i / d leaf_i, (B,), by one batch of Hessian-vector products."""
     (rows,) = torch.autograd.grad(grad, leaf, v, create_graph=True, is_grads_batched=True)
     return (rows * v).flatten(2).sum((0, 2))
 

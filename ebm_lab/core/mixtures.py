@@ -48,6 +48,14 @@ class GaussianMixture:
     def _factors(self) -> Tensor | None:
         return None if self.covariances is None else torch.linalg.cholesky(self.covariances)
 
+    @cached_property
+    def _whiteners(self) -> Tensor | None:
+        """L_k^-1, (K, d, d), solved for once: a product per point costs less than a triangular system."""
+        if self._factors is None:
+            return None
+        eye = torch.eye(self._factors.shape[1], dtype=torch.float64, device=self._factors.device)
+        return torch.linalg.solve_triangular(self._factors.double(), eye, upper=False).to(self._factors.dtype)
+
     def sample(self, n: int, generator: Generator) -> Tensor:
         """n draws, (n, *shape)."""
         means, stds, factors = self._flat_means, self._flat_stds, self._factors
@@ -79,10 +87,10 @@ class GaussianMixture:
 
     def _standardised(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(z, log det L_k), (B, K, d) and (K,), with x = m_k + L_k z."""
-        stds, factors = self._flat_stds, self._factors
+        stds, factors, whiteners = self._flat_stds, self._factors, self._whiteners
         offset = x.flatten(1).unsqueeze(1) - self._flat_means  # (B, K, d)
         if stds is not None:
             return offset / stds, stds.log().sum(1)
-        assert factors is not None
-        z = torch.linalg.solve_triangular(factors, offset.permute(1, 2, 0), upper=False).permute(2, 0, 1)
+        assert factors is not None and whiteners is not None
+        z = (offset.transpose(0, 1) @ whiteners.mT).transpose(0, 1)
         return z, factors.diagonal(dim1=1, dim2=2).log().sum(1)

@@ -191,7 +191,8 @@ class Derivatives(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
         f_bar, p_bar, c_bar = cotangents
         n = len(ctx.needs_input_grad) - 3
-        params, end, kept = ctx.saved_tensors[:n], ctx.saved_tensors[n], ctx.saved_tensors[n + 1 :]
+        saved = ctx.saved_tensors  # asked once: under a checkpoint, each time computes them anew
+        params, end, kept = saved[:n], saved[n], saved[n + 1 :]
         width = len(Layer._fields)
         layers = [(w, Layer(*kept[width * i : width * (i + 1)])) for i, w in enumerate(params[:-2:2])]
         c = None if c_bar is None or layers[0][1].spread is None else c_bar[:, None]

@@ -8,6 +8,7 @@ exp(-E) can be integrated; score matching cannot see whether it can.
 
 from itertools import pairwise
 
+import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -16,6 +17,9 @@ from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, initialise, make_activation
 from ebm_lab.core.perceptron import perceptron
 from ebm_lab.core.registry import register
+
+ROWS = 4096
+"""Points whose gradient is taken at once: what lies between two layers of many more fits into no cache."""
 
 
 @register("energy", "mlp")
@@ -57,6 +61,9 @@ class MLP(Energy):
         net, mean, scale, quadratic = net.detached(), self.mean, self.scale, self.quadratic
 
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            if len(x) > ROWS:
+                e, grads = zip(*map(at, x.split(ROWS)), strict=True)
+                return torch.cat(e), torch.cat(grads)
             x = x.detach()
             f, grad = net.value_and_grad(((x - mean) / scale).flatten(1))
             q, pull = quadratic.with_gradient(x)
