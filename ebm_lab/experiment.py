@@ -144,9 +144,6 @@ def assemble(
         name: build("evaluation", values, f"evaluation.{name}", **wiring)
         for name, values in (config.get("evaluation") or {}).items()
     }
-    cold = (config.get("sampler") or {}).get("noise_scale", 1.0) != 1.0
-    tempered = cold or (config.get("sampler") or {}).get("temperature", 1.0) != 1.0
-    guard = Guard(dataset, cold, tempered, **check(Guard, config.get("guard") or {}, "guard"))
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
     chosen = {"objective": objective.chosen, "energy": energy.chosen if isinstance(energy, NoiseLevels) else {}}
     compiling = settle(settings.compile, settings.steps, settings.accumulate, settings.precision, processes.world)
@@ -167,7 +164,7 @@ def assemble(
         sampler=sampler,
         evaluators=evaluators,
         generator=wiring["generator"],
-        guard=guard,
+        guard=build_guard(config, dataset),
         schedule=Schedule(**plan),
         config=resolved,
         chosen={f"{g}.{name}": value for g, values in chosen.items() for name, value in values.items()},
@@ -191,6 +188,14 @@ def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torc
                 f"dataset={config['dataset']['name']}: {int(bad.sum())} value(s) of '{split}' are nan or inf"
             )
     return dataset.to(device)
+
+
+def build_guard(config: Mapping[str, Any], dataset: Dataset) -> Guard:
+    """The guard, told whether the chains are cold, or at another temperature than 1."""
+    sampler = config.get("sampler") or {}
+    cold = sampler.get("noise_scale", 1.0) != 1.0
+    tempered = cold or sampler.get("temperature", 1.0) != 1.0
+    return Guard(dataset, cold, tempered, **check(Guard, config.get("guard") or {}, "guard"))
 
 
 def build_energy(

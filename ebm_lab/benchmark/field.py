@@ -54,14 +54,13 @@ def contestants(
     """All of them, or the one named `only`."""
     overrides, found = filled(case, images), Field()
     wanted: Callable[[str], bool] = lambda name: only in (None, name)  # noqa: E731
-    plainly = ours.baseline(compose)
-    trainer = ours.build(compose, overrides, threads, plainly)
+    trainer = ours.build(compose, overrides, threads, ours.BASELINE)
     make = sampler_field if case.kind == "samplers" else step_field
     make(case, trainer, others, found, wanted)
-    for variant in ours.variants(compose, case.kind, case.what, case.where):
+    for variant in ours.variants(case.kind, case.what, case.where):
         if not wanted(variant.name):
             continue
-        extra = [variant.on if o == variant.off else o for o in plainly]
+        extra = [variant.on if o == variant.off else o for o in ours.BASELINE]
         try:
             other = ours.build(compose, overrides, threads, extra)
         except UserError as error:

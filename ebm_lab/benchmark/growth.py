@@ -87,7 +87,7 @@ def grow(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list
 
 def work(series: Series, n: int, compose: ours.Compose) -> dict[str, Work]:
     """Ours and the reference at one n; of projections, which the reference takes one at a time, ours alone."""
-    trainer = ours.build(compose, series.config(n), 1, ours.baseline(compose))
+    trainer = ours.build(compose, series.config(n), 1, ours.BASELINE)
     if series.steps == 0:
         return {"ours": ours.stepping(trainer)}
     chains, steps, sampler = series.chains or n, series.steps or n, trainer.sampler

@@ -35,7 +35,7 @@ def loops(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> lis
     before, records = torch.get_num_threads(), []
     for name, overrides in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
-            trainer = ours.build(compose, [*overrides, f"output_dir={folder}"], 1, ours.baseline(compose))
+            trainer = ours.build(compose, [*overrides, f"output_dir={folder}"], 1, ours.BASELINE)
             blocks = overhead(trainer, Path(folder), rounds)
         ratio = median_interval([whole / steps for whole, steps in blocks])
         records.append({"name": name, "step": min(s for _, s in blocks) / size(trainer), "overhead": asdict(ratio)})

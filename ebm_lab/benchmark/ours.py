@@ -27,37 +27,32 @@ def assembled(compose: Compose, overrides: Sequence[str]) -> Trainer:
 
 @dataclass(frozen=True)
 class Variant:
-    """Another way for the lab to do the same work, where the config has the key for it: `off` for ours, `on` for it.
+    """Another way for the lab to do the same work: `off` for ours, `on` for it.
     `kind`, `what` and `where`: of the cases that it is for; empty: of all."""
 
     name: str
     kind: str
     what: tuple[str, ...]
     where: str
-    key: str
     off: str
     on: str
 
 
-BF16 = ("precision", "precision=float32", "precision=bfloat16")
+BF16 = ("precision=float32", "precision=bfloat16")
 VARIANTS = (
-    Variant("ours compiled", "steps", (), "", "compile", "compile=off", "compile=on"),
+    Variant("ours compiled", "steps", (), "", "compile=off", "compile=on"),
     Variant("ours bf16", "samplers", ("langevin",), "pixels", *BF16),
     Variant("ours bf16", "steps", ("cd", "dsm", "ssm"), "pixels", *BF16),
 )
 
 
-def variants(compose: Compose, kind: str, what: str, where: str) -> list[Variant]:
-    """Those that this config and this case know."""
-    config = compose([])
-    mine = [v for v in VARIANTS if v.kind == kind and v.where in where and (not v.what or what in v.what)]
-    return [v for v in mine if v.key in config]
+BASELINE = tuple(dict.fromkeys(v.off for v in VARIANTS))
+"""Overrides that switch every variant off."""
 
 
-def baseline(compose: Compose) -> list[str]:
-    """Overrides that switch every variant off."""
-    config = compose([])
-    return list(dict.fromkeys(v.off for v in VARIANTS if v.key in config))
+def variants(kind: str, what: str, where: str) -> list[Variant]:
+    """Those that a case has."""
+    return [v for v in VARIANTS if v.kind == kind and v.where in where and (not v.what or what in v.what)]
 
 
 def stepping(trainer: Trainer) -> Work:

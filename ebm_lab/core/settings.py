@@ -29,6 +29,14 @@ def wiring_of(target: Callable) -> list[str]:
     return [p.name for p in kinds if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
 
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'optim': {'lr': 1}} -> {'optim.lr': 1}"""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
+
+
 def check(target: Callable, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return `values` checked against the settings of `target`.
 

@@ -4,13 +4,14 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.settings import flat
 from ebm_lab.training.rundir import RunDir
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -49,7 +50,7 @@ def read(path: Path, points: int) -> dict[str, Any]:
         "message": str(summary.get("message", "")),
         "command": str(summary.get("command", "")),
         "config": config,
-        "flat": flat(config),
+        "flat": flat({k: v for k, v in config.items() if k not in HIDDEN}),
         "curves": curves(rows, points),
         "images": pictures(path / "images"),
         "trouble": trouble,
@@ -103,18 +104,6 @@ def plain(node: Any) -> Any:
     if isinstance(node, list):
         return [plain(value) for value in node]
     return node if node is None or isinstance(node, bool | str) or is_number(node) else str(node)[:80]
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """{'optim': {'lr': 1}} -> {'optim.lr': 1}"""
-    if not isinstance(node, Mapping):
-        return {}
-    values: dict[str, Any] = {}
-    for key, value in node.items():
-        if prefix == "" and key in HIDDEN:
-            continue
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return values
 
 
 def varied(runs: list[dict[str, Any]]) -> list[str]:

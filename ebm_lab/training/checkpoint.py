@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.settings import flat
 from ebm_lab.training.counters import Counters
 from ebm_lab.training.rundir import FORMAT, RunDir
 
@@ -127,19 +128,13 @@ def _others(run: RunDir, file: Path) -> str:
 
 def same_config(content: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
     """Refuse a checkpoint that was trained by another config than `config`."""
-    there, here = (_flat({k: c[k] for k in TRAINED if k in c}) for c in (content.get("config", {}), config))
+    there, here = (flat({k: c[k] for k in TRAINED if k in c}) for c in (content.get("config", {}), config))
     for key in sorted((there.keys() & here.keys()) - {*PLACES}):
         if there[key] != here[key]:
             raise UserError(
                 f"{path}: a checkpoint of another config: {key} is {there[key]} there and {here[key]} in config.yaml; "
                 f"put that back, or take over its weights alone with init_from"
             )
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping):
-        return {prefix[:-1]: node}
-    return {k: v for name, child in node.items() for k, v in _flat(child, f"{prefix}{name}.").items()}
 
 
 def fill(part: Any, state: Any, name: str) -> None:

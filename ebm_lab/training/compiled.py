@@ -25,7 +25,7 @@ from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.training.draws import Draw, Untraceable, given, noted
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.graphs import compiled, reason, refuse, untouched
-from ebm_lab.training.optim import Adam, Optimiser
+from ebm_lab.training.optim import Adam, Optimiser, norm_names, step_all
 from ebm_lab.training.products import rewrite
 
 PAYS = 8_000
@@ -126,15 +126,12 @@ class CompiledStep:
         if not self.whole:
             for name, grad in zip(self.trained, out, strict=True):
                 self.parameters[name].grad = grad
-            metrics |= {name: o.step(step) for name, o in zip(self._norms(), self.optimisers.values(), strict=True)}
+            metrics |= step_all(self.optimisers, step)
             self.ema.update(step)
         return metrics, self.evals
 
     def _values(self, step: int) -> list[float]:
         return [*(o.rate(step) for o in self.optimisers.values()), self.ema.rate(step)]
-
-    def _norms(self) -> list[str]:
-        return [f"grad_norm_{n}" for n in self.optimisers] if len(self.optimisers) > 1 else ["grad_norm"]
 
     def _form(self, batch: Batch) -> list[Any]:
         sampler = self.objective.sampler_state
@@ -190,7 +187,7 @@ class CompiledStep:
         self.trained, self.evals = list(grads), loss.grad_evals
         metrics = dict(loss.metrics)
         if self.whole:
-            metrics |= dict(zip(self._norms(), self._update(state, grads), strict=True))
+            metrics |= dict(zip(norm_names(self.optimisers), self._update(state, grads), strict=True))
         self.metrics = list(metrics)
         return [*metrics.values(), *objective.sampler_state.values(), *([] if self.whole else grads.values())]
 

@@ -1,5 +1,6 @@
 """Optimisers with their learning-rate schedule: one per player."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -50,6 +51,17 @@ class Optimiser:
     def load_state_dict(self, state: dict) -> None:
         self.base = state["base"]
         self.optimiser.load_state_dict({k: v for k, v in state.items() if k != "base"})
+
+
+def norm_names(optimisers: Mapping[str, Optimiser]) -> list[str]:
+    """What the log calls each player's norm of gradients."""
+    return [f"grad_norm_{name}" for name in optimisers] if len(optimisers) > 1 else ["grad_norm"]
+
+
+def step_all(optimisers: Mapping[str, Optimiser], step: int) -> dict[str, torch.Tensor]:
+    """Let each player's optimiser take training step `step`; their gradients' norms, by name."""
+    every = zip(norm_names(optimisers), optimisers.values(), strict=True)
+    return {name: optimiser.step(step) for name, optimiser in every}
 
 
 @register("optim", "adam")

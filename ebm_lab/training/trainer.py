@@ -14,6 +14,7 @@ from ebm_lab.core.interfaces import Batch, Logger
 from ebm_lab.training import checkpoint
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.guard import Trouble, advice
+from ebm_lab.training.optim import step_all
 from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trained import Trained
 
@@ -83,8 +84,7 @@ class Trainer(Trained):
 
     def _eager_step(self, step: int, parts: Sequence[Batch]) -> tuple[dict[str, Tensor], int]:
         metrics, evals = self.gradients(parts)
-        for name, optimiser in self.optimisers.items():
-            metrics[f"grad_norm_{name}" if len(self.optimisers) > 1 else "grad_norm"] = optimiser.step(step)
+        metrics |= step_all(self.optimisers, step)
         self.ema.update(step)
         return metrics, evals
 
