@@ -25,7 +25,7 @@ COUNTS: dict[str, tuple[str, ...]] = {
     "multi_dsm": ("objective.antithetic=false", "objective.time_weight=0.0"),
     "ssm": ("objective.projections=1",),
     "sm": (),
-    "fdssm": (),
+    "fdssm": ("objective.variance_reduced=false",),
     "nce": ("objective.noise=gaussian", "objective.noise_ratio=4"),
     "cnce": ("objective.copies=4",),
     "mpf": ("objective.copies=4",),

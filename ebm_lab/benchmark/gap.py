@@ -15,15 +15,18 @@ little: between seeds the gaps of the peers differ by up to 0.3 nats for dsm and
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ebm_lab.benchmark import ours, peers
+from ebm_lab.benchmark.apart import alone
 from ebm_lab.benchmark.peers import Job
 from ebm_lab.core.errors import Diverged
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.memory import keep_freed_memory
 from ebm_lab.core.quadrature import box_log_z
 
 DATASETS = ("two_moons", "eight_gaussians")
@@ -64,27 +67,25 @@ def gap(energy: nn.Module, dataset: Dataset) -> dict[str, Any]:
 
 def gaps(compose: ours.Compose, seeds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Every data set, objective and seed."""
-    before, records, others = torch.get_num_threads(), [], list(peers.versions())
-    torch.set_num_threads(1)
+    records, others = [], list(peers.versions())
     for name in DATASETS:
         dataset = ours.build(compose, [f"dataset={name}", "objective=sm"], 1).dataset
         for objective in OBJECTIVES:
             for seed in range(seeds):
-                tried = {peer: theirs(peer, objective, dataset, seed) for peer in others}
+                tried = {peer: alone(partial(theirs, peer, objective, dataset, seed)) for peer in others}
                 found = {peer: result for peer, result in tried.items() if result is not None}
                 if not found:
                     continue
                 best = better(found)
                 budget = found[best]["cpu"]
                 mine = {
-                    share: lab(compose, name, objective, seed, part * budget)
+                    share: alone(partial(lab, compose, name, objective, seed, part * budget))
                     for share, part in (("equal", 1.0), ("half", 0.5))
                 }
                 records.append(
                     {"dataset": name, "objective": objective, "seed": seed, "best": best, "peers": found, "ours": mine}
                 )
                 say(_line(records[-1]))
-    torch.set_num_threads(before)
     return records
 
 
@@ -98,6 +99,7 @@ def better(found: Mapping[str, Mapping[str, float]]) -> str:
 
 def theirs(peer: str, objective: str, dataset: Dataset, seed: int) -> dict[str, Any] | None:
     """A peer's default, trained; None where it has no such loss."""
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     net = Bare()
     eps = math.sqrt(2 * STEP_SIZE)
@@ -114,6 +116,7 @@ def theirs(peer: str, objective: str, dataset: Dataset, seed: int) -> dict[str, 
 
 def lab(compose: ours.Compose, name: str, objective: str, seed: int, budget: float) -> dict[str, Any]:
     """The lab's recipe with the steps that `budget` CPU-seconds buy; a divergence is told, not hidden."""
+    keep_freed_memory()
     choice = [f"objective={objective}", f"dataset={name}", f"seed={seed}", "logger=none", "evaluation=[]"]
     choice += ["device=cpu", "threads=1"]
     steps = max(10, int(MARGIN * budget / step_cost(compose, choice)))

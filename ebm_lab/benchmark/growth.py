@@ -8,15 +8,19 @@ step.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from ebm_lab.benchmark import ours, peers, plain
+from ebm_lab.benchmark.apart import Apart
 from ebm_lab.benchmark.cases import CHAIN, PLAIN
 from ebm_lab.benchmark.nets import plain as plain_net
 from ebm_lab.benchmark.timing import Work, race
+from ebm_lab.core.memory import keep_freed_memory
 
 POINTS = ("dataset=two_moons", "energy=mlp", "energy.hidden=[128,128]", *PLAIN)
 
@@ -61,12 +65,18 @@ SERIES = (
 
 def grow(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Every series, one thread; medians over at most seven rounds, for what is asked is a power of ten or two."""
-    before, records = torch.get_num_threads(), []
-    torch.set_num_threads(1)
+    records = []
     for series in SERIES:
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         for n in series.values:
-            result = race(work(series, n, compose), "ours", min(7, rounds))
+            with ExitStack() as stack:
+                field = {
+                    name: stack.enter_context(Apart(partial(enter, name, series, n, compose)))
+                    for name in (("ours", "plain") if series.steps != 0 else ("ours",))
+                }
+                for process in field.values():
+                    process.told()
+                result = race(field, "ours", min(7, rounds))
             for name in result.names:
                 seconds[name].append(result.seconds_of(name, "cpu"))
         slopes = {name: slope(series.values, times) for name, times in seconds.items() if times}
@@ -81,8 +91,15 @@ def grow(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list
         )
         told = ", ".join(f"{1000 * t:.3g}" for t in seconds["ours"])
         say(f"growth with {series.what} {series.values}: {told} ms; slope of the upper half {slopes['ours']:.2f}")
-    torch.set_num_threads(before)
     return records
+
+
+def enter(name: str, series: Series, n: int, compose: ours.Compose) -> tuple[Work, None]:
+    """In a process of its own, as in a race."""
+    if name == "ours":
+        keep_freed_memory()
+    torch.set_num_threads(1)
+    return work(series, n, compose)[name], None
 
 
 def work(series: Series, n: int, compose: ours.Compose) -> dict[str, Work]:

@@ -8,15 +8,16 @@ guard looks five times and one checkpoint is saved. Evaluations are not counted.
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ebm_lab.benchmark import ours
+from ebm_lab.benchmark.apart import alone
 from ebm_lab.benchmark.timing import median_interval
+from ebm_lab.core.memory import keep_freed_memory
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.training.rundir import RunDir
@@ -32,17 +33,24 @@ CASES = {
 
 def loops(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """The overhead of each case, `rounds` blocks long."""
-    before, records = torch.get_num_threads(), []
+    records = []
     for name, overrides in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
-            trainer = ours.build(compose, [*overrides, f"output_dir={folder}"], 1, ours.BASELINE)
-            blocks = overhead(trainer, Path(folder), rounds)
+            blocks, each = alone(partial(measured, compose, overrides, Path(folder), rounds))
         ratio = median_interval([whole / steps for whole, steps in blocks])
-        records.append({"name": name, "step": min(s for _, s in blocks) / size(trainer), "overhead": asdict(ratio)})
+        records.append({"name": name, "step": min(s for _, s in blocks) / each, "overhead": asdict(ratio)})
         step = records[-1]["step"]
         say(f"loop, {name}: step {1000 * step:.2f} ms, `fit` {ratio.middle:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]")
-    torch.set_num_threads(before)
     return records
+
+
+def measured(
+    compose: ours.Compose, overrides: Sequence[str], folder: Path, rounds: int
+) -> tuple[list[tuple[float, float]], int]:
+    """In a process of its own: the blocks, and the steps of each."""
+    keep_freed_memory()
+    trainer = ours.build(compose, [*overrides, f"output_dir={folder}"], 1, ours.BASELINE)
+    return overhead(trainer, folder, rounds), size(trainer)
 
 
 def size(trainer: Trainer) -> int:

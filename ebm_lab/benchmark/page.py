@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ebm_lab.benchmark.field import REFERENCE
+from ebm_lab.benchmark.field import KEPT, REFERENCE
 from ebm_lab.benchmark.targets import misses
 
-COLUMNS = ("ours", "ours compiled", "ours bf16", "torchebm", "ebmkit", "floor")
+COLUMNS = ("ours", "ours compiled", "ours bf16", KEPT, "torchebm", "ebmkit", "floor")
 TITLES = {"samplers": "Samplers", "steps": "One training step"}
 
 

@@ -24,6 +24,7 @@ from ebm_lab.benchmark import ours, peers
 from ebm_lab.benchmark.cases import NETWORKS, PLAIN, Case, sampler_case, step_cases
 from ebm_lab.benchmark.field import contestants, images_file
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.memory import keep_freed_memory
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 FIRST = ("steps=1", "samples=4", "sample_steps=1", "logger.mode=offline")
@@ -76,6 +77,8 @@ def memory(say: Callable[[str], None]) -> list[dict[str, Any]]:
 def alone(compose: ours.Compose, name: str, who: str) -> None:
     """In a process of its own: three units of one contestant's work; prints its peak memory."""
     torch.set_num_threads(1)
+    if who == "ours":
+        keep_freed_memory()
     case = memory_cases()[name]
     with tempfile.TemporaryDirectory() as folder:
         others = [who] if who in peers.PEERS else []

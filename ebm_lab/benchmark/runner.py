@@ -2,17 +2,21 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ebm_lab.benchmark import peers
-from ebm_lab.benchmark.cases import Case, sampler_cases, step_cases
-from ebm_lab.benchmark.field import REFERENCE, contestants, images_file
-from ebm_lab.benchmark.ours import Compose
+from ebm_lab.benchmark.apart import Apart
+from ebm_lab.benchmark.cases import Case, filled, sampler_cases, step_cases
+from ebm_lab.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
+from ebm_lab.benchmark.ours import BASELINE, Compose, build, variants
 from ebm_lab.benchmark.timing import CLOCKS, Race, Work, race
+from ebm_lab.core.memory import keep_freed_memory
 
 Say = Callable[[str], None]
 
@@ -22,27 +26,32 @@ def races(
 ) -> list[dict[str, Any]]:
     """Race every case of a kind under each number of threads."""
     cases = cases or (sampler_cases() if kind == "samplers" else step_cases())
-    others, before, records = list(peers.versions()), torch.get_num_threads(), []
+    others, records = list(peers.versions()), []
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))
-        try:
-            for count in threads:
-                for case in cases:
-                    if count > 1 and case.one_thread:
-                        continue
-                    records.append(one(case, compose, rounds, count, images, others))
-                    say(line(records[-1]))
-        finally:
-            torch.set_num_threads(before)
+        build(compose, filled(cases[0], images), 1, BASELINE)  # imports what each process would import again
+        for count in threads:
+            for case in cases:
+                if count > 1 and case.one_thread:
+                    continue
+                records.append(one(case, compose, rounds, count, images, others))
+                say(line(records[-1]))
     return records
 
 
 def one(case: Case, compose: Compose, rounds: int, threads: int, images: str, others: list[str]) -> dict[str, Any]:
-    """One race, as a record."""
-    torch.manual_seed(0)
-    found = contestants(case, compose, threads, images, others)
-    torch.set_num_threads(threads)
-    result = race(found.work, REFERENCE, rounds)
+    """One race, as a record: every contestant makes its work in its process, then they race."""
+    own = ["ours", *(v.name for v in variants(case.kind, case.what, case.where))]
+    names = [*own, *references(case), *others, "floor"]
+    with ExitStack() as stack:
+        field = {
+            name: stack.enter_context(Apart(partial(enter, name, case, compose, threads, images, others)))
+            for name in names
+        }
+        told = {name: process.told() for name, process in field.items()}
+        here = {name: process for name, process in field.items() if told[name]["here"]}
+        result = race(here, REFERENCE, rounds)
+        seen = here["ours"].ask(profile) if threads == 1 else {}
     return {
         "kind": case.kind,
         "what": case.what,
@@ -50,16 +59,29 @@ def one(case: Case, compose: Compose, rounds: int, threads: int, images: str, ot
         "threads": threads,
         "chains": case.chains,
         "steps": case.steps,
-        "gradients": found.gradients,
+        "gradients": max(t["gradients"] for t in told.values()),
         "results": {name: summary(result, name) for name in result.names},
         "against": {
-            name: {p: asdict(result.ratio(name, "cpu", p)) for p in found.work if p in others}
+            name: {p: asdict(result.ratio(name, "cpu", p)) for p in here if p in others}
             for name in result.names
             if name.startswith("ours")
         },
-        "profile": profile(found.work["ours"]) if threads == 1 else {},
-        "absent": found.absent,
+        "profile": seen,
+        "absent": {name: why for t in told.values() for name, why in t["absent"].items()},
     }
+
+
+def enter(
+    name: str, case: Case, compose: Compose, threads: int, images: str, others: list[str]
+) -> tuple[Work | None, dict[str, Any]]:
+    """In a process of its own: the work of the contestant `name`. Only the lab's does what `train.py` does for it."""
+    if name.startswith("ours") or name == KEPT:
+        keep_freed_memory()
+    torch.manual_seed(0)
+    found = contestants(case, compose, threads, images, others, only=name)
+    torch.set_num_threads(threads)
+    told = {"here": name in found.work, "absent": found.absent, "gradients": found.gradients}
+    return found.work.get(name), told
 
 
 def summary(result: Race, name: str) -> dict[str, Any]:
@@ -83,8 +105,9 @@ def line(record: dict[str, Any]) -> str:
     return f"{record['threads']} thread{'s' * (record['threads'] > 1)}  {head:<58} {'  '.join(parts)}"
 
 
-def profile(work: Work, most: int = 5) -> dict[str, float]:
+def profile(work: Work | None, most: int = 5) -> dict[str, float]:
     """The operations that take most of one unit of work: shares of the time that torch spends in operations."""
+    assert work is not None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         work()
     spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}

@@ -1,4 +1,4 @@
-"""A race: contestants do the same work by turns in one process, and each is compared with the reference round by round.
+"""A race: contestants do the same work by turns, and each is compared with the reference round by round.
 
     r_i = (seconds per unit of work of a contestant in round i) / (the reference's in round i),    i = 1 .. n
     ratio = median of r_i,    95 % interval: the order statistics (r_(k), r_(n + 1 - k))
@@ -11,7 +11,6 @@ the wake of the same other. What remains: what a contestant leaves in the caches
 H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 7.1.
 """
 
-import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,8 @@ LEAST_ROUNDS = 31
 CLOCKS = ("cpu", "wall")
 Work = Callable[[], object]
 """One unit of work: a training step, or one call of a sampler."""
+Timed = Callable[[int], tuple[float, float]]
+"""(CPU, wall) seconds per unit of work, over a block of so many."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def clocks() -> tuple[float, float]:
     return time.process_time(), time.perf_counter()
 
 
-def timed(work: Work, repeats: int, now: Callable[[], tuple[float, float]] = clocks) -> tuple[float, float]:
+def timed(work: Work | None, repeats: int, now: Callable[[], tuple[float, float]] = clocks) -> tuple[float, float]:
     """(CPU, wall) seconds per unit of work, over a block of `repeats`."""
+    assert work is not None
     began = now()
     for _ in range(repeats):
         work()
@@ -69,12 +71,13 @@ def timed(work: Work, repeats: int, now: Callable[[], tuple[float, float]] = clo
     return (ended[0] - began[0]) / repeats, (ended[1] - began[1]) / repeats
 
 
-def calibrate(work: Work, block: float, now: Callable[[], tuple[float, float]] = clocks) -> int:
-    """How many units of work take `block` seconds of wall time or longer; warms the work up while it tries."""
-    work()
+def calibrate(block_of: Timed, block: float) -> int:
+    """How many units of work take `block` seconds of wall time or longer; warms the work up while it tries. The shorter
+    of two blocks counts, for what is done once, such as compiling, falls into one of them."""
+    block_of(1)
     repeats = 1
     while True:
-        _, wall = timed(work, repeats, now)
+        wall = min(block_of(repeats)[1] for _ in range(2))
         if wall * repeats >= block:
             return repeats
         repeats = max(repeats + 1, min(10 * repeats, math.ceil(1.2 * block / max(wall, 1e-9))))
@@ -101,27 +104,12 @@ class Race:
         return median(self.seconds[clock][name])
 
 
-def race(
-    contestants: Mapping[str, Work],
-    reference: str,
-    rounds: int,
-    block: float = 0.02,
-    now: Callable[[], tuple[float, float]] = clocks,
-) -> Race:
+def race(contestants: Mapping[str, Timed], reference: str, rounds: int, block: float = 0.02) -> Race:
     """Let the contestants do their work by turns, `rounds` times, in blocks of at least `block` seconds each."""
-    repeats = {name: calibrate(work, block, now) for name, work in contestants.items()}
+    repeats = {name: calibrate(block_of, block) for name, block_of in contestants.items()}
     seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in contestants} for clock in CLOCKS}
-    collecting = gc.isenabled()
-    gc.freeze()
-    gc.disable()  # a collection in the middle of a block would be charged to whoever is running
-    try:
-        for turn in range(rounds):
-            gc.collect()
-            for name in rotated(list(contestants), turn):
-                for clock, spent in zip(CLOCKS, timed(contestants[name], repeats[name], now), strict=True):
-                    seconds[clock][name].append(max(spent, 1e-12))
-    finally:
-        gc.unfreeze()
-        if collecting:
-            gc.enable()
+    for turn in range(rounds):
+        for name in rotated(list(contestants), turn):
+            for clock, spent in zip(CLOCKS, contestants[name](repeats[name]), strict=True):
+                seconds[clock][name].append(max(spent, 1e-12))
     return Race(reference, seconds)

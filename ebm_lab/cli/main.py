@@ -92,8 +92,10 @@ def _hydra() -> int:
 def run_composed(config: "DictConfig", overrides: list[str], began: tuple[float, float]) -> "Result":
     """Run one composed config."""
     from ebm_lab.cli.api import prepare
+    from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.run import train
 
+    keep_freed_memory()
     return train(prepare(config, overrides), began=began)
 
 

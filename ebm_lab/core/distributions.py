@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -37,6 +38,46 @@ class IsotropicGaussian:
         d = self.mean.numel()
         square = flat_sum(((x - self.mean) / self.std) ** 2)
         return -0.5 * square - d * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, S), mean (*shape), S (d, d) over the d flattened coordinates, positive definite.
+
+    log p(x) = -1/2 |L^-1 (x - mean)|^2 - log det L - d/2 log 2 pi,    L L' = S; draws are mean + L z, z ~ N(0, I)
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @cached_property
+    def _factor(self) -> Tensor:
+        return torch.linalg.cholesky(self.covariance)
+
+    @cached_property
+    def _whitener(self) -> Tensor:
+        return inverse_factor(self._factor)
+
+    @cached_property
+    def _log_z(self) -> float:
+        """log det L + d/2 log 2 pi."""
+        log_det = float(self._factor.double().diagonal().log().sum())
+        return log_det + 0.5 * len(self._factor) * math.log(2 * math.pi)
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        z = torch.empty(n, len(self._factor), device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + (z.normal_(generator=generator) @ self._factor.mT).view(n, *self.mean.shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        z = (x - self.mean).flatten(1) @ self._whitener.mT
+        return -0.5 * flat_sum(z * z) - self._log_z
+
+
+def inverse_factor(factors: Tensor) -> Tensor:
+    """L^-1 of lower triangular L (..., d, d), solved for in double precision, once: a product per point costs less than
+    a triangular system."""
+    eye = torch.eye(factors.shape[-1], dtype=torch.float64, device=factors.device)
+    return torch.linalg.solve_triangular(factors.double(), eye, upper=False).to(factors.dtype)
 
 
 @dataclass(frozen=True)

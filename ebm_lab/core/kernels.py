@@ -19,6 +19,8 @@ from ebm_lab.core.functional import flat_sum, per_sample
 def move(x: Tensor, z: Tensor, centre: Tensor, pull: float, width: Tensor) -> tuple[Tensor, Tensor]:
     """(x', log p_c(x' | x) - log p_c(x | x')), (B, *shape) and (B,), with r = 1 - pull and one width (B,) per point."""
     r, wide = 1 - pull, per_sample(width, x)
+    if r == 1:
+        return x + wide * z, torch.zeros_like(width)
     new = centre + r * (x - centre) + wide * z
     nearer = flat_sum((x - centre) ** 2) - flat_sum((new - centre) ** 2)
     return new, (1 - r * r) * nearer / (2 * width**2)

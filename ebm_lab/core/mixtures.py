@@ -13,6 +13,8 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.distributions import inverse_factor
+
 
 @dataclass(frozen=True)
 class GaussianMixture:
@@ -50,11 +52,8 @@ class GaussianMixture:
 
     @cached_property
     def _whiteners(self) -> Tensor | None:
-        """L_k^-1, (K, d, d), solved for once: a product per point costs less than a triangular system."""
-        if self._factors is None:
-            return None
-        eye = torch.eye(self._factors.shape[1], dtype=torch.float64, device=self._factors.device)
-        return torch.linalg.solve_triangular(self._factors.double(), eye, upper=False).to(self._factors.dtype)
+        """L_k^-1, (K, d, d)."""
+        return None if self._factors is None else inverse_factor(self._factors)
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """n draws, (n, *shape)."""

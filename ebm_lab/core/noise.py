@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from ebm_lab.core.distributions import Distribution, UniformBox
+from ebm_lab.core.distributions import Distribution, Gaussian, UniformBox
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.flow import Flow
 from ebm_lab.core.mixtures import GaussianMixture
@@ -32,12 +32,13 @@ def fit_noise(
     floor = 1e-3 * float(flat.var(0).mean()) + data_noise**2
     if law == "flow":
         return Flow(train, floor**0.5, widen, generator)
-    if law == "mixture" and components > 1:
-        weights, means, covariances = _fit_mixture(flat, components, generator)
-    else:
-        weights, means, covariances = torch.ones(1).double(), flat.mean(0, keepdim=True), flat.T.cov()[None]
     d = flat.shape[1]
-    covariances = widen**2 * (covariances.view(-1, d, d) + floor * torch.eye(d, device=flat.device).double())
+    round_ = floor * torch.eye(d, device=flat.device).double()
+    if law == "gaussian" or components == 1:
+        covariance = widen**2 * (flat.T.cov().view(d, d) + round_)
+        return Gaussian(flat.mean(0).view(shape).to(train), covariance.to(train))
+    weights, means, covariances = (t.to(train.device) for t in _fit_mixture(flat, components, generator))
+    covariances = widen**2 * (covariances + round_)
     weights, means, covariances = (t.to(train) for t in (weights, means, covariances))
     return GaussianMixture(weights, means.view(-1, *shape), covariances=covariances)
 

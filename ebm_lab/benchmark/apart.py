@@ -1,0 +1,96 @@
+"""Contestants in processes of their own, forked from this one, which work one at a time.
+
+What a library does to its process (what becomes of freed memory, how many threads wait, what a compiler has loaded)
+then helps or hurts it alone. This process only tells each when to work: it trains nothing, for threads do not live
+through a fork.
+"""
+
+import gc
+import multiprocessing
+import signal
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+from ebm_lab.benchmark.timing import Work, timed
+from ebm_lab.core.errors import UserError
+
+Task = Callable[[Work | None], Any]
+"""What a process is asked to do with its work; a function of a module, for it is sent by name."""
+_open: set[Connection] = set()
+"""This process's ends: a fork inherits them, and closes them, so that each process ends with this one."""
+
+
+class Apart:
+    """A process that makes its work at its start; called with a number of units, the (CPU, wall) seconds of each.
+
+    `make` returns the work, or None where there is none, and what is to be told of it.
+    """
+
+    def __init__(self, make: Callable[[], tuple[Work | None, Any]]) -> None:
+        if "fork" not in multiprocessing.get_all_start_methods():
+            raise UserError("this system starts no process by fork, which a race needs: run it on Linux")
+        context = multiprocessing.get_context("fork")
+        self._here, there = context.Pipe()
+        _open.add(self._here)
+        self.process = context.Process(target=_serve, args=(there, make))
+        self.process.start()
+        there.close()
+
+    def told(self) -> Any:
+        """What `make` told; to be asked once, first, and waits until it is done."""
+        return self._answer()
+
+    def ask(self, task: Task) -> Any:
+        self._here.send(task)
+        return self._answer()
+
+    def __call__(self, repeats: int) -> tuple[float, float]:
+        return self.ask(partial(timed, repeats=repeats))
+
+    def _answer(self) -> Any:
+        try:
+            good, answer = self._here.recv()
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(f"a process of the benchmark ended with status {self.process.exitcode}") from None
+        if not good:
+            raise answer
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        _open.discard(self._here)
+        self._here.close()
+        self.process.join()
+
+
+def alone(function: Callable[[], Any]) -> Any:
+    """What `function` returns, called in a process of its own."""
+    with Apart(lambda: (None, function())) as process:
+        return process.told()
+
+
+def _serve(there: Connection, make: Callable[[], tuple[Work | None, Any]]) -> None:
+    """Until the other end closes. No collection of garbage happens within a task, where it would be charged to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group; the first process ends the others
+    for other in _open:
+        other.close()
+    try:
+        work, told = make()
+        gc.freeze()
+        gc.disable()
+        there.send((True, told))
+        while True:
+            task: Task = there.recv()
+            gc.collect()
+            there.send((True, task(work)))
+    except EOFError:
+        return
+    except BrokenPipeError:
+        return
+    except Exception as problem:
+        there.send((False, problem))
