@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 
 import ebm_lab
-from ebm_lab.benchmark import plain, plain_losses, runner
+from ebm_lab.benchmark import compiling, plain, plain_losses, rounding, runner
 from ebm_lab.benchmark.apart import Apart, alone
 from ebm_lab.benchmark.cases import COUNTS, sampler_cases, step_cases
 from ebm_lab.benchmark.field import contestants, images_file, job
@@ -415,6 +417,46 @@ def test_parts_come_in_their_order():
     assert counted("1") == [1]
 
 
+def test_the_price_of_compiling_is_told_cold_and_warm(monkeypatch):
+    """A step of known cost each way, with a compiler of known cost in a process of its own."""
+    seconds, cold = {compiling.OFF: 0.003, compiling.ON: 0.001}, [True]
+
+    def burn(until):
+        began = time.process_time()
+        while time.process_time() - began < until:
+            pass
+
+    def stepping(how):
+        calls = []
+
+        def work():
+            calls.append(how)
+            if how == compiling.ON and len(calls) == 2:
+                code = f"import time\nwhile time.process_time() < {0.6 if cold.pop() else 0.2}: pass"
+                subprocess.run([sys.executable, "-c", code], check=True)
+                cold.append(False)
+            burn(seconds[how])
+
+        return work
+
+    monkeypatch.setattr(compiling, "alone", lambda function: function())
+    monkeypatch.setattr(compiling, "keep_freed_memory", lambda: None)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.setattr(compiling, "CHOICES", {"c": ()})
+    monkeypatch.setattr(compiling.ours, "build", lambda compose, overrides, threads: overrides[-1])
+    monkeypatch.setattr(compiling.ours, "stepping", stepping)
+    (r,) = compiling.costs(compose_config, lambda line: None)
+    assert r["eager"] == pytest.approx(0.003, rel=0.2) and r["compiled"] == pytest.approx(0.001, rel=0.2)
+    assert 0.5 < r["cold"] < 0.9 and 0.15 < r["warm"] < 0.4
+    assert r["even"]["cold"] == pytest.approx(r["cold"] / (r["eager"] - r["compiled"]))
+
+
+def test_bfloat16_s_error_is_that_of_one_gradient_beside_the_other():
+    r = rounding.error(compose_config, "dsm", "two_moons")
+    assert 2**-12 < r["error"] <= r["most"] < 0.1 and not r["refused"]
+    assert rounding.relative(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)
+
+
 def test_a_job_says_what_the_config_says(images):
     case = next(c for c in step_cases() if c.name.startswith("pcd, perceptron 2-"))
     trainer = build(compose_config, case.overrides, 1)
@@ -564,6 +606,11 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
     record = {
         "parts": {
             "steps": {**part, "results": races},
+            "compile": {**part, "results": [COMPILED]},
+            "bfloat16": {
+                **part,
+                "results": [{"dataset": "d", "objective": "o", "error": 0.0123, "most": 2.5, "refused": True}],
+            },
             "loop": {**part, "results": [{"name": "l", "step": 0.002, "overhead": _interval(1.01)}]},
             "startup": {
                 **part,
@@ -581,6 +628,8 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
         "0.90 (0.88 to 0.92) | 0.50 (0.48 to 0.52) | 1.20 (1.18 to 1.22) | 0.30",
         "0.250 in 3.0 s, no Z |  | 0.125 in 2.9 s | inf in 1.4 s",
         "| l | 2.00 | 1.0100 (1.0090 to 1.0110) |",
+        "| c | 2.00 | 1.00 | 12.0 | 12,000 | 1.5 | 1,500 |",
+        "| d | `o` | 1.2 (250) | refused |",
         "4.50 s, of which 3.50 s",
         "| m | 150 (+50) |  |  |  |",
         "| k (u) | 1 to 10 | 1, 10 | 1.00 |  |",
@@ -592,6 +641,10 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith("|")
     assert files[1].stat().st_size > 10_000
+
+
+COMPILED = {"name": "c", "eager": 2e-3, "compiled": 1e-3, "cold": 12.0, "warm": 1.5}
+COMPILED["even"] = {"cold": 12000.0, "warm": 1500.0}
 
 
 def _interval(middle):

@@ -4,34 +4,16 @@ import pytest
 import torch
 
 import ebm_lab
+from ebm_lab.benchmark.rounding import gradient, relative
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.experiment import assemble
-from ebm_lab.training.gradients import Gradients
-from ebm_lab.training.processes import Processes
 from tests.test_resume import OBJECTIVES, QUICK, lines, run, same, state, stop_at
 
 COMPARE = ("fdssm", "nce", "cnce", "mpf", "ed")
 CHAINS = ("mle", "cd", "pcd", "mle_short")
 IMAGES = ["dataset=digits", "energy.channels=[8,16]", "energy.hidden=16", "batch_size=64", "logger=none"]
 IMAGES += ["evaluation=[]", "objective=pcd", "objective.buffer_size=128", "sampler.steps=5"]
-
-
-def gradient(trainer, batch, precision):
-    """Flat gradient from the objective's present state and stream, both put back."""
-    stream = trainer.generator.get_state()
-    content = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in trainer.objective.state_dict().items()}
-    Gradients(trainer.objective, Processes(), precision)(batch)
-    flat = torch.cat([p.grad.flatten() for p in trainer.objective.parameters() if p.grad is not None])
-    for p in trainer.objective.parameters():
-        p.grad = None
-    trainer.objective.load_state_dict(content)
-    trainer.generator.set_state(stream)
-    return flat
-
-
-def error(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 @pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o not in COMPARE])
@@ -43,7 +25,7 @@ def test_a_bfloat16_gradient_is_that_of_float32_to_its_eight_bits(objective):
         trainer._train_step(step)
     batch = trainer.batches(31)
     low, full = (gradient(trainer, batch, p) for p in ("bfloat16", "float32"))
-    assert 1e-6 < error(low, full) < 0.05
+    assert 1e-6 < relative(low, full) < 0.05
     assert all(p.dtype == torch.float32 for p in trainer.objective.parameters())
 
 
@@ -65,7 +47,7 @@ def test_channels_last_is_another_layout_and_the_same_gradient():
     filters = [p for p in other.objective.energy.parameters() if p.ndim == 4 and p.shape[1] > 1]
     assert filters and all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
     found = [gradient(t, t.batches(1), "float32") for t in (other, plain)]
-    assert error(*found) < 1e-4
+    assert relative(*found) < 1e-4
 
 
 def test_channels_last_without_convolutions_is_refused():
@@ -102,7 +84,7 @@ def test_passes_over_parts_add_up_to_the_gradient_of_the_whole():
         metrics, evals = trainer.gradients(trainer.batches(1))
         flat = torch.cat([p.grad.flatten() for p in trainer.objective.parameters() if p.grad is not None])
         found.append((flat, float(metrics["loss"]), evals))
-    assert error(found[1][0], found[0][0]) < 1e-5
+    assert relative(found[1][0], found[0][0]) < 1e-5
     assert found[1][1] == pytest.approx(found[0][1], rel=1e-5) and found[1][2] == found[0][2]
 
 

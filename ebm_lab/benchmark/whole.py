@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ebm_lab.benchmark import gap, growth, loop, page, peers, picture, process, runner
+from ebm_lab.benchmark import compiling, gap, growth, loop, page, peers, picture, process, rounding, runner
 from ebm_lab.benchmark.cases import left_out
 from ebm_lab.benchmark.ours import Compose
 from ebm_lab.core.errors import UserError
@@ -43,6 +43,8 @@ def run(
     do: dict[str, Callable[[], Any]] = {
         "samplers": lambda: runner.races("samplers", compose, rounds, threads, say),
         "steps": lambda: runner.races("steps", compose, rounds, threads, say),
+        "compile": lambda: compiling.costs(compose, say),
+        "bfloat16": lambda: rounding.errors(compose, say),
         "loop": lambda: loop.loops(compose, rounds, say),
         "startup": lambda: process.startup(say),
         "memory": lambda: process.memory(say),
