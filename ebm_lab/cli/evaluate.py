@@ -45,9 +45,11 @@ def evaluate(
     sample_temperature: instead of the run's own; out: where to write (default: <run>/evaluation). A setting of one
     evaluation: evaluation.<name>.<key>=<value>.
     """
+    from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.run import RunDir, load_run
     from ebm_lab.training.processes import Processes
 
+    keep_freed_memory()
     processes = Processes.join()
     own = RunDir.open(run, "run").read_config()
     chosen = roster(own, evaluation, overrides or {})

@@ -38,11 +38,13 @@ def sample(
     """
     import numpy as np
 
+    from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.core.pictures import grid, save_png
     from ebm_lab.core.random import stream
     from ebm_lab.core.view import EvalView
     from ebm_lab.run import load_run
 
+    keep_freed_memory()
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
     if loaded.sampler is None:
         raise UserError(f"run={run}: it has no sampler to draw samples with")

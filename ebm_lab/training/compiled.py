@@ -28,10 +28,11 @@ from ebm_lab.training.graphs import compiled, reason, refuse, untouched
 from ebm_lab.training.optim import Adam, Optimiser, norm_names, step_all
 from ebm_lab.training.products import rewrite
 
-PAYS = 8_000
+PAYS = 15_000
 """Steps from which `auto` compiles. What compiling costs and what it saves a step both grow with the number of
-operations, so that they balance after about as many steps whatever the objective: 2,000 to 4,000 at default settings
-where torch's cache has nothing yet, some hundred where it has. A rule by a clock would give other bits another day."""
+operations, so that they balance after about as many steps whatever the objective: 6,000 to 13,000 at default settings
+where torch's cache has nothing yet, some thousand where it has (`python scripts/benchmark.py only=compile`,
+docs/performance.md). A rule by a clock would give other bits another day."""
 
 Update = tuple[dict[str, Tensor], int]
 """Metrics of a step and its gradient evaluations."""
