@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGETS = (
     "ebm_lab/objectives/*.py",
     "ebm_lab/samplers/*.py",
-    *(f"ebm_lab/core/{name}.py" for name in ("contrastive", "kernels", "metropolis")),
+    *(f"ebm_lab/core/{name}.py" for name in ("contrastive", "distributions", "kernels", "metropolis", "perceptron")),
+    "ebm_lab/training/compiled.py",
 )
 BAR = 0.95
 
@@ -44,6 +45,8 @@ SKIPPED_CALLS = ("view", "reshape", "expand", "repeat", "flatten", "sum", "mean"
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("ebm_lab/objectives/ed.py", "y = x + self.blur * torch.empty_like(x).normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/ed.py", "y + self.blur * around"): "the noise's law is symmetric",
+    ("ebm_lab/core/distributions.py", "noise.normal_"): "the noise's law is symmetric",
+    ("ebm_lab/core/distributions.py", "z.normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/cnce.py", "x + shift, 0.0)[0] for shift in (-v, v)"): "both signs are taken",
 }
 """(file, a piece of the line): why a change there leaves what is computed as it is."""

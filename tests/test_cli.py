@@ -70,6 +70,7 @@ MISTAKES = [
     ("objective=multi_dsm energy.sigma_min=99", "energy.sigma_min=99: must be less than energy.sigma_max="),
     ("objective=multi_dsm energy.sigma_max=x", "energy.sigma_max=x: should be a valid number or should be 'auto'"),
     ("objective=multi_dsm sample_temperature=0.5", "sample_temperature=0.5: sampler 'annealed_langevin' goes down"),
+    ("recipe=null", "recipe=null: no such option; allowed: .*none"),
     ("recipe=multi_dsm_noise", "recipe=multi_dsm_noise: no such option; allowed: .*multi_dsm_noise_mlp"),
     ("architecture=foo", "architecture=foo: no such option; allowed: conv, mlp"),
     ("architecture=null", "architecture=null: must be one of conv, mlp"),
@@ -154,6 +155,8 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
         overrides = [*(["dataset=gaussian"] if flat else []), *(["objective=multi_dsm"] if "score" in option else [])]
     elif group == "sampler" and option in ("annealed_langevin", "predictor_corrector", "probability_flow"):
         overrides = ["objective=multi_dsm"]
+    elif (group, option) == ("recipe", "none"):
+        overrides = []
     elif group == "recipe":
         objective = next(o for o in sorted(options("objective"), key=len, reverse=True) if option.startswith(f"{o}_"))
         energy = option.removeprefix(f"{objective}_")
@@ -188,6 +191,9 @@ def test_recipes_yield_to_the_command_line():
     assert default["batch_size"] == 64 and compose_config(["batch_size=7"])["batch_size"] == 7
     assert compose_config(["dataset=two_moons"])["energy"]["name"] == "mlp"
     assert compose_config(["dataset=two_moons", "energy=gaussian"])["energy"]["name"] == "gaussian"
+    written = yaml.safe_load((config_dir() / "train.yaml").read_text())
+    bare = compose_config(["recipe=none"])
+    assert bare["batch_size"] == written["batch_size"] != default["batch_size"]
 
 
 def test_short_runs_are_sampled_as_they_are_trained():

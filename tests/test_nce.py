@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
-from ebm_lab.core.distributions import IsotropicGaussian
+from ebm_lab.core.distributions import Gaussian, IsotropicGaussian
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch
+from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.noise import fit_noise
 from ebm_lab.objectives.nce import NCE, noise_contrastive_estimation
 from tests.helpers import Points, covariance, exact_sample, gaussian_energy
@@ -129,6 +131,17 @@ def test_gaussian_noise_has_the_data_s_moments_widened(generator):
     draws = noise.sample(100_000, generator)
     assert draws.shape == (100_000, 3, 1)
     torch.testing.assert_close(draws.flatten(1).T.cov().double(), 4 * x.T.cov(), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(draws.mean(0).flatten().double(), x.mean(0), rtol=0.0, atol=0.05)  # five errors
+
+
+def test_the_gaussian_s_density_is_the_textbook_s(generator):
+    """Over flattened coordinates, and of a mixture's single component alike."""
+    mean, cov = torch.randn(2, 2, generator=generator).double(), covariance(4, generator)
+    x = torch.randn(50, 2, 2, generator=generator).double()
+    known = MultivariateNormal(mean.flatten(), cov).log_prob(x.flatten(1))
+    torch.testing.assert_close(Gaussian(mean, cov).log_prob(x), known)
+    alone = GaussianMixture(torch.ones(1).double(), mean[None], covariances=cov[None])
+    torch.testing.assert_close(alone.log_prob(x), known)
 
 
 def test_the_objective_counts_reports_and_blurs(generator):

@@ -61,13 +61,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
-    """Refuse a group choice that Hydra would drop in silence or can't read: recipes are optional, and null is none."""
+    """Refuse a group choice that Hydra would drop in silence or can't read."""
     for override in overrides:
         group, _, given = override.lstrip("+~").partition("=")
         dropped = given == "null" or override.startswith("~")
         if group in (*COMPONENTS, "architecture") and dropped:
             raise UserError(f"{override}: must be one of {', '.join(options(group, extra))}")
-        if group == "recipe" and given not in ("null", *options("recipe", extra)):
+        if group == "recipe" and given not in options("recipe", extra):
             allowed = options("recipe", extra)
             raise UserError(f"{override}: no such option; allowed: {', '.join(allowed)}{did_you_mean(given, allowed)}")
 
