@@ -8,7 +8,9 @@ through a fork.
 import gc
 import multiprocessing
 import signal
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Self
@@ -35,7 +37,9 @@ class Apart:
         self._here, there = context.Pipe()
         _open.add(self._here)
         self.process = context.Process(target=_serve, args=(there, make))
-        self.process.start()
+        with warnings.catch_warnings():  # from 3.12 on of any thread here; none holds what the fork will need
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.process.start()
         there.close()
 
     def told(self) -> Any:
@@ -66,6 +70,21 @@ class Apart:
         _open.discard(self._here)
         self._here.close()
         self.process.join()
+
+
+@contextmanager
+def field(
+    makers: Mapping[str, Callable[[], tuple[Work | None, Any]]],
+) -> Iterator[tuple[dict[str, Apart], dict[str, Any]]]:
+    """Contestants apart, begun together: the processes that have work, and what each told, by name."""
+    with ExitStack() as stack:
+        every = {name: stack.enter_context(Apart(make)) for name, make in makers.items()}
+        told = {name: process.told() for name, process in every.items()}
+        yield {name: process for name, process in every.items() if process.ask(_works)}, told
+
+
+def _works(work: Work | None) -> bool:
+    return work is not None
 
 
 def alone(function: Callable[[], Any]) -> Any:

@@ -25,6 +25,7 @@ from ebm_lab.benchmark import ours, peers
 from ebm_lab.benchmark.apart import alone
 from ebm_lab.benchmark.peers import Job
 from ebm_lab.core.errors import Diverged
+from ebm_lab.core.functional import in_parts
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.memory import keep_freed_memory
 from ebm_lab.core.quadrature import box_log_z
@@ -61,7 +62,7 @@ def gap(energy: nn.Module, dataset: Dataset) -> dict[str, Any]:
     log_z, change = box_log_z(energy, dataset.train, 300)
     true, x = dataset.log_prob(dataset.test), dataset.test
     assert true is not None
-    e = torch.cat([energy(part) for part in x.split(4096)]).double()
+    e = in_parts(energy, x, 4096).double()
     return {"gap": float(true.double().mean() + e.mean()) + log_z, "log_z_change": change}
 
 

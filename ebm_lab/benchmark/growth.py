@@ -8,7 +8,6 @@ step.
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from ebm_lab.benchmark import ours, peers, plain
-from ebm_lab.benchmark.apart import Apart
+from ebm_lab.benchmark.apart import field
 from ebm_lab.benchmark.cases import CHAIN, PLAIN
 from ebm_lab.benchmark.nets import plain as plain_net
 from ebm_lab.benchmark.timing import Work, race
@@ -69,14 +68,9 @@ def grow(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list
     for series in SERIES:
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         for n in series.values:
-            with ExitStack() as stack:
-                field = {
-                    name: stack.enter_context(Apart(partial(enter, name, series, n, compose)))
-                    for name in (("ours", "plain") if series.steps != 0 else ("ours",))
-                }
-                for process in field.values():
-                    process.told()
-                result = race(field, "ours", min(7, rounds))
+            names = ("ours", "plain") if series.steps != 0 else ("ours",)
+            with field({name: partial(enter, name, series, n, compose) for name in names}) as (here, _):
+                result = race(here, "ours", min(7, rounds))
             for name in result.names:
                 seconds[name].append(result.seconds_of(name, "cpu"))
         slopes = {name: slope(series.values, times) for name, times in seconds.items() if times}

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from ebm_lab.benchmark import peers
-from ebm_lab.benchmark.apart import Apart
+from ebm_lab.benchmark.apart import field
 from ebm_lab.benchmark.cases import Case, filled, sampler_cases, step_cases
 from ebm_lab.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
 from ebm_lab.benchmark.ours import BASELINE, Compose, build, variants
@@ -43,13 +42,8 @@ def one(case: Case, compose: Compose, rounds: int, threads: int, images: str, ot
     """One race, as a record: every contestant makes its work in its process, then they race."""
     own = ["ours", *(v.name for v in variants(case.kind, case.what, case.where))]
     names = [*own, *references(case), *others, "floor"]
-    with ExitStack() as stack:
-        field = {
-            name: stack.enter_context(Apart(partial(enter, name, case, compose, threads, images, others)))
-            for name in names
-        }
-        told = {name: process.told() for name, process in field.items()}
-        here = {name: process for name, process in field.items() if told[name]["here"]}
+    makers = {name: partial(enter, name, case, compose, threads, images, others) for name in names}
+    with field(makers) as (here, told):
         result = race(here, REFERENCE, rounds)
         seen = here["ours"].ask(profile) if threads == 1 else {}
     return {
@@ -80,8 +74,7 @@ def enter(
     torch.manual_seed(0)
     found = contestants(case, compose, threads, images, others, only=name)
     torch.set_num_threads(threads)
-    told = {"here": name in found.work, "absent": found.absent, "gradients": found.gradients}
-    return found.work.get(name), told
+    return found.work.get(name), {"absent": found.absent, "gradients": found.gradients}
 
 
 def summary(result: Race, name: str) -> dict[str, Any]:

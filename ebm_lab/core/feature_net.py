@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ebm_lab.core.cached import Kept, cached, identity_of
+from ebm_lab.core.functional import in_parts
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import seed_of, stream
 
@@ -64,7 +65,7 @@ class FeatureNet(nn.Module):
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """z(x), (B, *shape) -> (B, width), in float64."""
-        h = torch.cat([self.body(part) for part in x.split(1024)])
+        h = in_parts(self.body, x, 1024)
         return ((h - self.mean) / self.spread).double()
 
     @torch.no_grad()
@@ -76,7 +77,7 @@ class FeatureNet(nn.Module):
     @torch.no_grad()
     def standardise(self, x: Tensor) -> None:
         """Take mean and spread of the features from the images x."""
-        h = torch.cat([self.body(part) for part in x.split(1024)]).double()
+        h = in_parts(self.body, x, 1024).double()
         self.mean.copy_(h.mean(0))
         self.spread.copy_(h.var(0).mean().sqrt().clamp_min(1e-12))
 

@@ -54,6 +54,11 @@ def evaluate(energy: EnergyFn, x: Tensor) -> Tensor:
     return e
 
 
+def in_parts(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+    """f of the rows of x, (B, ...) -> (B, ...), `size` at a time: memory for one part."""
+    return torch.cat([f(part) for part in x.split(size)])
+
+
 def energy_and_grad(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
     """E(x), (B,), and grad_x E(x), (B, *shape). Detached unless `create_graph`; then with a graph to the parameters,
     and to x where x requires a gradient."""

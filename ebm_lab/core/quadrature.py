@@ -1,11 +1,12 @@
 """Quadrature in one and two dimensions."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ebm_lab.core.functional import EnergyFn, evaluate
+from ebm_lab.core.functional import EnergyFn, evaluate, in_parts
 
 
 def grid_points(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, float]:
@@ -22,7 +23,7 @@ def framed_log_density(energy: EnergyFn, data: Tensor, cells: int) -> tuple[Tens
     """(nodes, log p), (N, d) and (N,) in float64: -E normalised on a grid around the data, for pictures."""
     margin = 0.15 * (data.amax(0) - data.amin(0))
     nodes, log_cell = grid_points(data.amin(0) - margin, data.amax(0) + margin, cells)
-    e = torch.cat([evaluate(energy, part) for part in nodes.split(65_536)]).double()
+    e = in_parts(partial(evaluate, energy), nodes, 65_536).double()
     return nodes, -e - (torch.logsumexp(-e, 0) + log_cell)
 
 

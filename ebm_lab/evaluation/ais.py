@@ -21,6 +21,7 @@ Carlo, 2015, arXiv:1511.02543.
 """
 
 import math
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ from ebm_lab.core.annealed_importance import Whitened, effective_sample_size, lo
 from ebm_lab.core.annealed_path import Journey, Schedule, pilot
 from ebm_lab.core.bits import PIXELS, bits_per_dim
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import EnergyFn, evaluate, frozen
+from ebm_lab.core.functional import EnergyFn, evaluate, frozen, in_parts
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.metropolis import Metropolis
 from ebm_lab.core.registry import build, register
@@ -112,7 +113,7 @@ class AIS:
     ) -> Report:
         both = {steps: (_log_z(forward), _log_z(-reverse)) for steps, (forward, reverse) in runs.items()}
         (log_z, se), (minus, se_reverse) = both[self.temperatures]
-        e = torch.cat([_energies(view.energy, part) for part in view.held_out.split(4096)])
+        e = in_parts(partial(_energies, view.energy), view.held_out, 4096)
         nll, n = float(e.mean()) + log_z, len(runs[self.temperatures][0])
         base_nll = -float(model.base_log_prob(view.held_out).double().mean())
         metrics = {

@@ -12,12 +12,14 @@ Will Grathwohl et al., Your Classifier is Secretly an Energy Based Model and You
 5, arXiv:1912.03263.
 """
 
+from functools import partial
+
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.functional import evaluate
+from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -43,10 +45,7 @@ class Histograms:
             sets["samples"] = view.samples[:n]
         if data.outside is not None:
             sets["outside"] = data.outside[:n]
-        e = {
-            name: torch.cat([evaluate(view.energy, part) for part in x.split(4096)]).double().cpu()
-            for name, x in sets.items()
-        }
+        e = {name: in_parts(partial(evaluate, view.energy), x, 4096).double().cpu() for name, x in sets.items()}
         middle, median = e["held-out"].mean(), e["held-out"].median()
         metrics = {"e_std": float(e["held-out"].std())}
         for name in e.keys() - {"held-out"}:

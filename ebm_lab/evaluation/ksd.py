@@ -17,13 +17,14 @@ power as the dimension grows. Samples drawn at temperature T are compared with e
 taken at its lowest level, where samplers that end with a denoising step fall short of its blur.
 """
 
+from functools import partial
 from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.functional import frozen
+from ebm_lab.core.functional import frozen, in_parts
 from ebm_lab.core.levels import data_score
 from ebm_lab.core.registry import register
 from ebm_lab.core.significance import p_value, random_signs
@@ -78,5 +79,5 @@ class KSD:
 
     def _h(self, view: EvalView, x: Tensor, temperature: float, widths: list[float]) -> Tensor:
         with frozen(view.energy):
-            s = torch.cat([data_score(view.energy, part) for part in x.split(1000)]) / temperature
+            s = in_parts(partial(data_score, view.energy), x, 1000) / temperature
         return stein_kernels(x.flatten(1).double(), s.flatten(1).double(), widths)

@@ -9,12 +9,14 @@ Where the objective learns log Z itself (nce), `log_z_error` is what it learnt m
 per dimension (core/bits.py).
 """
 
+from functools import partial
+
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core.bits import PIXELS, bits_per_dim
-from ebm_lab.core.functional import evaluate
+from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.interfaces import Energy
 from ebm_lab.core.quadrature import box_log_z
 from ebm_lab.core.registry import register
@@ -47,7 +49,7 @@ class Likelihood:
                     f"log Z still changes by {change:.2g} nats when the box grows: the model may have no Z"
                 )
         with torch.no_grad():
-            e = torch.cat([evaluate(view.energy, part) for part in view.held_out.split(65_536)])
+            e = in_parts(partial(evaluate, view.energy), view.held_out, 65_536)
         nll = float(e.double().mean()) + log_z
         report.metrics |= {"nll": nll, "log_z": log_z}
         if view.dataset.bounds is not None:

@@ -20,6 +20,7 @@ Erik Nijkamp et al., On the Anatomy of MCMC-Based Maximum Likelihood Learning of
 and 4.2, arXiv:1903.12370.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -27,7 +28,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.functional import evaluate
+from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.registry import build, register
 from ebm_lab.core.view import EvalView, Report, walk
 from ebm_lab.evaluation.chains import COLOURS, markov, needs_energy
@@ -93,7 +94,7 @@ class LongRun:
         report, held = Report(), view.held_out
         steps = {m: min(m * view.steps, self.max_steps) for m in self.multiples}
         with torch.no_grad():
-            real = torch.cat([evaluate(view.energy, part) for part in held[:4096].split(1024)]).double().cpu()
+            real = in_parts(partial(evaluate, view.energy), held[:4096], 1024).double().cpu()
         report.metrics = {"longrun_e_data": float(real.mean()), "longrun_e_std": float(real.std())}
         curves, stops, fates = {}, {}, {}
         for name, x in self._starts(view).items():

@@ -15,11 +15,13 @@ Zinan Lin et al., PacGAN: The power of two samples in generative adversarial net
 high-quality samples), arXiv:1712.04086.
 """
 
+from functools import partial
+
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.functional import EnergyFn, evaluate
+from ebm_lab.core.functional import EnergyFn, evaluate, in_parts
 from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.quadrature import grid_points
 from ebm_lab.core.registry import register
@@ -45,7 +47,7 @@ def weights_of_samples(mixture: GaussianMixture, x: Tensor) -> Tensor:
 def quadrature_weights(energy: EnergyFn, mixture: GaussianMixture, low: Tensor, high: Tensor, cells: int) -> Tensor:
     """Mean of r_k under exp(-E) / Z on a box in 1 or 2 dimensions, (K,)."""
     nodes, _ = grid_points(low, high, cells)
-    e = torch.cat([evaluate(energy, part) for part in nodes.split(65_536)]).cpu().double()
+    e = in_parts(partial(evaluate, energy), nodes, 65_536).cpu().double()
     return (-e).softmax(0) @ mixture.responsibilities(nodes.cpu().double())
 
 

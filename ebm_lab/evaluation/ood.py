@@ -29,6 +29,7 @@ al., Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typica
 Grathwohl et al., Your Classifier is Secretly an Energy Based Model, 2020, section 5.3, arXiv:1912.03263 (gradient).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ from ebm_lab.core import pictures
 from ebm_lab.core.detection import detection, intervals, labelled
 from ebm_lab.core.distributions import UniformBox
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import evaluate, flat_sum, per_sample
+from ebm_lab.core.functional import evaluate, flat_sum, in_parts, per_sample
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.levels import NoiseLevels, data_score
 from ebm_lab.core.registry import build, find, register
@@ -149,16 +150,16 @@ class OutOfDistribution:
     def _typical_energy(self, view: EvalView) -> float | None:
         if not view.has_energy:
             return None
-        return float(torch.cat([evaluate(view.energy, p) for p in view.dataset.train[:10_000].split(1024)]).mean())
+        return float(in_parts(partial(evaluate, view.energy), view.dataset.train[:10_000], 1024).mean())
 
     def _scores(self, view: EvalView, x: Tensor, level: float | None) -> dict[str, Tensor]:
         """(n,) each, the higher the more like the data."""
         scores: dict[str, Tensor] = {}
         if level is not None:
             with torch.no_grad():
-                e = torch.cat([evaluate(view.energy, part) for part in x.split(1024)])
+                e = in_parts(partial(evaluate, view.energy), x, 1024)
             scores |= {"energy": -e, "typicality": -(e - level).abs()}
-        slope = torch.cat([data_score(view.energy, part) for part in x.split(1024)])
+        slope = in_parts(partial(data_score, view.energy), x, 1024)
         scores["gradient"] = -flat_sum(slope**2).sqrt()
         if isinstance(view.energy, NoiseLevels) or self.sigma is not None:
             scores["residual"] = -self._residual(view, x)
