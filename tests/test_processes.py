@@ -159,20 +159,24 @@ def test_torchrun_terminated_and_begun_again_with_resume_auto(tmp_path):
     command += ["train.py", *QUICK, "objective=pcd", "steps=400", "log_every=20", "checkpoint_every=40", "resume=auto"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def run(where, seconds=None):
+    def run(where, until=None):
         process = subprocess.Popen(
             [*command, f"output_dir={tmp_path / where}"], cwd=ROOT, env=env, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        if seconds is not None:
-            time.sleep(seconds)
+        if until is not None:
+            while process.poll() is None and logged(where) < until:
+                time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
         return process.communicate(timeout=200)[0], process.returncode
 
+    def logged(where):
+        return sum(len(file.read_text().splitlines()) for file in tmp_path.glob(f"{where}/runs/*/metrics.jsonl"))
+
     straight = run("a")
     assert straight[1] == 0, straight[0]
-    for seconds in (11, 13):
-        run("b", seconds)
+    for until in (2, 7):
+        assert run("b", until)[1] != 0 and until <= logged("b") < logged("a")
     last = run("b")
     assert last[1] == 0, last[0]
     (a,), (b,) = ((tmp_path / where / "runs").iterdir() for where in "ab")
