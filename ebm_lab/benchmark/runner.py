@@ -26,6 +26,9 @@ def races(
     """Race every case of a kind under each number of threads."""
     cases = cases or (sampler_cases() if kind == "samplers" else step_cases())
     others, records = list(peers.versions()), []
+    torch.set_num_threads(
+        1
+    )  # a pool of threads here would not live through the forks, and two threads there wait for it
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))
         build(compose, filled(cases[0], images), 1, BASELINE)  # imports what each process would import again
