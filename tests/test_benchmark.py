@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -144,6 +145,24 @@ def test_a_contestant_apart_has_a_process_and_its_memory_to_itself():
 
 def _held(work):
     return len(work.__closure__[0].cell_contents)
+
+
+def test_two_threads_live_in_processes_apart(tmp_path):
+    """In a fresh process, whose own pool of threads would not live through the forks: a race that hung is ended."""
+    code = (
+        "from ebm_lab.benchmark import cases, runner; from ebm_lab.cli.compose import compose_config\n"
+        "case = next(c for c in cases.sampler_cases() if c.name.startswith('langevin, perceptron'))\n"
+        "runner.races('samplers', compose_config, 2, [2], print, [case])"
+    )
+    told = tmp_path / "told"
+    with told.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file, start_new_session=True)
+    try:
+        process.wait(timeout=90)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "2 threads  langevin, perceptron" in told.read_text()
 
 
 def test_what_fails_in_a_process_apart_is_told():
