@@ -10,7 +10,7 @@ from ebm_lab.benchmark.targets import best
 from ebm_lab.core import pictures
 
 FASTER, SLOWER, INK = "#0072b2", "#d55e00", "#222222"
-MARKS = {"torchebm": ("^", "#009e73"), "ebmkit": ("s", "#cc79a7"), KEPT: ("x", "#888888"), "floor": ("|", INK)}
+MARKS = {"torchebm": ("^", "#009e73"), "ebmkit": ("s", "#cc79a7"), KEPT: ("D", "#e69f00"), "floor": ("|", INK)}
 LOW, HIGH = 0.2, 4.0
 """The ends of the ratios' axis; what lies outside is drawn on the edge."""
 
