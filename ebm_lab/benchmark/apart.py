@@ -73,7 +73,7 @@ class Apart:
 
 
 @contextmanager
-def field(
+def together(
     makers: Mapping[str, Callable[[], tuple[Work | None, Any]]],
 ) -> Iterator[tuple[dict[str, Apart], dict[str, Any]]]:
     """Contestants apart, begun together: the processes that have work, and what each told, by name."""
@@ -107,9 +107,7 @@ def _serve(there: Connection, make: Callable[[], tuple[Work | None, Any]]) -> No
             task: Task = there.recv()
             gc.collect()
             there.send((True, task(work)))
-    except EOFError:
-        return
-    except BrokenPipeError:
+    except (EOFError, BrokenPipeError):
         return
     except Exception as problem:
         there.send((False, problem))

@@ -117,11 +117,16 @@ def step_cases() -> list[Case]:
                 own = [o for o in own if not o.startswith("energy.")]
                 network = [o for o in network if not o.startswith("energy")] + MANY_LEVELS[net]
             where = f"{WORDS[net]}, batch {batch}"
-            steps = 10 if counts[:1] == CHAIN[:1] else 0
+            steps = 10 if has_chains(what) else 0
             found.append(
                 Case("steps", what, where, (*network, *own), batch, steps, one_thread=what not in WITH_TWO[net])
             )
     return found
+
+
+def has_chains(objective: str) -> bool:
+    """Does its step run chains?"""
+    return COUNTS[objective][: len(CHAIN)] == CHAIN
 
 
 def filled(case: Case, images: str) -> list[str]:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import median
 from typing import Any
 
 from ebm_lab.benchmark import ours
@@ -60,7 +61,7 @@ def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> 
     second = spent() - began
     block_of = partial(timed, work)
     repeats = calibrate(block_of, 0.1)
-    each = sorted(block_of(repeats)[0] for _ in range(9))[4]
+    each = median(block_of(repeats)[0] for _ in range(9))
     return {"step": each, "made": second - each}
 
 

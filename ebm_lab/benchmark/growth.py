@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ebm_lab.benchmark import ours, peers, plain
-from ebm_lab.benchmark.apart import field
+from ebm_lab.benchmark.apart import together
 from ebm_lab.benchmark.cases import CHAIN, PLAIN
 from ebm_lab.benchmark.nets import plain as plain_net
 from ebm_lab.benchmark.timing import Work, race
@@ -69,7 +69,7 @@ def grow(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         for n in series.values:
             names = ("ours", "plain") if series.steps != 0 else ("ours",)
-            with field({name: partial(enter, name, series, n, compose) for name in names}) as (here, _):
+            with together({name: partial(enter, name, series, n, compose) for name in names}) as (here, _):
                 result = race(here, "ours", min(7, rounds))
             for name in result.names:
                 seconds[name].append(result.seconds_of(name, "cpu"))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ebm_lab.benchmark import ours
 from ebm_lab.benchmark.apart import alone
-from ebm_lab.benchmark.cases import COUNTS
+from ebm_lab.benchmark.cases import COUNTS, has_chains
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.training.gradients import Gradients, Precision
 from ebm_lab.training.trainer import Trainer
@@ -41,7 +41,7 @@ def errors(compose: ours.Compose, say: Callable[[str], None]) -> list[dict[str, 
 
 
 def error(compose: ours.Compose, objective: str, dataset: str) -> dict[str, Any]:
-    choice = [f"objective={objective}", f"dataset={dataset}", *(["sampler=langevin"] if _chains(objective) else [])]
+    choice = [f"objective={objective}", f"dataset={dataset}", *(["sampler=langevin"] if has_chains(objective) else [])]
     trainer = ours.build(compose, choice, 1, ours.BASELINE)
     for step in range(1, STEPS[dataset] + 1):
         trainer._train_step(step)
@@ -52,10 +52,6 @@ def error(compose: ours.Compose, objective: str, dataset: str) -> dict[str, Any]
         found.append(relative(low, full))
     refused = bool(trainer.objective.compares)
     return {"objective": objective, "dataset": dataset, "error": median(found), "most": max(found), "refused": refused}
-
-
-def _chains(objective: str) -> bool:
-    return any(o.startswith("sampler") for o in COUNTS[objective])
 
 
 def gradient(trainer: Trainer, parts: Sequence[Batch], precision: Precision) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ebm_lab.benchmark import peers
-from ebm_lab.benchmark.apart import field
+from ebm_lab.benchmark.apart import together
 from ebm_lab.benchmark.cases import Case, filled, sampler_cases, step_cases
 from ebm_lab.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
 from ebm_lab.benchmark.ours import BASELINE, Compose, build, variants
@@ -26,9 +26,8 @@ def races(
     """Race every case of a kind under each number of threads."""
     cases = cases or (sampler_cases() if kind == "samplers" else step_cases())
     others, records = list(peers.versions()), []
-    torch.set_num_threads(
-        1
-    )  # a pool of threads here would not live through the forks, and two threads there wait for it
+    # A pool of threads here would not live through the forks, and two threads there wait for it.
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))
         build(compose, filled(cases[0], images), 1, BASELINE)  # imports what each process would import again
@@ -46,7 +45,7 @@ def one(case: Case, compose: Compose, rounds: int, threads: int, images: str, ot
     own = ["ours", *(v.name for v in variants(case.kind, case.what, case.where))]
     names = [*own, *references(case), *others, "floor"]
     makers = {name: partial(enter, name, case, compose, threads, images, others) for name in names}
-    with field(makers) as (here, told):
+    with together(makers) as (here, told):
         result = race(here, REFERENCE, rounds)
         seen = here["ours"].ask(profile) if threads == 1 else {}
     return {

@@ -33,13 +33,12 @@ def fit_noise(
     if law == "flow":
         return Flow(train, floor**0.5, widen, generator)
     d = flat.shape[1]
-    round_ = floor * torch.eye(d, device=flat.device).double()
+    round_ = floor * torch.eye(d).double()
     if law == "gaussian" or components == 1:
-        covariance = widen**2 * (flat.T.cov().view(d, d) + round_)
+        covariance = widen**2 * (flat.T.cov().view(d, d) + round_.to(flat))
         return Gaussian(flat.mean(0).view(shape).to(train), covariance.to(train))
-    weights, means, covariances = (t.to(train.device) for t in _fit_mixture(flat, components, generator))
-    covariances = widen**2 * (covariances + round_)
-    weights, means, covariances = (t.to(train) for t in (weights, means, covariances))
+    weights, means, covariances = _fit_mixture(flat, components, generator)
+    weights, means, covariances = (t.to(train) for t in (weights, means, widen**2 * (covariances + round_)))
     return GaussianMixture(weights, means.view(-1, *shape), covariances=covariances)
 
 
