@@ -18,13 +18,14 @@ from ebm_lab.core.random import seed_of, stream
 from ebm_lab.core.registry import build
 from ebm_lab.core.settings import check
 from ebm_lab.training.batches import Batches
-from ebm_lab.training.compiled import CompiledStep, settle
+from ebm_lab.training.compiled import CompiledStep
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients, Precision
 from ebm_lab.training.guard import Guard
 from ebm_lab.training.processes import Processes, local_rank
 from ebm_lab.training.trained import Schedule
 from ebm_lab.training.trainer import Trainer
+from ebm_lab.training.worth import settle
 
 GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger")
 
@@ -146,8 +147,10 @@ def assemble(
     }
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
     chosen = {"objective": objective.chosen, "energy": energy.chosen if isinstance(energy, NoiseLevels) else {}}
-    compiling = settle(settings.compile, settings.steps, settings.accumulate, settings.precision, processes.world)
-    if not compiling and settings.compile in ("on", True):
+    batches = Batches(dataset, settings.batch_size, settings.seed, settings.accumulate, processes.rank, processes.world)
+    served = settings.accumulate == 1 and settings.precision == "float32" and processes.world == 1
+    compiling = served and settle(settings.compile, settings.steps, objective, lambda: batches(1)[0])
+    if not served and settings.compile in ("on", True):
         objective.notes.append("compile: off, for it takes accumulate=1, precision=float32 and one process")
     settled = {"threads": threads, "compile": "on" if compiling else "off"}
     resolved = {**config, **settled} | {g: {**config[g], **values} for g, values in chosen.items()}
@@ -156,9 +159,7 @@ def assemble(
         optimisers=optim,
         ema=EMA([p for ps in players.values() for p in ps], settings.ema),
         dataset=dataset,
-        batches=Batches(
-            dataset, settings.batch_size, settings.seed, settings.accumulate, processes.rank, processes.world
-        ),
+        batches=batches,
         gradients=Gradients(objective, processes, settings.precision),
         processes=processes,
         sampler=sampler,

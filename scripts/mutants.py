@@ -36,6 +36,7 @@ TARGETS = (
     "ebm_lab/samplers/*.py",
     *(f"ebm_lab/core/{name}.py" for name in ("contrastive", "distributions", "kernels", "metropolis", "perceptron")),
     "ebm_lab/training/compiled.py",
+    "ebm_lab/training/worth.py",
 )
 BAR = 0.95
 

@@ -462,6 +462,7 @@ def test_the_price_of_compiling_is_told_cold_and_warm(monkeypatch):
     monkeypatch.setattr(compiling, "keep_freed_memory", lambda: None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.setattr(compiling, "CHOICES", {"c": ()})
+    monkeypatch.setattr(compiling, "auto_from", lambda trainer: 1234.0)
     monkeypatch.setattr(compiling.ours, "build", lambda compose, overrides, threads: overrides[-1])
     monkeypatch.setattr(compiling.ours, "stepping", stepping)
     (r,) = compiling.costs(compose_config, lambda line: None)
@@ -660,7 +661,7 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
         "0.90 (0.88 to 0.92) | 0.50 (0.48 to 0.52) | 1.20 (1.18 to 1.22) | 0.30",
         "0.250 in 3.0 s, no Z |  | 0.125 in 2.9 s | inf in 1.4 s",
         "| l | 2.00 | 1.0100 (1.0090 to 1.0110) |",
-        "| c | 2.00 | 1.00 | 12.0 | 12,000 | 1.5 | 1,500 |",
+        "| c | 2.00 | 1.00 | 12.0 | 12,000 | 22,000 | 1.5 | 1,500 |",
         "| d | `o` | 1.2 (250) | refused |",
         "4.50 s, of which 3.50 s",
         "| m | 150 (+50) |  |  |  |",
@@ -676,7 +677,7 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
 
 
 COMPILED = {"name": "c", "eager": 2e-3, "compiled": 1e-3, "cold": 12.0, "warm": 1.5}
-COMPILED["even"] = {"cold": 12000.0, "warm": 1500.0}
+COMPILED |= {"even": {"cold": 12000.0, "warm": 1500.0}, "auto_from": 22000.0}
 
 
 def _interval(middle):

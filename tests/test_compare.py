@@ -18,7 +18,21 @@ from ebm_lab.cli.compose import compose_config
 from ebm_lab.compare import page, results, table
 from ebm_lab.compare.chart import HEIGHT, WIDTH, apart, chart
 from ebm_lab.compare.columns import ALL, cell, columns, number
-from ebm_lab.compare.plan import LOOKS, Arm, Case, Pilot, Study, arguments, cases, mine, pieces, safe, steps_for, varied
+from ebm_lab.compare.plan import (
+    LOOKS,
+    Arm,
+    Case,
+    Pilot,
+    Study,
+    arguments,
+    cases,
+    mine,
+    pieces,
+    pilot_arguments,
+    safe,
+    steps_for,
+    varied,
+)
 from ebm_lab.compare.runner import Runner, quoted, write
 from ebm_lab.core.errors import UserError
 from ebm_lab.training.counters import Clock, Counters
@@ -49,7 +63,12 @@ def test_a_case_is_told_its_steps_and_what_hangs_on_them():
     blind = Pilot(**{**vars(PILOT), "gap": False})
     told = dict(a.split("=", 1) for a in arguments(Case(arm, 0), SECONDS, blind))
     assert told["eval_every"] == told["steps"] and "evaluation" not in told  # its own evaluations, at the end
-    assert arguments(Case(Arm("pcd", "two_moons"), 0), Study(None, "recipe"), None)[-1] == "seed=0"
+    recipe = arguments(Case(Arm("pcd", "two_moons"), 0), Study(None, "recipe"), None)
+    assert recipe[-1] == "seed=0" and not any("compile" in a for a in recipe)
+    eager, wished = (Study(60.0, "cpu_seconds", own) for own in ((), ("compile=on",)))
+    for study, how in ((eager, "off"), (wished, "on")):  # of an override that is given twice, the second holds
+        both = (pilot_arguments(arm, study), arguments(Case(arm, 3), study, PILOT))
+        assert [dict(a.split("=", 1) for a in one)["compile"] for one in both] == [how, how]
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 21, 399, 4000])

@@ -14,7 +14,7 @@ from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.experiment import assemble
 from ebm_lab.training import products
-from ebm_lab.training.compiled import PAYS, CompiledStep, adamw, clipped
+from ebm_lab.training.compiled import CompiledStep, adamw, clipped
 from ebm_lab.training.draws import given, noted
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.optim import Adam
@@ -278,18 +278,6 @@ def test_without_a_compiler_a_run_is_the_eager_one(tmp_path, monkeypatch, capsys
 
 def no_compiler(module, inputs):
     raise RuntimeError("no C++ compiler\nand a traceback")
-
-
-@pytest.mark.parametrize(
-    "steps, given, settled",
-    [(PAYS - 1, "auto", "off"), (PAYS, "auto", "on"), (5, "on", "on"), (PAYS, "off", "off"), (5, True, "on")],
-)
-def test_auto_is_settled_by_the_steps_and_kept_for_resuming(steps, given, settled):
-    config = compose_config([*POINTS, "logger=none", "objective=dsm"]) | {"steps": steps, "compile": given}
-    built, resolved = assemble(config)
-    assert resolved["compile"] == settled and (built.compiled is not None) == (settled == "on")
-    again, twice = assemble(resolved)
-    assert twice["compile"] == settled and (again.compiled is not None) == (settled == "on")
 
 
 @pytest.mark.parametrize("key", ["accumulate=2", "precision=bfloat16"])

@@ -2,6 +2,8 @@
 
     steps to break even = (CPU time of compiling) / (CPU time of an eager step - of a compiled one)
 
+beside the number from which `compile=auto` compiles, by what a step does (training/worth.py).
+
 Compiling is measured twice, in fresh processes: with torch's cache on disk empty, and with what the first one left
 there, which is how the other runs of a sweep find it. It is the CPU time of the second step, with the compilers that
 were started, less that of a compiled step.
@@ -12,48 +14,60 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ebm_lab.benchmark import ours
 from ebm_lab.benchmark.apart import alone
+from ebm_lab.benchmark.cases import NETWORKS
+from ebm_lab.benchmark.field import images_file
 from ebm_lab.benchmark.timing import calibrate, timed
 from ebm_lab.core.memory import keep_freed_memory
+from ebm_lab.training import worth
+from ebm_lab.training.trainer import Trainer
 
 CHOICES = {
     **{f"{o}, two_moons": (f"objective={o}", "dataset=two_moons") for o in ("cd", "pcd", "dsm", "ssm", "sm", "nce")},
-    **{f"{o}, digits": (f"objective={o}",) for o in ("pcd", "dsm")},
+    **{f"{o}, digits": (f"objective={o}",) for o in ("pcd", "dsm", "multi_dsm")},
+    **{f"{o}, 28 x 28 pixels": (f"objective={o}", *NETWORKS["28x28"]) for o in ("pcd", "dsm", "ssm", "nce")},
 }
 ON, OFF = "compile=on", "compile=off"
 
 
 def costs(compose: ours.Compose, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Every choice."""
-    records = []
-    for name, choice in CHOICES.items():
-        with tempfile.TemporaryDirectory() as cache:
-            eager = alone(partial(step, compose, choice, OFF, cache))["step"]
-            cold, warm = (alone(partial(step, compose, choice, ON, cache)) for _ in range(2))
-        saved = eager - cold["step"]
-        record = {"name": name, "eager": eager, "compiled": cold["step"], "cold": cold["made"], "warm": warm["made"]}
-        record["even"] = {k: record[k] / saved if saved > 0 else float("inf") for k in ("cold", "warm")}
-        records.append(record)
-        say(
-            f"compiling, {name}: {1000 * eager:.2f} -> {1000 * cold['step']:.2f} ms a step for {cold['made']:.1f} CPU-s"
-            f" ({warm['made']:.1f} with a cache): even after {record['even']['cold']:,.0f} steps"
-            f" ({record['even']['warm']:,.0f})"
-        )
-    return records
+    with tempfile.TemporaryDirectory() as folder:
+        images = images_file(Path(folder))
+        made = {name: tuple(o.replace("{images}", images) for o in choice) for name, choice in CHOICES.items()}
+        return [cost(compose, name, choice, say) for name, choice in made.items()]
+
+
+def cost(compose: ours.Compose, name: str, choice: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as cache:
+        eager = alone(partial(step, compose, choice, OFF, cache))
+        first, later = (alone(partial(step, compose, choice, ON, cache)) for _ in range(2))
+    record = {"name": name, "eager": eager["step"], "compiled": first["step"], "cold": first["made"]}
+    record |= {"warm": later["made"], "auto_from": eager["auto_from"]}
+    saved = record["eager"] - record["compiled"]
+    record["even"] = {k: record[k] / saved if saved > 0 else float("inf") for k in ("cold", "warm")}
+    cold, warm = (f"{record[k]:.1f} CPU-s, even after {record['even'][k]:,.0f} steps" for k in ("cold", "warm"))
+    say(
+        f"compiling, {name}: {1000 * record['eager']:.2f} -> {1000 * record['compiled']:.2f} ms a step; {cold}"
+        f" (auto from {record['auto_from']:,.0f}); with a cache {warm}"
+    )
+    return record
 
 
 def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> dict[str, float]:
-    """CPU-seconds of a step, and those that went into making it ready."""
+    """CPU-seconds of a step, and those that went into making it ready; from how many steps on `auto` compiles it."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     keep_freed_memory()
     trainer = ours.build(compose, [*choice, how], 1)
     from torch._inductor import config
 
     config.compile_threads = 1  # compilers that this process starts and waits for, so that their time is known
+    auto = auto_from(trainer)
     work = ours.stepping(trainer)
     work()
     began = spent()
@@ -62,7 +76,12 @@ def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> 
     block_of = partial(timed, work)
     repeats = calibrate(block_of, 0.1)
     each = median(block_of(repeats)[0] for _ in range(9))
-    return {"step": each, "made": second - each}
+    return {"step": each, "made": second - each, "auto_from": auto}
+
+
+def auto_from(trainer: Trainer) -> float:
+    """Steps from which `auto` would compile this run."""
+    return worth.pays_from(worth.work(trainer.objective, trainer.batches(1)[0]))
 
 
 def spent() -> float:

@@ -119,10 +119,10 @@ def lab(compose: ours.Compose, name: str, objective: str, seed: int, budget: flo
     """The lab's recipe with the steps that `budget` CPU-seconds buy; a divergence is told, not hidden."""
     keep_freed_memory()
     choice = [f"objective={objective}", f"dataset={name}", f"seed={seed}", "logger=none", "evaluation=[]"]
-    choice += ["device=cpu", "threads=1"]
+    choice += ["device=cpu", "threads=1", "compile=off"]
     steps = max(10, int(MARGIN * budget / step_cost(compose, choice)))
     result = fitted(compose, choice, steps)
-    if result["cpu"] > budget:  # the pilot was too hopeful, or a compiler ran within the run
+    if result["cpu"] > budget:  # the pilot was too hopeful
         result = fitted(compose, choice, max(10, int(MARGIN * steps * budget / result["cpu"])))
     return result
 

@@ -66,8 +66,9 @@ class Arm:
         return safe("_".join(filter(None, (self.objective, self.dataset, self.vary))))
 
     def overrides(self, study: Study) -> list[str]:
-        own = [f"objective={self.objective}", f"dataset={self.dataset}", *study.overrides]
-        return [*own, *([self.vary] if self.vary else []), "logger=none", "threads=1"]
+        own = [f"objective={self.objective}", f"dataset={self.dataset}"]
+        own += [] if study.budget is None else ["compile=off"]  # a pilot's step is the run's, and no compiler is paid
+        return [*own, *study.overrides, *([self.vary] if self.vary else []), "logger=none", "threads=1"]
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,6 @@ from ebm_lab.training.graphs import compiled, reason, refuse, untouched
 from ebm_lab.training.optim import Adam, Optimiser, norm_names, step_all
 from ebm_lab.training.products import rewrite
 
-PAYS = 15_000
-"""Steps from which `auto` compiles. What compiling costs and what it saves a step both grow with the number of
-operations, so that they balance after about as many steps whatever the objective: 6,000 to 13,000 at default settings
-where torch's cache has nothing yet, some thousand where it has (`python scripts/benchmark.py only=compile`,
-docs/performance.md). A rule by a clock would give other bits another day."""
-
 Update = tuple[dict[str, Tensor], int]
 """Metrics of a step and its gradient evaluations."""
 
@@ -58,13 +52,6 @@ def adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: Tensor, gro
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
     m_hat, v_hat = m / (1 - beta1 ** t.double()), v / (1 - beta2 ** t.double())  # 1 - 0.999^t loses digits in float32
     p.mul_(1 - lr * group["weight_decay"]).sub_(lr * m_hat / (v_hat.sqrt() + group["eps"]))
-
-
-def settle(wish: str | bool, steps: int, accumulate: int, precision: str, world: int) -> bool:
-    """Is a run of these settings compiled? `wish`: auto, on or off (true and false, as YAML reads the last two)."""
-    if accumulate > 1 or precision != "float32" or world > 1:
-        return False
-    return steps >= PAYS if wish == "auto" else wish in ("on", True)
 
 
 class State(NamedTuple):

@@ -48,6 +48,7 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
         f"{count:,} parameters; {len(trainer.dataset.train):,} training points of shape {trainer.dataset.event_shape}; "
         f"{device}, {torch.get_num_threads()} thread(s)"
         + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else "")
+        + ("; its second step compiles them all, some half a minute" if trainer.compiled else "")
     )
     for name, value in trainer.chosen.items():
         trainer.say(f"chosen from the data: {name}={value:g}")
