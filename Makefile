@@ -34,7 +34,7 @@ studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.
 	$(BIN)/python scripts/scaling.py out=docs
 	$(BIN)/python scripts/studies.py out=docs
 
-benchmark: .venv/installed  ## Race against a plain loop and other libraries: docs/performance.md, in some twenty minutes
+benchmark: .venv/installed  ## Race against a plain loop and other libraries: docs/performance.md, in some forty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python scripts/benchmark.py out=docs
 
