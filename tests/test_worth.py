@@ -94,4 +94,15 @@ def test_auto_leaves_a_step_that_is_no_fixed_graph_alone():
 
     objective = Own(count)
     assert not settle("auto", 10**9, objective, lambda: BATCH) and objective.count == 0
-    assert settle("auto", 10**9, Own(), lambda: BATCH) and not settle("auto", LEAST - 1, Own(), lambda: BATCH)
+    assert settle("auto", 10**9, Own(), lambda: BATCH)
+
+
+def test_a_short_run_is_not_even_looked_at(monkeypatch):
+    def batch():
+        looked.append(True)
+        return BATCH
+
+    looked = []
+    monkeypatch.setattr(worth, "pays_from", lambda counted: 1.0)
+    assert not settle("auto", LEAST - 1, Own(), batch) and not looked
+    assert settle("auto", LEAST, Own(), batch) and looked
