@@ -69,15 +69,29 @@ SLOW = [pytest.param(k, id=k, marks=[] if k == "dsm" else pytest.mark.slow) for 
 
 @pytest.mark.parametrize("name", SLOW)
 def test_one_step_equals_the_eager_one_from_200_shared_states(name):
+    equal_steps([*POINTS, *SERVED[name]], 200, ROUNDING.get(name, 3e-5))
+
+
+IMAGES = ["dataset=digits", "batch_size=32", "evaluation=[]"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["pcd", "ssm", "dsm", "nce", "multi_dsm"])
+def test_a_step_on_images_equals_the_eager_one_from_20_shared_states(objective):
+    energy = "noise_conv" if objective == "multi_dsm" else "conv"
+    equal_steps([*IMAGES, f"objective={objective}", f"energy={energy}"], 20, 3e-5)
+
+
+def equal_steps(overrides, states, rounding):
     """m and v are linear and quadratic in the gradient, and so bear its rounding: a float32 sum of n terms in another
     order moves by about 6e-8 sqrt(n), and a step is some twenty sums deep, of up to n = 500 terms: 3e-5 of the whole
     gradient. Parameters are held to the formula given their own m and v: where a gradient is 0 but for rounding (an
     energy's constant), Adam makes whole steps of it, and eager and compiled steps may part."""
-    overrides, rounding = [*POINTS, DECAY, *SERVED[name]], ROUNDING.get(name, 3e-5)
+    overrides = [*overrides, DECAY]
     eager, fast = trainer(*overrides, compiling=False), trainer(*overrides)
     eager._train_step(1)
     assert fast.compiled is not None
-    for step in range(2, 202):
+    for step in range(2, states + 2):
         fast.restore(copy.deepcopy(eager.content()))
         before = [p.double() for p, *_ in adams(eager)]
         average = [a.double() for a in eager.ema.average]
