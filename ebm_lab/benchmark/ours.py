@@ -13,7 +13,7 @@ from ebm_lab.training.trainer import Trainer
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]
 """What `train.py` composes for some overrides: given by the command line, which alone knows Hydra."""
-QUIET = ("logger=none", "evaluation=[]", "device=cpu", "steps=1000000", "optim.schedule=constant")
+QUIET = ("logger=none", "evaluation=[]", "device=cpu", "steps=1000000", "optim.schedule=constant", "compile=off")
 
 
 def build(compose: Compose, overrides: Sequence[str], threads: int, extra: Sequence[str] = ()) -> Trainer:

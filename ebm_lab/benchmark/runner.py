@@ -103,7 +103,7 @@ def line(record: dict[str, Any]) -> str:
 def profile(work: Work | None, most: int = 5) -> dict[str, float]:
     """The operations that take most of one unit of work: shares of the time that torch spends in operations."""
     assert work is not None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as seen:
         work()
     spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
     total = sum(spent.values()) or 1.0
