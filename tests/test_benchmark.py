@@ -15,7 +15,7 @@ from torch import nn
 import ebm_lab
 from ebm_lab.benchmark import compiling, plain, plain_losses, rounding, runner
 from ebm_lab.benchmark.apart import Apart, alone
-from ebm_lab.benchmark.cases import COUNTS, sampler_cases, step_cases
+from ebm_lab.benchmark.cases import COUNTS, filled, sampler_cases, step_cases
 from ebm_lab.benchmark.field import contestants, images_file, job
 from ebm_lab.benchmark.floor import HandMade
 from ebm_lab.benchmark.gap import better, fitted, gap, lab, step_cost
@@ -195,15 +195,11 @@ def images(tmp_path_factory):
     return images_file(tmp_path_factory.mktemp("images"))
 
 
-def _filled(case, images):
-    return [o.replace("{images}", images) for o in case.overrides]
-
-
 @pytest.mark.parametrize("what", ["cd, perceptron 2-", "cd, conv", "langevin, Gaussian in 10-D, 100"])
 def test_the_reference_has_our_energy(what, images):
     """In plain torch; values and gradients to float32 rounding."""
     case = next(c for c in (*step_cases(), *sampler_cases()) if c.name.startswith(what))
-    trainer = build(compose_config, _filled(case, images), 1)
+    trainer = build(compose_config, filled(case.overrides, images), 1)
     energy, x = trainer.objective.energy, torch.randn(16, *trainer.dataset.mean.shape)
     ours, theirs = energy_and_grad(energy, x), energy_and_grad(plain_net(energy), x)
     for a, b in zip(ours, theirs, strict=True):

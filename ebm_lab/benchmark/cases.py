@@ -129,9 +129,9 @@ def has_chains(objective: str) -> bool:
     return COUNTS[objective][: len(CHAIN)] == CHAIN
 
 
-def filled(case: Case, images: str) -> list[str]:
-    """The case's overrides with the file of images in its place."""
-    return [o.replace("{images}", images) for o in case.overrides]
+def filled(overrides: Sequence[str], images: str) -> list[str]:
+    """Overrides with the file of images in its place."""
+    return [o.replace("{images}", images) for o in overrides]
 
 
 def left_out() -> Mapping[str, str]:

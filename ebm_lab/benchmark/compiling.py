@@ -20,7 +20,7 @@ from typing import Any
 
 from ebm_lab.benchmark import ours
 from ebm_lab.benchmark.apart import alone
-from ebm_lab.benchmark.cases import NETWORKS
+from ebm_lab.benchmark.cases import NETWORKS, filled
 from ebm_lab.benchmark.field import images_file
 from ebm_lab.benchmark.timing import calibrate, timed
 from ebm_lab.core.memory import keep_freed_memory
@@ -39,8 +39,7 @@ def costs(compose: ours.Compose, say: Callable[[str], None]) -> list[dict[str, A
     """Every choice."""
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))
-        made = {name: tuple(o.replace("{images}", images) for o in choice) for name, choice in CHOICES.items()}
-        return [cost(compose, name, choice, say) for name, choice in made.items()]
+        return [cost(compose, name, filled(choice, images), say) for name, choice in CHOICES.items()]
 
 
 def cost(compose: ours.Compose, name: str, choice: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:

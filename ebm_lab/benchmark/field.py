@@ -59,7 +59,7 @@ def contestants(
     case: Case, compose: ours.Compose, threads: int, images: str, others: list[str], only: str | None = None
 ) -> Field:
     """All of them, or the one named `only`."""
-    overrides, found = filled(case, images), Field()
+    overrides, found = filled(case.overrides, images), Field()
     wanted: Callable[[str], bool] = lambda name: only in (None, name)  # noqa: E731
     trainer = ours.build(compose, overrides, threads, ours.BASELINE)
     make = sampler_field if case.kind == "samplers" else step_field

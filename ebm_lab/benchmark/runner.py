@@ -30,7 +30,7 @@ def races(
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))
-        build(compose, filled(cases[0], images), 1, BASELINE)  # imports what each process would import again
+        build(compose, filled(cases[0].overrides, images), 1, BASELINE)  # imports what each process would import again
         for count in threads:
             for case in cases:
                 if count > 1 and case.one_thread:

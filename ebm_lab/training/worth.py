@@ -52,16 +52,13 @@ class _Counting(TorchDispatchMode):
 
 
 def work(objective: Objective, batch: Batch) -> Work:
-    """Of the objective and its gradient; objective, sampler and generators stay as they are. Raises Untraceable."""
-    before = [(p, p.grad) for p in objective.parameters()]
+    """Of the objective and its gradient, which must have none yet; objective, sampler and generators stay as they are.
+    Raises Untraceable."""
     try:
-        for p, _ in before:
-            p.grad = None
         with untouched(objective), noted(), _Counting() as mode:
             objective(batch).value.backward()
     finally:
-        for p, grad in before:
-            p.grad = grad
+        objective.zero_grad()
     return Work(mode.calls, mode.bytes / 1e6)
 
 
