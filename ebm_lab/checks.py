@@ -12,6 +12,51 @@ from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.levels import NoiseLevels, ScoreNetwork
 from ebm_lab.core.registry import find
 from ebm_lab.core.settings import wiring_of
+from ebm_lab.core.transforms import ROUNDING
+
+SCALES = (1e-12, 1e12)
+"""Scales of data whose squares, and those of their inverses, float32 holds with room to spare."""
+
+
+def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
+    """Refuse data with nan or inf, and data without a scale that float32 can work with."""
+    who = f"dataset={config['dataset']['name']}"
+    for split in ("train", "val", "test"):
+        bad = ~getattr(dataset, split).isfinite()
+        if bool(bad.any()):
+            raise UserError(f"{who}: {int(bad.sum())} value(s) of '{split}' are nan or inf")
+    if len(dataset.train) < 2:
+        raise UserError(f"{who}: one training point has no spread; at least two are needed")
+    if dataset.scale == 0 or bool((dataset.train == dataset.train[0]).all()):
+        raise UserError(f"{who}: all training points are equal{_way_out(dataset, config)}")
+    if not SCALES[0] <= dataset.scale <= SCALES[1]:
+        raise UserError(
+            f"{who}: the data's scale is {dataset.scale:.1e}, and float32 holds no squares of that"
+            f"{_way_out(dataset, config)}"
+        )
+    if dataset.bounds is None:
+        _check_resolution(dataset, config, who)
+
+
+def _check_resolution(dataset: Dataset, config: Mapping[str, Any], who: str) -> None:
+    """Refuse points so far from zero that the numbers next to them are no fine steps of their standard deviation."""
+    train = dataset.train.flatten(1)
+    std = train.double().std(0)
+    step = train.abs().amax(0).double() * (torch.finfo(train.dtype).eps / 2)
+    bad = step > ROUNDING * torch.where(std > 0, std, dataset.scale)
+    if bool(bad.any()):
+        where = [int(i) for i in bad.nonzero()[:5, 0]]
+        raise UserError(
+            f"{who}: coordinate(s) {where} lie so far from zero that {str(train.dtype).split('.')[-1]} rounds their "
+            f"differences away{_way_out(dataset, config)}"
+        )
+
+
+def _way_out(dataset: Dataset, config: Mapping[str, Any]) -> str:
+    """The way out, as the end of a line."""
+    if config["dataset"].get("scaling") == "none":
+        return "; dataset.scaling=none: choose dataset.scaling=standardize"
+    return "" if dataset.bounds is not None else "; give data of mean about 0 and scale about 1"
 
 
 def check_fit(energy: nn.Module, sampler: Sampler | None, config: Mapping[str, Any], temperature: float) -> None:

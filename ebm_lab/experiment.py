@@ -10,7 +10,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from ebm_lab.checks import check_fit, check_layout, check_parts, check_precision, probe
+from ebm_lab.checks import check_data, check_fit, check_layout, check_parts, check_precision, probe
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.interfaces import Dataset, Objective
 from ebm_lab.core.levels import NoiseLevels
@@ -176,19 +176,15 @@ def assemble(
 
 
 def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torch.device) -> Dataset:
-    """The data set on `device`, cut to `max_train`; refuses nan and inf."""
+    """The data set on `device`, cut to `max_train`; refuses data that nothing can be learnt from."""
     dataset: Dataset = build("dataset", config.get("dataset") or {})
     if settings.max_train is not None:
         dataset.train = dataset.train[: settings.max_train]
         if dataset.labels:
             dataset.labels["train"] = dataset.labels["train"][: settings.max_train]
-    for split in ("train", "val", "test"):
-        bad = ~getattr(dataset, split).isfinite()
-        if bool(bad.any()):
-            raise UserError(
-                f"dataset={config['dataset']['name']}: {int(bad.sum())} value(s) of '{split}' are nan or inf"
-            )
-    return dataset.to(device)
+    dataset = dataset.to(device)
+    check_data(dataset, config)
+    return dataset
 
 
 def build_guard(config: Mapping[str, Any], dataset: Dataset) -> Guard:

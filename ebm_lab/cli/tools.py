@@ -31,7 +31,8 @@ def sample(
     plugins: list[str] | None = None,
     out: str | None = None,
 ) -> None:
-    """Draw n samples from noise by a run's sampler; writes samples.npy (raw data units) and, for images, samples.png.
+    """Draw n samples from noise by a run's sampler; writes samples.npy (raw data units; float64 for tables) and, for
+    images, samples.png.
 
     steps: of the sampler; temperature: samples are of exp(-E / temperature); both by default the run's own; out: where
     to write (default: <run>/samples).

@@ -16,7 +16,7 @@ from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import split_indices
-from ebm_lab.core.transforms import Affine, identity
+from ebm_lab.core.transforms import identity, standardising
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -40,16 +40,16 @@ class Array(Dataset):
         _refuse_bad(raw, path)
         parts = split_indices(len(raw), val, test, seed)
         if scaling == "standardize":
-            train = raw[parts["train"]]
-            std = train.std(0)
-            if bool((std == 0).any()):
-                where = [int(i) for i in (std.flatten() == 0).nonzero()[:5, 0]]
-                raise UserError(
-                    f"dataset.path={path}: coordinate(s) {where} never change, so they can't be scaled; drop them"
-                )
-            self.transform = Affine(train.mean(0), std)
+            self.transform = standardising(
+                raw[parts["train"]], f"dataset.path={path}", lambda where: f"coordinate(s) {where}"
+            )
         else:
-            self.transform = identity()
+            self.transform = identity(torch.float64)
+            if bool((raw.abs() > torch.finfo(torch.float32).max).any()):
+                raise UserError(
+                    f"dataset.scaling=none: {path} holds numbers beyond 3.4e38, which float32 can't hold; "
+                    f"choose dataset.scaling=standardize"
+                )
         self.train, self.val, self.test = (
             self.transform.forward(raw[parts[s]]).float() for s in ("train", "val", "test")
         )

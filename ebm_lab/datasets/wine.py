@@ -17,7 +17,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import split_indices
-from ebm_lab.core.transforms import Affine
+from ebm_lab.core.transforms import standardising
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -33,12 +33,9 @@ class Wine(Dataset):
         path = Path(root) / "wine" / f"{colour}.csv"
         raw = torch.from_numpy(distinct(_read(path, root)))
         parts = split_indices(len(raw), val, test, seed)
-        train = raw[parts["train"]]
-        std = train.std(0)
-        if not bool((std > 0).all()):
-            where = [int(i) + 1 for i in (~(std > 0)).nonzero()[:5, 0]]
-            raise UserError(f"dataset.root={root}: column(s) {where} of {path} never change, so they can't be scaled")
-        self.transform = Affine(train.mean(0), std)
+        self.transform = standardising(
+            raw[parts["train"]], f"dataset.root={root}", lambda where: f"column(s) {[i + 1 for i in where]} of {path}"
+        )
         self.train, self.val, self.test = (
             self.transform.forward(raw[parts[s]]).float() for s in ("train", "val", "test")
         )
