@@ -1,0 +1,196 @@
+"""The kind: a number that no test looked at closely enough, so that a wrong formula in its place passed every test."""
+
+import math
+
+import pytest
+import torch
+
+import ebm_lab
+from ebm_lab.cli.compose import compose_config
+from ebm_lab.core.annealed_path import Journey
+from ebm_lab.core.diagnostics import rhat, split
+from ebm_lab.core.flow import Flow
+from ebm_lab.core.noise import fit_noise
+from ebm_lab.core.view import EvalView
+from ebm_lab.experiment import assemble
+from ebm_lab.samplers.annealed_langevin import AnnealedLangevin
+from tests.helpers import Drift, Exact, Points, covariance, exact_sample, gaussian_energy
+from tests.test_ais import evaluation, view
+from tests.test_annealed import check_law, draw
+from tests.test_levels import gaussian_model
+
+TINY = ["objective=dsm", "dataset=two_moons", "dataset.train=200", "dataset.held_out=60", "energy.hidden=[8]"]
+TINY += ["logger=none", "batch_size=16", "steps=4", "samples=20", "sample_steps=10", "sampler.steps=5"]
+
+# --- annealed importance sampling ---------------------------------------------------------------------------------
+
+
+def test_the_error_of_ais_nll_is_that_of_log_z_and_of_a_mean_of_n_energies(generator):
+    """Two independent errors: the jackknife's, and std(E) / sqrt(n) over the n held-out points."""
+    data = Points(exact_sample(torch.zeros(3).double(), covariance(3, generator), 300, generator))
+    data.test = data.train[:75]
+    energy = gaussian_energy(torch.zeros(3).double(), torch.eye(3).double())
+    m, e = evaluation()(view(energy, data)).metrics, energy(data.test).detach()
+    expected = m["ais_log_z_se"] ** 2 + float(e.var()) / 75
+    assert m["ais_nll_se"] == pytest.approx(math.sqrt(expected), rel=1e-9)
+    assert float(e.var()) / 75 > 10 * m["ais_log_z_se"] ** 2, "the second term is the one that shows"
+
+
+def test_the_numbers_of_ais_are_those_of_the_weights(generator, monkeypatch):
+    """From given weights: log mean w and its jackknife error, forward; minus those of 1 / w in reverse; the sum's
+    effective size; each for T and for a tenth and a hundredth of it; acceptance of the run with T alone."""
+    weights = {(way, t): torch.randn(40, generator=generator).double() + t for way in "fr" for t in (1, 10, 100)}
+
+    def run(way):
+        def walk(self, n_or_x, steps):
+            self.acceptance += {1: [], 10: [0.1, 0.2], 100: [0.3, 0.9]}[steps]
+            return weights[way, steps]
+
+        return walk
+
+    monkeypatch.setattr(Journey, "forward", run("f"))
+    monkeypatch.setattr(Journey, "reverse", run("r"))
+    data = Points(exact_sample(torch.zeros(3).double(), covariance(3, generator), 300, generator))
+    m = evaluation(chains=40)(view(gaussian_energy(torch.zeros(3).double(), torch.eye(3).double()), data)).metrics
+
+    def jackknife(w):
+        rest = torch.stack([torch.cat([w[:i], w[i + 1 :]]).mean().log() for i in range(len(w))])
+        return float(w.mean().log()), math.sqrt((len(w) - 1) / len(w) * float((rest - rest.mean()).square().sum()))
+
+    for t, end in ((100, ""), (10, "_at_10"), (1, "_at_1")):
+        found = jackknife(weights["f", t].exp())
+        assert (m[f"ais_log_z{end}"], m[f"ais_log_z{end}_se"]) == pytest.approx(found, rel=1e-9)
+    minus, se = jackknife((-weights["r", 100]).exp())
+    assert (m["ais_log_z_reverse"], m["ais_log_z_reverse_se"]) == pytest.approx((-minus, se), rel=1e-9)
+    assert m["ais_gap"] == pytest.approx(-minus - m["ais_log_z"])
+    w = weights["f", 100].exp()
+    assert m["ais_ess"] == pytest.approx(float(w.sum() ** 2 / w.square().sum())) and m["ais_chains"] == 40
+    assert (m["ais_acceptance"], m["ais_acceptance_min"]) == pytest.approx((0.6, 0.3))
+
+
+# --- samplers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nu", [0.0, 0.5, 1.5])
+def test_annealed_langevin_s_noise_is_multiplied_by_noise_scale(nu, generator):
+    """N(m, c): c <- (1 - e^2 / (2 v^2))^2 c + nu^2 e^2 a step, from the prior."""
+    model, data, m = gaussian_model(generator)
+    c = 5.0**2 + data.scale**2
+    for i in range(12):
+        v2, e2 = 0.49 + model.ladder.rung(i) ** 2, 0.64 * model.ladder.rung(i) ** 2
+        for _ in range(2):
+            c = (1 - e2 / (2 * v2)) ** 2 * c + nu**2 * e2
+    sampler = AnnealedLangevin(steps=2, step_size=0.8, noise_scale=nu, denoise=False)
+    check_law(draw(sampler, model, data)[0], m, torch.tensor(c))
+
+
+# --- noise laws ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", ["gaussian", "mixture", "flow"])
+@pytest.mark.parametrize("widen, data_noise", [(1.0, 0.3), (1.5, 0.0), (2.0, 0.3)])
+def test_noise_has_the_data_s_widths_times_widen(law, widen, data_noise, generator, monkeypatch):
+    """Two clusters 40 stds apart, each with known moments: within each component stds are widen * sqrt(S + floor +
+    data_noise^2), where floor is a thousandth of the variance of all, and twice that in the mixture. The flow widens
+    the whole law about its mean."""
+    shapes = [torch.tensor([[1.0, 0.6], [0.6, 2.0]]).double(), torch.tensor([[0.5, 0.0], [0.0, 0.5]]).double()]
+    far = [torch.tensor([-20.0, 0.0]).double(), torch.tensor([20.0, 0.0]).double()]
+    x = torch.cat([exact_sample(m, s, 400, generator) for m, s in zip(far, shapes, strict=True)])
+    floor = 1e-3 * float(x.var(0).mean())
+    monkeypatch.setattr(Flow, "_fit", lambda flow, *_: setattr(flow, "told", ""))  # its law does not matter here
+    if law == "flow":
+        centre, spread = x.mean(0), (x.var(0) + floor + data_noise**2).sqrt()
+        noise = fit_noise(law, x, 1, widen, data_noise, generator)
+        torch.testing.assert_close(noise.centre, centre), torch.testing.assert_close(noise.spread, spread)
+        y = noise.sample(500, torch.Generator().manual_seed(3))
+        noise.widen = 1.0
+        torch.testing.assert_close(y - centre, widen * (noise.sample(500, torch.Generator().manual_seed(3)) - centre))
+        return
+    noise = fit_noise(law, x, 2 if law == "mixture" else 1, widen, data_noise, generator)
+    if law == "gaussian":
+        expected = widen**2 * (x.T.cov() + (floor + data_noise**2) * torch.eye(2))
+        drawn = noise.sample(200_000, generator).T.cov()
+        torch.testing.assert_close(drawn, expected, rtol=0.02, atol=0.02 * float(expected[1, 1]))
+        return
+    for mean, s in zip(far, shapes, strict=True):
+        k = int((noise.means - mean).norm(dim=1).argmin())
+        torch.testing.assert_close(noise.means[k], mean, rtol=0, atol=1e-3)
+        expected = widen**2 * (s + (2 * floor + data_noise**2) * torch.eye(2))
+        torch.testing.assert_close(noise.covariances[k], expected, rtol=1e-3, atol=1e-3)
+
+
+# --- diagnostics of chains ----------------------------------------------------------------------------------------
+
+
+def folded_rhat(x, about):
+    """Vehtari et al. 2021, in numpy and scipy: split R-hat of the normal quantiles of the ranks of |x - about|."""
+    from scipy import stats
+
+    z = (split(x) - about).abs().numpy()
+    ranks = stats.rankdata(z).reshape(z.shape)
+    z = stats.norm.ppf((ranks - 3 / 8) / (z.size + 1 / 4))
+    n, within = z.shape[1], z.var(1, ddof=1).mean()
+    return math.sqrt((n - 1) / n + z.mean(1).var(ddof=1) / within)
+
+
+def test_rhat_is_folded_about_the_median(generator):
+    """Skewed draws, whose mean is far from their median, and chains of unlike width about the median. The lower of the
+    two middle draws serves as the median, which changes the fifth digit."""
+    skewed = torch.randn(4, 500, generator=generator, dtype=torch.float64).mul(1.5).exp()
+    sign = torch.where(torch.rand(4, 500, generator=generator) < 0.5, 1.0, -1.0)
+    about_0 = sign * skewed * torch.tensor([0.5, 1.0, 1.0, 3.0])[:, None]
+    x = torch.where(about_0 > 0, 20 * about_0, about_0).double()
+    median, mean = folded_rhat(x, x.median()), folded_rhat(x, x.mean())
+    assert float(rhat(x)) == pytest.approx(median, rel=1e-4)
+    assert abs(mean - median) > 0.02, "by the mean it would be another number"
+
+
+# --- who draws with which random numbers --------------------------------------------------------------------------
+
+
+def test_samples_are_drawn_with_their_own_generator_and_not_with_the_evaluation_s(generator):
+    data = Points(torch.randn(50, 2, generator=generator).double())
+    exact = Exact(torch.zeros(2).double(), torch.eye(2).double())
+
+    def seen(own, sampling):
+        streams = [None if s is None else torch.Generator().manual_seed(s) for s in (own, sampling)]
+        return EvalView(torch.sum, data, "test", exact, 9, 1, streams[0], sampling=streams[1])
+
+    first, second, other = seen(1, 5), seen(2, 5), seen(1, 6)
+    before = first.generator.get_state()
+    assert torch.equal(first.samples, second.samples) and torch.equal(first.film[0][1], second.film[0][1])
+    assert torch.equal(first.generator.get_state(), before), "the evaluation's own stream is not touched"
+    assert not torch.equal(first.samples, other.samples)
+    assert torch.equal(seen(3, None).samples, seen(3, None).samples)
+    assert not torch.equal(seen(3, None).samples, seen(4, None).samples)
+
+
+def test_a_run_s_samples_depend_on_split_step_and_seed_and_not_on_who_asks():
+    """The first evaluation that asks for samples has them drawn; which one that is must not matter, nor what the
+    training's own generator has given out."""
+
+    def trainer(*more):
+        made = assemble(compose_config([*TINY, "evaluation=[samples,mmd]", *more]))[0]
+        made.sampler = Drift(0.0)  # what is drawn is where chains begin
+        return made
+
+    one, two = trainer(), trainer()
+    two.generator.manual_seed(99)
+    begun = two.generator.get_state()
+    first, second = one.view("val"), two.view("val")
+    one.report("samples", first), two.report("mmd", second)
+    assert torch.equal(first.samples, second.samples)
+    assert torch.equal(two.generator.get_state(), begun), "the training's own stream is not touched"
+    assert not torch.equal(one.view("test").samples, first.samples)
+    assert not torch.equal(trainer("seed=1").view("val").samples, first.samples)
+    one.counters.step = 7
+    assert not torch.equal(one.view("val").samples, first.samples)
+
+
+def test_an_evaluation_s_numbers_do_not_depend_on_the_others_beside_it(tmp_path):
+    """Chosen alone or last of three: the same bits, from the training's end to the summary."""
+    numbers = []
+    for chosen in ("[samples]", "[mmd,c2st,samples]"):
+        made = ebm_lab.train([*TINY, f"evaluation={chosen}", f"output_dir={tmp_path}"], quiet=True)
+        numbers.append({k: v for k, v in made.summary.items() if k in ("e_samples", "e_noise", "energy_gap")})
+    assert numbers[0] == numbers[1] and len(numbers[0]) == 3
