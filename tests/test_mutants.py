@@ -1,8 +1,7 @@
-"""The script that flips signs and halves: what it finds, what it leaves out, and which tests it calls."""
+"""The script that breaks equations: what it finds, what it leaves out, and which tests it calls."""
 
 import ast
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 
 import pytest
@@ -12,31 +11,69 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("mutants_script", ROOT / "scripts" / "mutants.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded("mutants")
 
 
-@pytest.mark.parametrize(
-    "before, after",
-    [
-        ("a + b", "a - b"),
-        ("a - b", "a + b"),
-        ("-a", "+a"),
-        ("a / 2", "a / 1"),
-        ("0.5", "1.0"),
-        ("a * b", None),
-        ("a / 3", None),
-        ("2.0", None),
-        ("not a", None),
-    ],
-)
-def test_each_mutation(script, before, after):
+@pytest.fixture(scope="module")
+def kinds():
+    return loaded("mutations")
+
+
+def loaded(name):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        return importlib.import_module(name)
+
+
+BREAKS = {
+    "a + b": "a - b",
+    "a - b": "a + b",
+    "-a": "+a",
+    "a / 2": "a / 1",
+    "a ** 2": "a ** 1",
+    "0.5": "1.0",
+    "x.sqrt()": "x.clone()",
+    "torch.sqrt(x)": "(lambda x: x)(x)",
+    "math.log(n)": "(lambda x: x)(n)",
+    "e.detach().mean()": "e.detach().median()",
+    "x.median()": "x.mean()",
+    "x.var(1)": "x.var(1, correction=0)",
+    "x.std()": "x.std(correction=0)",
+    "x.T.cov(correction=0)": "x.T.cov()",
+    "max(a, b)": "min(a, b)",
+    "x.amin(0)": "x.amax(0)",
+    "x.clamp_max(0)": "x.clamp_min(0)",
+    "torch.maximum(a, b)": "torch.minimum(a, b)",
+    "near.any(0)": "near.all(0)",
+    "a < b": "a > b",
+    "a >= b": "a <= b",
+    "a == b": "a != b",
+    "a and b": "a or b",
+}
+LEFT = ["a * b", "a / 3", "2.0", "not a", "x.mean(1)", "x.log_prob(y)", "a is None", "torch.logsumexp(x, dim=0)"]
+
+
+@pytest.mark.parametrize("before, after", [*BREAKS.items(), *((same, None) for same in LEFT)])
+def test_each_mutation(kinds, before, after):
     node = ast.parse(before, mode="eval").body
-    assert (script.change(node) is not None) == (after is not None)
+    assert (kinds.change(node) is not None) == (after is not None)
     assert ast.unparse(node) == (after or before)
+
+
+def test_what_cannot_matter_is_left_alone(kinds):
+    """Axes, lines for the user and functions that draw; a sum of numbers is arithmetic, a sum along an axis is not."""
+    lines = [
+        "def report(x):",
+        '    say(f"{x - 1} of {x ** 2}")',
+        "    return x.quantile(q, -1) + torch.cat(parts, -1)",
+        "def plot(axes, x):",
+        "    axes.plot(x - 1)",
+        "def picture(x):",
+        "    def draw(f): f.plot(x - 1)",
+        "    return pictures.figure(draw, 6 - 1)",
+        "def total(x): return sum(a - b for a, b in x), x.sum(-1)",
+    ]
+    assert [(line, what) for line, what, _ in kinds.mutated("\n".join(lines))] == [(3, "+ to -"), (9, "- to +")]
 
 
 def test_one_change_per_mutant_and_none_in_shapes(script, tmp_path, monkeypatch):
@@ -69,3 +106,20 @@ def test_the_nearest_tests_come_first(script):
 def test_what_is_called_equivalent_still_stands_in_the_source(script):
     for file, piece in script.EQUIVALENT:
         assert piece in (ROOT / file).read_text(), (file, piece)
+
+
+def test_a_sample_is_so_many_of_them_in_their_order_and_the_same_for_the_same_seed(script):
+    every = [script.Mutant("a.py", i, "-a to a", "", "") for i in range(50)]
+    few = script.some(every, 10, 0)
+    lines = [m.line for m in few]
+    assert len(few) == 10 and lines == sorted(set(lines)) and few == script.some(every, 10, 0)
+    assert few != script.some(every, 10, 1) and script.some(every, None, 0) == script.some(every, 50, 0) == every
+
+
+def test_evaluations_and_the_statistics_behind_them_are_among_the_targets_and_have_tests(script):
+    files = script.chosen("all")
+    assert {f"ebm_lab/evaluation/{p.name}" for p in (ROOT / "ebm_lab/evaluation").glob("[a-z]*.py")} <= set(files)
+    wanted = "core/perceptron core/diagnostics core/annealed_importance core/stein training/compiled training/ema"
+    assert {f"ebm_lab/{name}.py" for name in wanted.split()} <= set(files)
+    assert [file for file in files if not script.tests_of(file)] == []
+    assert "tests/known_bugs/test_breaks_let_through.py" in script.tests_of("ebm_lab/core/diagnostics.py")
