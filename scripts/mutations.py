@@ -80,30 +80,42 @@ def _is(node: ast.AST, value: float) -> bool:
 
 def _call(node: ast.Call) -> str | None:
     """Of a method, x.name(..), or of a function, torch.name(x) or name(x)."""
-    f, bare = node.func, not node.args and not node.keywords
-    name, method = called(node), isinstance(f, ast.Attribute)
-    if name in DROPPED and len(node.args) == 1 and not (method and not _is_module(f.value)):
-        node.func = ast.parse("(lambda x: x)", mode="eval").body
-        return f"{name} dropped"
-    if not isinstance(f, ast.Attribute):
-        if isinstance(f, ast.Name) and name in SWAPPED:
-            f.id = SWAPPED[name]
-            return f"{name} to {f.id}"
+    f, name = node.func, called(node)
+    on = f.value if isinstance(f, ast.Attribute) and not _is_module(f.value) else None
+    if name in DROPPED:
+        return _dropped(node, name, on)
+    if name in SWAPPED:
+        _rename(node, SWAPPED[name])
+        return f"{name} to {SWAPPED[name]}"
+    if on is None:
         return None
-    if name in DROPPED and not _is_module(f.value):
-        f.attr, node.args = "clone", []
-        return f"{name} dropped"
     if name in ("var", "std", "cov"):
         biased = any(k.arg == "correction" for k in node.keywords)
         node.keywords = [] if biased else [*node.keywords, ast.keyword("correction", ast.Constant(0))]
         return f"{name} {'unbiased' if biased else 'biased'}"
-    if name in ("mean", "median") and bare:
-        f.attr = "median" if name == "mean" else "mean"
-        return f"{name} to {f.attr}"
-    if name in SWAPPED:
-        f.attr = SWAPPED[name]
-        return f"{name} to {f.attr}"
+    if name in ("mean", "median") and not node.args and not node.keywords:
+        other = "median" if name == "mean" else "mean"
+        _rename(node, other)
+        return f"{name} to {other}"
     return None
+
+
+def _dropped(node: ast.Call, name: str, on: ast.AST | None) -> str | None:
+    if on is not None:
+        _rename(node, "clone")
+        node.args = []
+    elif len(node.args) == 1:
+        node.func = ast.parse("(lambda x: x)", mode="eval").body
+    else:
+        return None
+    return f"{name} dropped"
+
+
+def _rename(node: ast.Call, name: str) -> None:
+    if isinstance(node.func, ast.Attribute):
+        node.func.attr = name
+    elif isinstance(node.func, ast.Name):
+        node.func.id = name
 
 
 def called(node: ast.Call) -> str:
