@@ -274,7 +274,7 @@ def test_sm_loss_s_errors_are_those_of_the_loss_and_of_its_gap(split, generator)
 
 
 def test_likelihood_of_each_split_by_one_evaluation(generator):
-    """nll = mean E + log Z on the split that is asked for, after the other one too; log_z_error is learnt minus true."""
+    """nll = mean E + log Z on the split asked for, after the other one too; log_z_error is learnt minus true."""
     data, evaluation = Splits(generator), Likelihood(cells=50)
     for split in ("val", "test", "val"):
         x = getattr(data, split)
@@ -293,8 +293,8 @@ class Three(Points):
 
 @pytest.mark.parametrize("exact_dim", [0, 8])
 def test_flow_likelihood_is_that_of_the_held_out_points_with_its_errors(exact_dim, generator):
-    """Data N(m, s^2 I), whose field has a diagonal Jacobian: with signs v the estimate of its trace is exact. All of the
-    test split; se of a mean; the error is that of half the steps, and falls as the fourth power of the step."""
+    """Data N(m, s^2 I), whose field has a diagonal Jacobian: with signs v the estimate of its trace is exact. The test
+    split, its mean's error; `flow_error` is that of half the steps, and falls as the fourth power of the step."""
     model, like, m = gaussian_model(generator, d=3)
     data = Three(like.train)
     data.test = m + 1.3 * torch.randn(50, 3, generator=generator).double()
@@ -326,7 +326,7 @@ def test_flow_likelihood_takes_the_exact_divergence_up_to_exact_dim(generator):
 
 
 def test_flow_likelihood_of_images_is_in_bits_too(generator):
-    model, like, m = gaussian_model(generator, d=4)
+    model, like, _ = gaussian_model(generator, d=4)
     data = Points(like.train, (-1.0, 1.0))
     data.transform = Affine(torch.tensor(8.0), torch.tensor(4.0))
     found = FlowLikelihood(steps=20, exact_dim=8, points=30)(EvalView(model, data, "test", None, 4, 4, generator))
@@ -440,8 +440,8 @@ def test_means_are_apart_beyond_s_and_three_standard_errors_of_their_difference(
 
 
 def test_watched_chains_are_counted_from_the_warm_up_on(generator):
-    """A sampler of 3 steps a call that adds 1 in each: warm-up 6 steps and the start (3 states) left out, then 10 calls;
-    energies of every state, projections v . x / scale of unit v."""
+    """A sampler of 3 steps that adds 1 in each call: the start and 6 steps are left out, 10 calls are watched; energies
+    of every state, projections v . x / scale of unit v."""
     data = Splits(generator)
     chains = Chains(1.0, chains=60, warmup=1, length=5, projections=4, kernel=MALA)
     view, _, _ = look(data, generator, sampler=Drift(1.0), steps=6)
