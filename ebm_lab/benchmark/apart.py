@@ -1,45 +1,46 @@
-"""Contestants in processes of their own, forked from this one, which work one at a time.
+"""Contestants in processes of their own, which work one at a time.
 
 What a library does to its process (what becomes of freed memory, how many threads wait, what a compiler has loaded)
-then helps or hurts it alone. This process only tells each when to work: it trains nothing, for threads do not live
-through a fork.
+then helps or hurts it alone. Python's fork server starts them: a process that has imported the lab and done nothing
+else. A fork of this process would not do. Threads do not live through a fork, and torch refuses every backward pass in
+the child of a process that has made one itself.
 """
 
 import gc
 import multiprocessing
+import pkgutil
 import signal
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
+import torch
+
+import ebm_lab
 from ebm_lab.benchmark.timing import Work, timed
 from ebm_lab.core.errors import UserError
 
 Task = Callable[[Work | None], Any]
 """What a process is asked to do with its work; a function of a module, for it is sent by name."""
-_open: set[Connection] = set()
-"""This process's ends: a fork inherits them, and closes them, so that each process ends with this one."""
 
 
 class Apart:
     """A process that makes its work at its start; called with a number of units, the (CPU, wall) seconds of each.
 
-    `make` returns the work, or None where there is none, and what is to be told of it.
+    `make` returns the work, or None where there is none, and what is to be told of it. It is a function of a module, or
+    a `partial` of one, for it is sent by name.
     """
 
     def __init__(self, make: Callable[[], tuple[Work | None, Any]]) -> None:
-        if "fork" not in multiprocessing.get_all_start_methods():
+        if "forkserver" not in multiprocessing.get_all_start_methods():
             raise UserError("this system starts no process by fork, which a race needs: run it on Linux")
-        context = multiprocessing.get_context("fork")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([m.name for m in pkgutil.walk_packages(ebm_lab.__path__, "ebm_lab.")])
         self._here, there = context.Pipe()
-        _open.add(self._here)
         self.process = context.Process(target=_serve, args=(there, make))
-        with warnings.catch_warnings():  # from 3.12 on of any thread here; none holds what the fork will need
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.process.start()
+        self.process.start()
         there.close()
 
     def told(self) -> Any:
@@ -67,7 +68,6 @@ class Apart:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        _open.discard(self._here)
         self._here.close()
         self.process.join()
 
@@ -89,15 +89,18 @@ def _works(work: Work | None) -> bool:
 
 def alone(function: Callable[[], Any]) -> Any:
     """What `function` returns, called in a process of its own."""
-    with Apart(lambda: (None, function())) as process:
+    with Apart(partial(_only_told, function)) as process:
         return process.told()
+
+
+def _only_told(function: Callable[[], Any]) -> tuple[None, Any]:
+    return None, function()
 
 
 def _serve(there: Connection, make: Callable[[], tuple[Work | None, Any]]) -> None:
     """Until the other end closes. No collection of garbage happens within a task, where it would be charged to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group; the first process ends the others
-    for other in _open:
-        other.close()
+    torch.set_num_threads(1)  # a contestant asks for the threads that it wants
     try:
         work, told = make()
         gc.freeze()

@@ -11,9 +11,9 @@ import torch
 
 from ebm_lab.benchmark import peers
 from ebm_lab.benchmark.apart import together
-from ebm_lab.benchmark.cases import Case, filled, sampler_cases, step_cases
+from ebm_lab.benchmark.cases import Case, sampler_cases, step_cases
 from ebm_lab.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
-from ebm_lab.benchmark.ours import BASELINE, Compose, build, variants
+from ebm_lab.benchmark.ours import Compose, variants
 from ebm_lab.benchmark.timing import CLOCKS, Race, Work, race
 from ebm_lab.core.memory import keep_freed_memory
 
@@ -26,11 +26,8 @@ def races(
     """Race every case of a kind under each number of threads."""
     cases = cases or (sampler_cases() if kind == "samplers" else step_cases())
     others, records = list(peers.versions()), []
-    # A pool of threads here would not live through the forks, and two threads there wait for it.
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))
-        build(compose, filled(cases[0].overrides, images), 1, BASELINE)  # imports what each process would import again
         for count in threads:
             for case in cases:
                 if count > 1 and case.one_thread:
