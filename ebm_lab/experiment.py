@@ -14,7 +14,7 @@ from ebm_lab.checks import check_data, check_fit, check_layout, check_parts, che
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.interfaces import Dataset, Objective
 from ebm_lab.core.levels import NoiseLevels
-from ebm_lab.core.random import seed_of, stream
+from ebm_lab.core.random import seed_of, seeded, stream
 from ebm_lab.core.registry import build
 from ebm_lab.core.settings import check
 from ebm_lab.training.batches import Batches
@@ -199,8 +199,7 @@ def build_energy(
     config: Mapping[str, Any], settings: RunSettings, wiring: Mapping[str, Any], device: torch.device
 ) -> nn.Module:
     """The energy on `device`; its initial weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(settings.seed, "energy"))
+    with seeded(seed_of(settings.seed, "energy"), device):
         energy: nn.Module = build("energy", config.get("energy") or {}, **wiring).to(device)
     if settings.channels_last:
         check_layout(energy, config["energy"]["name"])

@@ -15,6 +15,7 @@ from torch import nn
 
 from ebm_lab.core.errors import Diverged, UserError
 from ebm_lab.core.interfaces import Dataset, Sampler
+from ebm_lab.core.isolation import isolated
 from ebm_lab.experiment import assemble, import_plugins, pick_device
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
@@ -50,6 +51,7 @@ class Result:
         return EXIT[ended if self.status == "interrupted" and ended in EXIT else self.status]
 
 
+@isolated()
 def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float, float] | None = None) -> Result:
     """Run a plain config to its end; `resume` in it continues a run, `init_from` takes over another run's weights.
 
@@ -221,6 +223,7 @@ class LoadedRun:
     path: Path
 
 
+@isolated()
 def load_run(
     path: str | Path,
     *,

@@ -16,6 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ebm_lab.cli.compose import config_dir, options
 from ebm_lab.cli.tools import check_sampling, main, writable
 from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.isolation import isolated
 from ebm_lab.core.whole import write_whole
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ebm_lab.training.trainer import Trainer
 
 
+@isolated()
 def evaluate(
     *,
     run: str,
@@ -45,6 +47,8 @@ def evaluate(
     sample_temperature: instead of the run's own; out: where to write (default: <run>/evaluation). A setting of one
     evaluation: evaluation.<name>.<key>=<value>.
     """
+    import torch
+
     from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.run import RunDir, load_run
     from ebm_lab.training.processes import Processes
@@ -55,6 +59,7 @@ def evaluate(
     chosen = roster(own, evaluation, overrides or {})
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], evaluation=chosen)
     trainer = loaded.trainer
+    torch.set_num_threads(trainer.config["threads"])
     trainer.processes = processes
     check_sampling(loaded, sample_steps=sample_steps, sample_temperature=sample_temperature)
     changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}

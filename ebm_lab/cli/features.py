@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ebm_lab.cli.compose import compose_config, keys_of
 from ebm_lab.cli.main import complain
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.isolation import isolated
 
 HELP = """Train the classifier in whose features samples of images are compared (evaluation=feature_fid), and fit the
 mixture of Gaussians that is printed beside them; both are kept under <output_dir>/features.
@@ -19,6 +20,7 @@ Arguments are those of train.py that concern the data set, output_dir, device, t
 CONCERNED = ("dataset", "output_dir", "device", "threads", "max_train", "evaluation", "plugins")
 
 
+@isolated()
 def features(overrides: Sequence[str]) -> None:
     """Compose the data set from `overrides` as train.py does, make what is missing, print accuracy and place."""
     import torch

@@ -12,12 +12,14 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ebm_lab.cli.main import complain
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.isolation import isolated
 from ebm_lab.core.settings import check, settings_of
 
 if TYPE_CHECKING:
     from ebm_lab.run import LoadedRun
 
 
+@isolated()
 def sample(
     *,
     run: str,
@@ -38,6 +40,7 @@ def sample(
     to write (default: <run>/samples).
     """
     import numpy as np
+    import torch
 
     from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.core.pictures import grid, save_png
@@ -47,6 +50,7 @@ def sample(
 
     keep_freed_memory()
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
+    torch.set_num_threads(loaded.trainer.config["threads"])
     if loaded.sampler is None:
         raise UserError(f"run={run}: it has no sampler to draw samples with")
     generator = stream(seed, "sample", 0, loaded.trainer.generator.device)

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from ebm_lab.core.cached import Kept, cached, identity_of
 from ebm_lab.core.functional import in_parts
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.random import seed_of, stream
+from ebm_lab.core.random import seed_of, seeded, stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +108,7 @@ def feature_net(dataset: Dataset, settings: FeatureSettings, folder: Path) -> tu
     assert dataset.labels is not None
     x, y = dataset.train, dataset.labels["train"]
     classes = int(max(labels.max() for labels in dataset.labels.values())) + 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(settings.seed, "features"))
+    with seeded(seed_of(settings.seed, "features")):
         net = FeatureNet(dataset.event_shape, classes, settings.channels, settings.width).to(x.device)
 
     def make() -> dict[str, Any]:

@@ -15,6 +15,8 @@ import time
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.random import seeded
+
 
 class Flow(nn.Module):
     """`train` (n, *shape); `std` is that of the noise added to it while fitting. Its weights are in the state dict and
@@ -34,8 +36,7 @@ class Flow(nn.Module):
         self.register_buffer("spread", (flat.var(0) + std**2).sqrt())
         self.widen = widen
         d, seed = flat.shape[1], int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.net = zuko.flows.NSF(d, transforms=3, passes=2, hidden_features=(64, 64), bins=8).to(flat)
         self._fit((flat - self.centre) / self.spread, std / self.spread, generator, steps, batch)
         self.requires_grad_(False)

@@ -4,6 +4,9 @@ No component draws from torch's global generator, so how often one purpose draws
 """
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +21,25 @@ def seed_of(seed: int, purpose: str, index: int = 0) -> int:
 def stream(seed: int, purpose: str, index: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator of its own for `purpose`; `index` tells apart steps, epochs or ranks."""
     return torch.Generator(device).manual_seed(seed_of(seed, purpose, index))
+
+
+_global = threading.RLock()
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's global generators of the CPU and of `device` for the body, and give them back as they were.
+
+    For library code that draws from nothing else, such as a layer's initial weights. One thread at a time.
+    """
+    device = torch.device(device)
+    cuda = [device] if device.type == "cuda" else []
+    with _global, torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every other device as well
+        for each in cuda:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def with_noise(x: Tensor, std: float, generator: Generator) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from ebm_lab.core.contrastive import contrast
 from ebm_lab.core.distributions import IsotropicGaussian
 from ebm_lab.core.functional import EnergyFn
+from ebm_lab.core.random import seeded
 from ebm_lab.objectives.dsm import denoising_score_matching, dsm_control_variate
 from ebm_lab.objectives.fdssm import finite_difference_ssm
 from ebm_lab.objectives.sm import implicit_score_matching
@@ -118,8 +119,7 @@ def nce_errors(std: float, ks: Sequence[float] = (1, 10, 100, 1000, 10_000)) -> 
 
 def network(d: int, rough: float = 1.0) -> nn.Sequential:
     """Two hidden layers of 128; `rough` multiplies the first and the last weights: features are 1 / rough wide."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         first, last = nn.Linear(d, 128), nn.Linear(128, 1)
         for layer in (first, last):
             layer.weight.data.mul_(rough)
