@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ebm_lab
+from ebm_lab.cli.own_hydra import compose_apart
 from ebm_lab.core.errors import UserError, did_you_mean
 
 COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "guard")
@@ -44,8 +44,7 @@ def compose_config(overrides: Sequence[str], directory: str | Path | None = None
     extra = [f"hydra.searchpath=[file://{Path(directory).resolve()}]"] if directory else []
     check_choices(overrides, [Path(directory)] if directory else [])
     try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return plain(compose("train", [*overrides, *extra]))
+        return plain(compose_apart(config_dir(), "train", [*overrides, *extra]))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, [Path(directory)] if directory else []) from None
 
@@ -139,8 +138,7 @@ def _known_keys(overrides: Sequence[str]) -> list[str]:
     choices = [o for o in overrides if o.split("=")[0] in GROUPS]
     for attempt in (choices, []):
         try:
-            with initialize_config_dir(str(config_dir()), version_base="1.3"):
-                config = OmegaConf.to_container(compose("train", attempt), resolve=False)
+            config = OmegaConf.to_container(compose_apart(config_dir(), "train", attempt), resolve=False)
         except (HydraException, OmegaConfBaseException):
             continue
         return sorted({*_flat(config), *GROUPS})
