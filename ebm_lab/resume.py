@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.streams import say
 from ebm_lab.experiment import assemble
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
-from ebm_lab.training.facts import build_logger
+from ebm_lab.training.facts import check_logger
 from ebm_lab.training.processes import Processes
 from ebm_lab.training.rundir import RunDir, runs_under
 from ebm_lab.training.trainer import Trainer
@@ -23,7 +24,7 @@ def unfinished(root: Path, config: Mapping[str, Any], request: str) -> tuple[Pat
     if found is None:
         return None, {**config, "resume": None}
     if found.read_summary()["status"] in ENDED:
-        print(f"resume=auto: {found.path} has ended; nothing is left to do")
+        say(f"resume=auto: {found.path} has ended; nothing is left to do")
         return found.path, dict(config)
     return None, again(found, config)
 
@@ -34,7 +35,7 @@ def earlier(root: Path, request: str) -> RunDir | None:
         try:
             asked = run.read_summary().get("request")
         except UserError as error:
-            print(f"resume=auto: passed over: {error}")
+            say(f"resume=auto: passed over: {error}")
             continue
         if asked == request and not run.alive():
             return run
@@ -72,7 +73,7 @@ def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, Ru
 
 def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Processes) -> tuple[Trainer, RunDir]:
     trainer, resolved = assemble(config, processes)
-    build_logger(trainer, run.path, print)
+    check_logger(trainer)
     trainer.run = run
     content = checkpoint.newest(run, trainer.generator.device)
     if content is None:
@@ -89,7 +90,7 @@ def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Proc
     here, there = machine(trainer.generator.device), content["machine"]
     differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
     if differs and processes.first:
-        print(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
+        say(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
     processes.lead(lambda: run.write_config({**resolved, "resume": None}))
     return trainer, run
 

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.resume import reopen, unfinished
 from ebm_lab.training import checkpoint
-from ebm_lab.training.facts import build_logger, describe, fingerprint, introduce, label, rows
+from ebm_lab.training.facts import build_logger, check_logger, describe, fingerprint, introduce, label, rows
 from ebm_lab.training.guard import advice
 from ebm_lab.training.processes import Processes
 from ebm_lab.training.rundir import RunDir
@@ -72,7 +72,7 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
         trainer, resolved = assemble(config, processes)
         if config.get("init_from"):
             take_weights(trainer, str(config["init_from"]))
-        build_logger(trainer, Path("check"), print)
+        check_logger(trainer)
         run = begin(Path(config["output_dir"]), resolved, processes)
     try:
         return _train(trainer, run, request, quiet or not processes.first, began)
@@ -97,13 +97,14 @@ def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
 
 def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tuple[float, float]) -> Result:
     trainer.run = run
-    console = Console(trainer.schedule.steps, trainer.counters.step, trainer.objective.headline, quiet)
+    plan = trainer.schedule
+    console = Console(plan.steps, trainer.counters.step, trainer.objective.headline, quiet, trainer.note)
     trainer.say = console.say
     trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
     if trainer.processes.first:
         files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
         trainer.rewound = files.rewind
-        trainer.loggers = (files, console, build_logger(trainer, run.path, console.say))
+        trainer.loggers = (files, console, build_logger(trainer, run.path, console.say, trainer.say_once))
     introduce(trainer, run)
     summary = live(trainer, run, {"request": request, **describe(trainer)})
     console.table("results", rows(summary))
@@ -158,14 +159,16 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
     summary["said"] = trainer.said
     if error is None:  # else the others may be anywhere
         summary |= processes.total(c.cpu)
-    try:
-        if processes.first:
-            run.write_summary(summary)
-    except OSError as problem:
-        raise UserError(f"{run.summary_file} can't be written ({problem.strerror}): {json.dumps(summary)}") from None
-    finally:
-        for logger in trainer.loggers:
-            logger.close(summary)
+    with ExitStack() as stack:
+        for logger in reversed(trainer.loggers):
+            stack.callback(logger.close, summary)
+        try:
+            if processes.first:
+                run.write_summary(summary)
+        except OSError as problem:
+            raise UserError(
+                f"{run.summary_file} can't be written ({problem.strerror}): {json.dumps(summary)}"
+            ) from None
     if status == "interrupted":
         trainer.say(f"interrupted at step {c.step}; continue with: python train.py resume={run.path}")
     if error is not None:

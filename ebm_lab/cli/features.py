@@ -8,6 +8,7 @@ from ebm_lab.cli.compose import compose_config, keys_of
 from ebm_lab.cli.main import complain
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.isolation import isolated
+from ebm_lab.core.streams import safe_streams
 
 HELP = """Train the classifier in whose features samples of images are compared (evaluation=feature_fid), and fit the
 mixture of Gaussians that is printed beside them; both are kept under <output_dir>/features.
@@ -52,6 +53,7 @@ def features(overrides: Sequence[str]) -> None:
     print(f"{time.perf_counter() - began:.1f} s")
 
 
+@safe_streams()
 def main() -> None:
     """The command line of `scripts/features.py`."""
     arguments = sys.argv[1:]

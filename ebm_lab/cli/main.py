@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ebm_lab.core.streams import safe_streams
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 BEGAN = time.perf_counter()
 
 
+@safe_streams()
 def main() -> None:
     """Compose, validate, train; see `--help` for the exit status."""
     # Threads that spin while they wait take the cores from every other run of the machine; OpenMP reads this once.
@@ -103,6 +106,7 @@ stopped: list[int] = []
 """The exit status of a job that a signal ended: the sweep's other jobs are not begun in this process."""
 
 
+@safe_streams()
 def one_of_many(config: "DictConfig") -> None:
     """One job of a sweep, perhaps in a process of its own; whatever it comes to is recorded and stops no other."""
     import traceback

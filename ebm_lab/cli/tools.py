@@ -14,6 +14,7 @@ from ebm_lab.cli.main import complain
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.settings import check, settings_of
+from ebm_lab.core.streams import safe_streams
 
 if TYPE_CHECKING:
     from ebm_lab.run import LoadedRun
@@ -88,6 +89,7 @@ def check_sampling(loaded: "LoadedRun", **given: float | None) -> None:
             raise UserError(f"{key}={value}: sampler '{name}' goes down the model's noise levels by its own settings")
 
 
+@safe_streams()
 def main(tool: Callable, argv: list[str] | None = None) -> None:
     """Run `tool` with `key=value` arguments; a mistake in them is one line and exit status 2."""
     argv = sys.argv[1:] if argv is None else argv

@@ -213,7 +213,8 @@ class RunInfo:
 
 
 class Logger(Protocol):
-    """Where numbers and pictures go. `step` never decreases."""
+    """Where numbers and pictures go. `step` never decreases. What a logger raises ends no run: it is left out from then
+    on. A UserError of its constructor is a mistake in its settings, which ends the run before it begins."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
 

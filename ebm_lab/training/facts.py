@@ -16,6 +16,8 @@ import torch
 
 from ebm_lab.core.interfaces import Logger, RunInfo
 from ebm_lab.core.registry import build
+from ebm_lab.core.streams import say
+from ebm_lab.loggers.guarded import Guarded
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.rundir import RunDir
@@ -59,10 +61,19 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
     trainer.say(f"run directory: {run.path}")
 
 
-def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None]) -> Logger:
-    """The logger that the config asks for, for a run in `path`."""
+def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None], note: Callable[[str], None]) -> Logger:
+    """The logger that the config asks for, for a run in `path`; `note` is told of a failure in it, which ends nothing.
+
+    Raises UserError for a mistake in its settings.
+    """
     values = trainer.config.get("logger") or {"name": "none"}
-    return build("logger", values, info=RunInfo(path.name, path, trainer.config, say))
+    info = RunInfo(path.name, path, trainer.config, say)
+    return Guarded(str(values.get("name")), lambda: build("logger", values, info=info), note)
+
+
+def check_logger(trainer: Trainer) -> None:
+    """Raise UserError, before a run is made, for a mistake in the logger's settings."""
+    build_logger(trainer, Path("check"), say, note=lambda line: None)  # a failure is told when the run has begun
 
 
 def rows(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ebm_lab.core.errors import Diverged
 from ebm_lab.core.functional import frozen
 from ebm_lab.core.interfaces import Batch, Logger
+from ebm_lab.core.streams import say
 from ebm_lab.training import checkpoint
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.guard import Trouble, advice
@@ -35,7 +36,7 @@ class Trainer(Trained):
     """Settings given as `auto`, by their full keys, with the values chosen from the data."""
     loggers: Sequence[Logger] = ()
     run: RunDir | None = None
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = say
     rewound: Callable[[int, list[dict[str, Any]]], None] = lambda step, events: None
     """Told the step that a rollback returned to, and all rollbacks so far."""
     stop: str | None = None
@@ -171,6 +172,10 @@ class Trainer(Trained):
                     for logger in self.loggers:
                         logger.image(image, picture, self.counters.step)
         return metrics
+
+    def note(self, line: str) -> None:
+        """Keep a line for `said` without printing it."""
+        self.say_once(line, quiet=True)
 
     def say_once(self, line: str, quiet: bool = False) -> None:
         """Print a line the first time it comes; a quiet one is only kept for `said`."""
