@@ -53,11 +53,12 @@ class LevelSampler(Sampler):
     ) -> Chain:
         assert isinstance(energy, NoiseLevels) and not differentiable
         level = int(state["level"]) if "level" in state else 0
-        last = self.rungs(energy) - 1
+        rungs, levels = self.rungs(energy), energy.ladder.levels
+        last = rungs - 1
         with frozen(energy), torch.no_grad():
             x, taken = self.descend(energy, x, min(level, last), generator)
             if level >= last and self.denoise:
                 x, taken = tweedie(energy, x, energy.ladder.sigma_min), taken + 1
-        sigma = energy.ladder.rung(min(level, energy.ladder.levels - 1))
-        metrics = {"chain_sigma": torch.tensor(sigma, device=x.device)}
+        reached = energy.ladder.rung(min(level, last) + levels - rungs)  # a call stays at its level or goes to the next
+        metrics = {"chain_sigma": torch.tensor(reached, device=x.device)}
         return Chain(x, {"level": torch.tensor(level + 1)}, metrics, taken * len(x))

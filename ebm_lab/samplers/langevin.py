@@ -3,8 +3,9 @@
     x <- x - (eps^2 / 2) grad E(x) + eps z,    z ~ N(0, I)
 
 With a small eps its stationary law is near exp(-E) / Z; for a Gaussian of precision P its covariance is
-(P - (eps^2 / 4) P^2)^-1 exactly, so a step of finite size biases it. With `noise_scale` nu the noise is eps nu z, which
-samples exp(-E / nu^2): nu = 1 is exact, nu < 1 the low-temperature dynamics of the image literature.
+(P - (eps^2 / 4) P^2)^-1 exactly, so a step of finite size biases it. With `noise_scale` nu the noise is eps nu z: that
+is a step of size eps nu for the energy E / nu^2, and samples exp(-E / nu^2). nu = 1 is exact, nu < 1 the
+low-temperature dynamics of the image literature.
 
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 5, arXiv:2101.03288.
 Gareth O. Roberts and Richard L. Tweedie, Exponential convergence of Langevin distributions, 1996.
@@ -30,7 +31,12 @@ def langevin_step(x: Tensor, grad: Tensor, z: Tensor, eps: float, noise_scale: f
 def log_acceptance(
     e: Tensor, grad: Tensor, x: Tensor, e_new: Tensor, grad_new: Tensor, x_new: Tensor, eps: Tensor | float
 ) -> Tensor:
-    """log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1."""
+    """log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1 and the law exp(-e); `grad`
+    and `grad_new` are what the proposals drift by, whatever they are.
+
+    For noise_scale nu and the law exp(-e / nu^2) it is this divided by nu^2, for the energies and both proposals'
+    exponents are.
+    """
     half = eps**2 / 2
     back = flat_sum((x - x_new + half * grad_new) ** 2)
     there = flat_sum((x_new - x + half * grad) ** 2)
@@ -43,7 +49,9 @@ class Langevin(Sampler):
 
     A per-sample gradient longer than `clip_grad` (nats per data unit; null: never) is shortened to it, which keeps a
     young energy from throwing chains away and biases the law where it acts. The metric `acceptance` is what a
-    Metropolis test would have said of the last move but one, mean of min(1, ratio): near 1, the step is small enough.
+    Metropolis test for exp(-E / noise_scale^2) would have said of the last move but one, as it was made, with shortened
+    gradients where they were: the mean of min(1, ratio). Near 1, the step is small enough. With noise_scale 0 there is
+    no law and no such metric. Rounding of E in float32 counts divided by noise_scale^2.
     """
 
     reparameterised = True
@@ -80,11 +88,13 @@ class Langevin(Sampler):
         at = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
         for step in range(self.steps):
             e, grad = at(x)
+            drift = self._clipped(grad)
             if step == self.steps - 1:
-                metrics = self._metrics(before, (e, grad, x))
-            before = (e, grad, x)
+                metrics = {"chain_grad_norm": flat_sum(grad.detach() ** 2).sqrt().mean()}
+                metrics |= self._acceptance(before, (e, drift, x))
+            before = (e, drift, x)
             z = torch.empty_like(x).normal_(generator=generator) if differentiable else z.normal_(generator=generator)
-            x = langevin_step(x, self._clipped(grad), z, self.eps, self.noise_scale)
+            x = langevin_step(x, drift, z, self.eps, self.noise_scale)
         return Chain(x, {}, metrics, self.steps * len(x))
 
     def _clipped(self, grad: Tensor) -> Tensor:
@@ -93,11 +103,10 @@ class Langevin(Sampler):
         norm = flat_sum(grad**2).sqrt().clamp_min(1e-12)
         return grad * per_sample((self.clip_grad / norm).clamp_max(1.0), grad)
 
-    def _metrics(self, before: tuple | None, now: tuple) -> dict[str, Tensor]:
-        e, grad, x = (t.detach() for t in now)
-        metrics = {"chain_grad_norm": flat_sum(grad**2).sqrt().mean()}
-        if before is not None:
-            e0, grad0, x0 = (t.detach() for t in before)
-            log_ratio = log_acceptance(e0, grad0, x0, e, grad, x, self.eps)
-            metrics["acceptance"] = log_ratio.clamp_max(0).exp().mean()
-        return metrics
+    def _acceptance(self, before: tuple | None, now: tuple) -> dict[str, Tensor]:
+        """Of the move between two points (energy, drift, x); nothing where there was no move or no noise."""
+        if before is None or not self.noise_scale:
+            return {}
+        (e, drift, x), (e_new, drift_new, x_new) = ([t.detach() for t in point] for point in (before, now))
+        log_ratio = log_acceptance(e, drift, x, e_new, drift_new, x_new, self.eps).double() / self.noise_scale**2
+        return {"acceptance": log_ratio.clamp_max(0).exp().mean().to(x.dtype)}

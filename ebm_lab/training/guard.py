@@ -76,8 +76,9 @@ def noise_nll(dataset: Dataset) -> float:
 
 class Guard:
     """Settings as in configs/guard/standard.yaml. `watch` judges, `learn` remembers; what it remembers travels in the
-    checkpoint. `cold`: chains with little noise, of whose moves a Metropolis test says nothing; `tempered`: those, and
-    chains of a Metropolis sampler at another temperature than 1."""
+    checkpoint. `cold`: chains of another noise than the energy asks for, whose acceptance is that of another law, from
+    which short runs may well stay far; `tempered`: those, and chains of a Metropolis sampler at another temperature
+    than 1."""
 
     def __init__(
         self,
