@@ -2,8 +2,8 @@
 
 What a library does to its process (what becomes of freed memory, how many threads wait, what a compiler has loaded)
 then helps or hurts it alone. Python's fork server starts them: a process that has imported the lab and done nothing
-else. A fork of this process would not do. Threads do not live through a fork, and torch refuses every backward pass in
-the child of a process that has made one itself.
+else. A fork of this process would not do. Threads do not live through a fork, and torch 2.11 refuses every backward
+pass in the child of a process that has traced one.
 """
 
 import gc
