@@ -7,7 +7,7 @@ import torch
 
 import ebm_lab
 from ebm_lab.cli.compose import compose_config
-from ebm_lab.core.annealed_path import Journey
+from ebm_lab.core.annealed_path import Journey, Path
 from ebm_lab.core.diagnostics import rhat, split
 from ebm_lab.core.flow import Flow
 from ebm_lab.core.noise import fit_noise
@@ -66,6 +66,40 @@ def test_the_numbers_of_ais_are_those_of_the_weights(generator, monkeypatch):
     w = weights["f", 100].exp()
     assert m["ais_ess"] == pytest.approx(float(w.sum() ** 2 / w.square().sum())) and m["ais_chains"] == 40
     assert (m["ais_acceptance"], m["ais_acceptance_min"]) == pytest.approx((0.6, 0.3))
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_ais_says_so_where_few_chains_carry_the_weights(even, generator, monkeypatch):
+    """Of 40 chains one outweighs the others by 30 nats, or all weigh about as much."""
+    log_w = 0.1 * torch.randn(40, generator=generator).double()
+    log_w[0] += 0 if even else 30
+    monkeypatch.setattr(Journey, "forward", lambda self, n, steps: log_w)
+    monkeypatch.setattr(Journey, "reverse", lambda self, x, steps: log_w.mean().expand(40))
+    data = Points(exact_sample(torch.zeros(3).double(), covariance(3, generator), 300, generator))
+    report = evaluation(chains=40)(view(gaussian_energy(torch.zeros(3).double(), torch.eye(3).double()), data))
+    assert any("1.0 of 40 chains carry the weights" in note for note in report.notes) == (not even)
+
+
+def test_steps_at_a_temperature_lie_between_those_of_the_pilot():
+    path = Path([0.0, 1.0, 2.0], [0.0, 0.5, 1.0], [0.0, -1.0, -3.0])
+    assert [path.log_step(b) for b in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx([0, -0.5, -1, -2, -3])
+
+
+@pytest.mark.parametrize("law", ["covariance", "diagonal", "isotropic"])
+def test_reverse_ais_begins_at_training_points_or_chains_moved_by_exact_steps(law, generator, monkeypatch):
+    """In the base's coordinates, `reverse_moves` moves at b = 1; of given chains, those."""
+    data = Points(exact_sample(torch.ones(3).double(), covariance(3, generator), 300, generator))
+    data.test, seen, moved = data.train + 100, [], []
+    monkeypatch.setattr(Journey, "forward", lambda self, n, steps: torch.zeros(n).double())
+    monkeypatch.setattr(Journey, "reverse", lambda self, x, steps: seen.append(self.energy.x(x)) or torch.zeros(len(x)))
+    monkeypatch.setattr(Journey, "move", lambda self, x, b: moved.append(b) or x)
+    energy = gaussian_energy(torch.zeros(3).double(), torch.eye(3).double())
+    for pool in (data.train, data.train - 50):
+        seen.clear(), moved.clear()
+        chains = None if pool is data.train else pool
+        evaluation(chains=20, base=law, reverse_moves=4)(view(energy, data, chains=chains))
+        assert moved == [1.0] * 4 and len(seen[0]) == 20
+        assert float(torch.cdist(seen[0], pool).amin(1).max()) < 1e-5, "but for the rounding of cdist"
 
 
 # --- samplers -----------------------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def test_samples_are_drawn_at_the_temperature_from_start_to_end_with_the_sampler
     assert view.samples.shape == (7, 2) and [step for step, _ in view.film] == [0, 2, 4, 6]
     x = data.test
     assert all(torch.allclose(e(x), 2 * energy_of()(x)) for e in sampler.energies) and len(sampler.energies) == 3
+    assert len(sampler.starts[0]) == 7, "no more chains than samples"
     assert len(sampler.starts) == 1, "what the sampler returned is handed to its next call"
     assert float(view.chain_metrics["acceptance"]) == 0.75, "the last call's"
     assert view.held_out is data.val and EvalView(torch.sum, data, "test", None, 1, 1, generator).held_out is data.test
