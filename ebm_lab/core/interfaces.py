@@ -1,7 +1,7 @@
 """The nouns of a run: dataset, energy, objective, sampler, evaluation, logger. A run is one choice from each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -152,6 +152,8 @@ class Dataset(ABC):
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Affine = identity()
     """From raw data to model space."""
+    notes: Sequence[str] = ()
+    """Lines for the user about how the data were read."""
     mixture: GaussianMixture | None = None
     """The law, on the CPU, where it is a mixture whose components are the modes that a model has to find."""
 

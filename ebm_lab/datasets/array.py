@@ -1,7 +1,9 @@
 """Your own rows: a table or array on disk, as points.
 
-`.npy`: an (n, ...) array; `.npz`: an archive with one array, or the one named `key`; `.csv`: numbers with one row per
-sample and an optional line of names. Everything after the first axis is the event shape.
+`.npy`: an (n, ...) array of real or whole numbers or truth values; `.npz`: an archive with one array, or the one named
+`key`; `.csv`: UTF-8 text of numbers, one row a line, with an optional first line of names (`core/tables.py` has the
+rules). Everything after the first axis is the event shape. What is none of these is refused, and what was decided about
+a file is said in `notes`.
 """
 
 from pathlib import Path
@@ -12,13 +14,16 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.archives import BROKEN, read_array
+from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import split_indices
+from ebm_lab.core.tables import read_table
 from ebm_lab.core.transforms import identity, standardising
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+SUFFIXES = (".npy", ".npz", ".csv")
 
 
 @register("dataset", "array")
@@ -36,8 +41,9 @@ class Array(Dataset):
         test: Fraction,
         seed: NonNegativeInt,
     ) -> None:
-        raw = torch.as_tensor(_read(Path(path), key), dtype=torch.float64)
-        _refuse_bad(raw, path)
+        rows, lines, self.notes = _read(Path(path), key)
+        raw = torch.as_tensor(rows, dtype=torch.float64)
+        _refuse_bad(raw, lines, path)
         parts = split_indices(len(raw), val, test, seed)
         if scaling == "standardize":
             self.transform = standardising(
@@ -55,52 +61,32 @@ class Array(Dataset):
         )
 
 
-def _read(path: Path, key: str | None) -> np.ndarray:
+def _read(path: Path, key: str | None) -> tuple[np.ndarray, list[int] | None, list[str]]:
+    """The rows in float64, the line of each in a text file, and notes for the user."""
     if not path.is_file():
         raise UserError(f"dataset.path={path}: no such file; give an .npy, .npz or .csv file")
-    readers = {
-        ".npy": lambda: np.load(path, allow_pickle=False),
-        ".npz": lambda: _npz(path, key),
-        ".csv": lambda: _csv(path),
-    }
-    if path.suffix not in readers:
-        raise UserError(f"dataset.path={path}: can't read '{path.suffix}' files; allowed: .npy, .npz, .csv")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"dataset.path={path}: can't read '{path.suffix}' files; allowed: {', '.join(SUFFIXES)}")
     try:
-        array = np.asarray(readers[path.suffix]())
-        return array.reshape(-1, 1).astype(np.float64) if array.ndim == 1 else array.astype(np.float64)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"dataset.path={path}: can't be read as numbers: {str(error).splitlines()[0]}") from None
+        if suffix == ".csv":
+            return read_table(path)
+        array, notes = read_array(path, key)
+    except BROKEN as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"dataset.path={path}: can't be read as numbers: {reason}") from None
+    return array.reshape(-1, 1) if array.ndim == 1 else array, None, notes
 
 
-def _npz(path: Path, key: str | None) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
-        if key is None and len(archive.files) != 1:
-            raise UserError(
-                f"dataset.key=null: {path} holds {len(archive.files)} arrays; name one: {', '.join(archive.files)}"
-            )
-        if key is not None and key not in archive.files:
-            raise one_of("dataset.key", key, archive.files)
-        return archive[key or archive.files[0]]
-
-
-def _csv(path: Path) -> np.ndarray:
-    """Numbers separated by commas, semicolons, tabs or blanks; a first line that is not numeric is a header."""
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
-    delimiter = next((d for d in ",;\t" if lines and d in lines[0]), None)
-    try:
-        np.asarray([float(v) for v in lines[0].split(delimiter)] if lines else [])
-        skip = 0
-    except ValueError:
-        skip = 1
-    return np.loadtxt(lines[skip:], delimiter=delimiter, ndmin=2)
-
-
-def _refuse_bad(raw: Tensor, path: str) -> None:
-    if raw.ndim < 2 or raw.numel() == 0:
-        raise UserError(f"dataset.path={path}: holds no rows")
+def _refuse_bad(raw: Tensor, lines: list[int] | None, path: str) -> None:
+    if raw.ndim < 2:
+        raise UserError(f"dataset.path={path}: holds one number and no rows; give an array of shape (n, ...)")
+    if raw.numel() == 0:
+        raise UserError(f"dataset.path={path}: holds no rows of numbers: its shape is {tuple(raw.shape)}")
     bad = (~raw.isfinite()).flatten(1).any(1)
     if bool(bad.any()):
         row = int(bad.nonzero()[0, 0])
+        first = f"row {row}" if lines is None else f"row {row + 1} (line {lines[row]})"
         raise UserError(
-            f"dataset.path={path}: {int(bad.sum())} row(s) hold nan or inf, the first is row {row}; clean them first"
+            f"dataset.path={path}: {int(bad.sum())} row(s) hold nan or inf, the first is {first}; clean them first"
         )

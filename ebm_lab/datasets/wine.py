@@ -17,6 +17,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import split_indices
+from ebm_lab.core.tables import read_table
 from ebm_lab.core.transforms import standardising
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -55,11 +56,12 @@ def _read(path: Path, root: str) -> np.ndarray:
             f"(a line of names, then 12 numbers separated by ';') at {path}"
         )
     try:
-        table = np.loadtxt(path.read_text().splitlines()[1:], delimiter=";", ndmin=2)
-    except ValueError as error:
+        rows, lines, _ = read_table(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"dataset.root={root}: {path} can't be read as numbers: {str(error).splitlines()[0]}") from None
-    if table.shape[1] != 12 or not np.isfinite(table).all():
-        raise UserError(
-            f"dataset.root={root}: {path} must hold 12 numbers a row separated by ';', and has {table.shape[1]} columns"
-        )
-    return table[:, :11]
+    bad = ~np.isfinite(rows).all(1)
+    if rows.shape[1] != 12 or bad.any():
+        row = int(bad.argmax())
+        found = f"row {row + 1} (line {lines[row]}) holds nan or inf" if bad.any() else f"has {rows.shape[1]} columns"
+        raise UserError(f"dataset.root={root}: {path} must hold 12 numbers a row separated by ';', and {found}")
+    return rows[:, :11]

@@ -54,7 +54,7 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
     )
     for name, value in trainer.chosen.items():
         trainer.say(f"chosen from the data: {name}={value:g}")
-    for note in trainer.objective.notes:
+    for note in (*trainer.dataset.notes, *trainer.objective.notes):
         trainer.say(note)
     if trainer.counters.step:
         trainer.say(f"resumed at step {trainer.counters.step}")

@@ -1,0 +1,96 @@
+"""Arrays in numpy's own files: an .npy, or one array of an .npz, as real numbers; nothing in them is run.
+
+Whole numbers, real numbers and truth values (0 and 1) become float64. Complex numbers, texts, dates, named fields and
+Python objects are refused, for there is more than one way to make real numbers of them.
+"""
+
+import io
+import lzma
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ebm_lab.core.errors import UserError, one_of
+
+BROKEN = (
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What numpy and zipfile raise on files that are damaged, cut, encrypted or of another kind."""
+WAYS_OUT = {
+    "c": "complex numbers; save their real and imaginary parts as coordinates: np.stack([x.real, x.imag], -1)",
+    "O": "Python objects, which could run code; save numbers: np.save(path, np.asarray(x, dtype=float))",
+    "S": "texts; save numbers",
+    "U": "texts; save numbers",
+    "M": "dates; save numbers, such as seconds: x.astype('datetime64[s]').astype(float)",
+    "m": "durations; save numbers, such as seconds: x / np.timedelta64(1, 's')",
+    "V": "fields or raw bytes; save numbers: numpy.lib.recfunctions.structured_to_unstructured(x)",
+}
+
+
+def read_array(path: Path, key: str | None) -> tuple[np.ndarray, list[str]]:
+    """The array in float64, in the shape that it has in the file, and notes for the user.
+
+    Raises UserError for a `key` that chooses none, and one of BROKEN, with a text that says what is wrong.
+    """
+    with path.open("rb") as file:
+        start = file.read(6)
+        file.seek(0)
+        if start[:2] != b"PK" and start != b"\x93NUMPY":
+            kind = "it is empty" if not start else f"it begins with {start!r}"
+            raise ValueError(f"it is no .npy or .npz file: {kind}")
+        loaded = _load(file, path, key)
+        if start[:2] != b"PK" and file.read(1):
+            raise ValueError("more follows its array; save one array a file, or several in an .npz")
+    if loaded.dtype.kind not in "biuf":
+        raise ValueError(f"it holds {loaded.dtype}: {WAYS_OUT.get(loaded.dtype.kind, 'no numbers')}")
+    notes = []
+    if loaded.dtype.kind in "iu" and loaded.size and max(-int(loaded.min()), int(loaded.max())) > 2**53:
+        step = np.spacing(np.float64(max(-int(loaded.min()), int(loaded.max()))))
+        notes.append(f"{path}: whole numbers beyond 2^53 are rounded, up to multiples of {step:g}")
+    with np.errstate(over="ignore"):  # what is inf then, is refused as such
+        return loaded.astype(np.float64), notes
+
+
+def _load(file: io.BufferedReader, path: Path, key: str | None) -> np.ndarray:
+    try:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            name = _chosen(loaded.files, path, key)
+            array = loaded[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"it holds {WAYS_OUT['O']}") from None
+        raise
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"'{name}' in it is no array")
+    return array
+
+
+def _chosen(names: list[str], path: Path, key: str | None) -> str:
+    """The name of the array to read."""
+    if not names:
+        raise ValueError("it holds no arrays")
+    if key is None and len(names) != 1:
+        raise UserError(f"dataset.key=null: {path} holds {len(names)} arrays; name one: {', '.join(names)}")
+    if key is not None and key not in names:
+        raise one_of("dataset.key", key, names)
+    return names[0] if key is None else key
