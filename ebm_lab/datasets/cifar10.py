@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt
 from torch import Tensor
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.images import HeldOut, OfficialImages, unavailable
+from ebm_lab.core.images import HeldOut, OfficialImages, refuse_packed, unavailable
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import Classes
 
@@ -46,7 +46,8 @@ class CIFAR10(OfficialImages):
         missing = [f for f in files if not (folder / f).is_file()]
         error = _download(root) if missing and download else None
         if error or (missing and not download):
-            raise unavailable("CIFAR-10", root, folder, files, missing, download, error)
+            packed = [Path(root) / "cifar-10-python.tar.gz"]
+            raise unavailable("CIFAR-10", root, folder, files, missing, download, error, packed)
         try:
             training, testing = (_read(folder, names) for names in (TRAINING, TESTING))
         except BROKEN as problem:
@@ -73,14 +74,23 @@ def _read(folder: Path, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _batch(path: Path) -> tuple[np.ndarray, list[int]]:
-    with path.open("rb") as file:
-        content = ArrayUnpickler(file, path).load()
+    refuse_packed(path)
+    try:
+        with path.open("rb") as file:
+            content = ArrayUnpickler(file, path).load()
+    except BROKEN as problem:
+        reason = (str(problem).splitlines() or [""])[0] or type(problem).__name__
+        raise ValueError(f"{path.name} is no whole pickle: {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no table")
     images, labels = (content[k] if k in content else content.get(k.decode()) for k in (b"data", b"labels"))
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (3072,):
         raise ValueError(f"{path.name} lacks 'data', bytes of shape (n, 3072)")
-    if not isinstance(labels, list) or len(labels) != len(images) or not all(v in range(10) for v in labels):
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(images)
+        or not all(type(v) is int and 0 <= v < 10 for v in labels)
+    ):
         raise ValueError(f"{path.name} lacks 'labels', {len(images)} numbers from 0 to 9")
     return images, labels
 
