@@ -1,4 +1,4 @@
-"""Kind: a file of arrays that is damaged, or holds other things than real numbers, ends in a traceback or is trained on."""
+"""Kind: a file of arrays that is damaged or no real numbers ends in a traceback, or is trained on."""
 
 import gzip
 import io
