@@ -289,7 +289,7 @@ def test_wine_that_is_missing_or_damaged_is_one_line(tmp_path):
     one_line("dataset.colour=rose: should be 'red' or 'white'", "wine", **{**values, "colour": "rose"})
 
 
-FOLDER = {"size": 8, "channels": 3, "val": 0.2, "test": 0.2, "seed": 0}
+FOLDER = {"size": 8, "channels": 3, "range": "auto", "background": "white", "val": 0.2, "test": 0.2, "seed": 0}
 
 
 def save(array, path):

@@ -1,30 +1,34 @@
 """Your own images: every picture in a folder and the folders below it, cut to squares of one size.
 
-The shorter side is resized to `size`, the middle is kept, and pixels 0 to 255 are mapped linearly to [-1, 1]. If every
-picture lies in a folder below the first, the names of those folders, sorted, are the labels 0, 1, ...
+The shorter side is resized to `size`, the middle is kept, and pixels 0 to 255 are mapped linearly to [-1, 1].
+`core/picture_files.py` says how a file's numbers become such pixels. If every picture lies in a folder below the first,
+the names of those folders, sorted, are the labels 0, 1, ...; `core/folders.py` says which files count. What is passed
+over or decided is said in `notes`.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
-from torch import Tensor
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.folders import find_pictures, folder_labels, shown
 from ebm_lab.core.images import Images
+from ebm_lab.core.picture_files import Square, read_square
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import split_indices
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+Range = Literal["auto"] | Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 @register("dataset", "image_folder")
 class ImageFolder(Images):
-    """`size`: pixels a side; `channels`: 1 for grey, 3 for colour; `val` and `test` are the fractions held out; `seed`
-    shuffles."""
+    """`size`: pixels a side; `channels`: 1 for grey, 3 for colour; `range`: [low, high], the numbers in the files that
+    are black and white, or auto: 0 to 255 of 8 bits, 0 to 65535 of 16; `background`: the colour that shows through
+    transparent parts, null: transparency is dropped; `val` and `test` are the fractions held out; `seed` shuffles."""
 
     def __init__(
         self,
@@ -32,51 +36,89 @@ class ImageFolder(Images):
         path: str,
         size: PositiveInt,
         channels: Literal[1, 3],
+        range: Range,
+        background: str | None,
         val: Fraction,
         test: Fraction,
         seed: NonNegativeInt,
     ) -> None:
-        root = Path(path)
-        files = find_images(root)
-        parts = split_indices(len(files), val, test, seed)
-        pixels = torch.stack([_load(file, size, channels, path) for file in files])
-        labels = folder_labels(root, files)
+        root, limits = Path(path), _limits(range)
+        _check_colour(background)
+        found = find_pictures(root)
+        parts = split_indices(len(found.files), val, test, seed)
+        squares = []
+        for file in found.files:
+            try:
+                squares.append(read_square(file, size, channels, limits, background))
+            except ValueError as error:
+                raise UserError(f"dataset.path={path}: {shown(file)} can't be read as an image: {error}") from None
+        labels, told = folder_labels(root, found)
+        self.notes = [*found.notes, *told, *_remarks(squares, found.files, limits, path, background)]
+        pixels = torch.stack([s.pixels for s in squares])
         super().__init__(
             {s: pixels[i] for s, i in parts.items()},
             None if labels is None else {s: labels[i] for s, i in parts.items()},
         )
 
 
-def find_images(root: Path) -> list[Path]:
-    """All pictures below `root`, sorted; hidden files are passed over."""
-    if not root.is_dir():
-        raise UserError(f"dataset.path={root}: no such folder; give a folder of images")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file())
-    if not files:
-        raise UserError(f"dataset.path={root}: holds no images; allowed: {', '.join(SUFFIXES)}")
-    return files
-
-
-def folder_labels(root: Path, files: list[Path]) -> Tensor | None:
-    """(n,): the number of each file's first-level folder; None if a file lies in `root` itself."""
-    places = [file.relative_to(root).parts for file in files]
-    if any(len(parts) == 1 for parts in places):
+def _limits(given: Range) -> tuple[float, float] | None:
+    if given == "auto":
         return None
-    names = sorted({parts[0] for parts in places})
-    return torch.tensor([names.index(parts[0]) for parts in places])
+    low, high = given
+    if not low < high:
+        raise UserError(f"dataset.range={given}: must be auto, or two numbers of which the first is the smaller")
+    return float(low), float(high)
 
 
-def _load(file: Path, size: int, channels: int, path: str) -> Tensor:
-    """One picture as bytes, (channels, size, size)."""
-    from PIL import Image, ImageOps  # needed only here
+def _check_colour(background: str | None) -> None:
+    from PIL import ImageColor  # slow to import, needed only here
 
     try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip and not scale
-                upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
-            square = ImageOps.fit(upright.convert("L" if channels == 1 else "RGB"), (size, size))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"dataset.path={path}: {file} can't be read as an image: {reason[:120]}") from None
-    return torch.from_numpy(np.array(square)).view(size, size, channels).permute(2, 0, 1)
+        plain = background is None or len(ImageColor.getrgb(background)) == 3
+    except ValueError:
+        plain = False
+    if not plain:
+        raise UserError(
+            f"dataset.background={background}: no colour; allowed: a name such as white, '#rrggbb', or null to drop "
+            f"transparency"
+        )
+
+
+def _remarks(
+    squares: list[Square], files: list[Path], limits: tuple[float, float] | None, path: str, background: str | None
+) -> list[str]:
+    """What the pictures together tell. Raises UserError where 16 bits are too few to be 16."""
+    notes = []
+    for bits, dark in ((8, 64), (16, 32768)) if limits is None else ():
+        of = [(s, file) for s, file in zip(squares, files, strict=True) if s.bits == bits]
+        brightest, file = max(of, key=lambda pair: pair[0].highest, default=(None, None))
+        if brightest is None or file is None or brightest.highest >= dark:
+            continue
+        told = f"from {brightest.lowest:g} to {brightest.highest:g}"
+        if bits == 16 and brightest.highest < 4096:
+            raise UserError(
+                f"dataset.path={path}: {shown(file)} holds numbers {told}, and no picture of 16 bits here has a "
+                f"greater one: give dataset.range=[0,4095] if they are of 12 bits, [0,65535] if they are dark"
+            )
+        notes.append(
+            f"{path}: pictures of {bits} bits have numbers up to {brightest.highest:g}, and {2**bits - 1} is taken for "
+            f"white; dataset.range=[0,<white>] chooses another"
+        )
+    if n := sum(s.several for s in squares):
+        notes.append(f"{path}: {n} file(s) hold several pictures, of which the first is taken")
+    if n := sum(s.clear for s in squares):
+        notes.append(f"{path}: {n} picture(s) are transparent in part, over dataset.background={background}")
+    first: dict[bytes, Path] = {}
+    copies = []
+    for square, file in zip(squares, files, strict=True):
+        key = hashlib.sha256(square.pixels.numpy().tobytes()).digest()
+        if key in first:
+            copies.append((file, first[key]))
+        first.setdefault(key, file)
+    if copies:
+        one, other = (shown(f.relative_to(path)) for f in copies[0])
+        notes.append(
+            f"{path}: {len(copies)} picture(s) are copies of others, such as {one} of {other}; training and test may "
+            f"share them"
+        )
+    return notes

@@ -22,6 +22,7 @@ RUNS = "runs"
 GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger", "guard")
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
+    ("dataset", "image_folder"): {"range": "auto", "background": None},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
 """Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
