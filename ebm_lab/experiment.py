@@ -11,9 +11,11 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import nn
 
 from ebm_lab.checks import check_data, check_fit, check_layout, check_parts, check_precision, probe
+from ebm_lab.core.data_record import SPLITS, DataRecord, fingerprints
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.interfaces import Dataset, Objective
 from ebm_lab.core.levels import NoiseLevels
+from ebm_lab.core.places import absolute
 from ebm_lab.core.random import seed_of, seeded, stream
 from ebm_lab.core.registry import build
 from ebm_lab.core.settings import check
@@ -107,15 +109,17 @@ def pick_threads(threads: int | str, dataset: Dataset) -> int:
 def assemble(
     config: Mapping[str, Any],
     processes: Processes = Processes(),  # noqa: B008 (it has no state)
+    dataset: Dataset | None = None,
 ) -> tuple[Trainer, dict[str, Any]]:
-    """Build a run from a plain config; returns it with the config in which every `auto` has its value.
+    """Build a run from a plain config; returns it with the config in which every `auto` has its value and every path
+    is absolute. dataset: the config's, where it is built already.
 
     Raises UserError, before any side effect beyond importing plugins, for whatever does not fit.
     """
     settings = run_settings(config)
     import_plugins(settings.plugins)
     device = pick_device(settings.device)
-    dataset = build_dataset(config, settings, device)
+    dataset = build_dataset(config, settings, device) if dataset is None else dataset
     threads = pick_threads(settings.threads, dataset)
     torch.set_num_threads(threads)
 
@@ -153,7 +157,7 @@ def assemble(
     if not served and settings.compile in ("on", True):
         objective.notes.append("compile: off, for it takes accumulate=1, precision=float32 and one process")
     settled = {"threads": threads, "compile": "on" if compiling else "off"}
-    resolved = {**config, **settled} | {g: {**config[g], **values} for g, values in chosen.items()}
+    resolved = absolute({**config, **settled} | {g: {**config[g], **values} for g, values in chosen.items()})
     trainer = Trainer(
         objective=objective,
         optimisers=optim,
@@ -178,12 +182,14 @@ def assemble(
 def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torch.device) -> Dataset:
     """The data set on `device`, cut to `max_train`; refuses data that nothing can be learnt from."""
     dataset: Dataset = build("dataset", config.get("dataset") or {})
+    rows, digests = {s: len(getattr(dataset, s)) for s in SPLITS}, fingerprints(dataset)
     if settings.max_train is not None:
         dataset.train = dataset.train[: settings.max_train]
         if dataset.labels:
             dataset.labels["train"] = dataset.labels["train"][: settings.max_train]
     dataset = dataset.to(device)
     check_data(dataset, config)
+    dataset.record = DataRecord.of(dataset, rows, digests)
     return dataset
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.streams import say
-from ebm_lab.experiment import assemble
+from ebm_lab.experiment import assemble, pick_device
+from ebm_lab.known_data import RESUMED, same_data, way_out
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.facts import check_logger
@@ -72,10 +74,11 @@ def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, Ru
 
 
 def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Processes) -> tuple[Trainer, RunDir]:
-    trainer, resolved = assemble(config, processes)
+    content = checkpoint.newest(run, pick_device(config["device"]))
+    dataset = None if content is None else _data(config, run, content)
+    trainer, resolved = assemble(config, processes, dataset)
     check_logger(trainer)
     trainer.run = run
-    content = checkpoint.newest(run, trainer.generator.device)
     if content is None:
         return trainer, run
     checkpoint.same_config(content, resolved, run.last)
@@ -93,6 +96,15 @@ def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Proc
         say(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
     processes.lead(lambda: run.write_config({**resolved, "resume": None}))
     return trainer, run
+
+
+def _data(config: Mapping[str, Any], run: RunDir, content: Mapping[str, Any]) -> Dataset:
+    """The data that the run was trained on; refuses others, and a config that was edited to name others."""
+    try:
+        return same_data(config, content, run.last)
+    except UserError as error:
+        checkpoint.same_config(content, config, run.last)
+        raise UserError(f"{error}{way_out(config, content, RESUMED)}") from None
 
 
 def check_processes(run: RunDir, there: int, here: int) -> None:

@@ -1,6 +1,7 @@
 """The life of a run: its directory, its loggers, its end; and how to take one up again or load what it trained."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -16,7 +17,9 @@ from torch import nn
 from ebm_lab.core.errors import Diverged, UserError
 from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.core.isolation import isolated
+from ebm_lab.core.places import moved
 from ebm_lab.experiment import assemble, import_plugins, pick_device
+from ebm_lab.known_data import LOADED, same_data, way_out, without_rows
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.resume import reopen, unfinished
@@ -197,9 +200,11 @@ def signals(trainer: Trainer) -> Iterator[None]:
 
 
 def take_weights(trainer: Trainer, path: str) -> None:
-    """Copy the averaged weights of another run's energy into this one's."""
+    """Copy the averaged weights of another run's energy into this one's, with the mean and the scale of its data: the
+    energy is the one that the other run learnt."""
     run = RunDir.open(path, "init_from")
-    theirs = load_run(run.path).energy.state_dict()
+    energy = load_run(run.path, evaluation={}, data="kept").energy
+    theirs = energy.state_dict()
     mine = trainer.objective.energy.state_dict()
     shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (mine, theirs)]
     if shapes[0] != shapes[1]:
@@ -209,6 +214,10 @@ def take_weights(trainer: Trainer, path: str) -> None:
             f"'{odd}' is {shapes[1].get(odd)} there and {shapes[0].get(odd)} here"
         )
     trainer.objective.energy.load_state_dict(theirs)
+    own = dict(trainer.objective.energy.named_modules())
+    for name, other in energy.named_modules():  # a mean travels with the weights, a scale is no tensor and does not
+        if name in own and isinstance(getattr(other, "scale", None), float):
+            own[name].scale = other.scale
     for average, parameter in zip(trainer.ema.average, trainer.ema.parameters, strict=True):
         average.copy_(parameter.detach())
 
@@ -235,12 +244,16 @@ def load_run(
     device: str = "cpu",
     plugins: Sequence[str] = (),
     evaluation: Mapping[str, Any] | None = None,
+    dataset: Mapping[str, str | os.PathLike[str]] | None = None,
+    data: Literal["same", "kept"] = "same",
 ) -> LoadedRun:
-    """Load a run's energy, data set and config.
+    """Load a run's energy, data set and config. Raises UserError where the data are gone or have changed.
 
     which: the last checkpoint or the best on the validation split; ema: averaged weights, or raw ones; plugins: the
     modules to import for the run's own components, none unless named here; evaluation: settings by name, instead of
-    those that the run had.
+    those that the run had; dataset: where the data lie now, {"path": ...} or {"root": ...}; data: `kept` does without
+    data that are gone or have changed: `run.dataset` then has the place, size, bounds and transform that the run kept
+    of them, and no rows.
     """
     run = RunDir.open(path, "run")
     pick_device(device)
@@ -248,10 +261,19 @@ def load_run(
     config = {**run.read_config(), "device": device, "plugins": [], "resume": None, "init_from": None}
     if evaluation is not None:
         config["evaluation"] = dict(evaluation)
-    trainer, _ = assemble(config)
+    config = moved(config, dataset or {})
     file = run.best if which == "best" else run.last
-    content = checkpoint.of_run(run, file, trainer.generator.device)
-    trainer.restore(content)
+    content = checkpoint.of_run(run, file, pick_device(device))
+    try:
+        known = same_data(config, content, file)
+    except UserError as error:
+        checkpoint.same_config(content, config, file)
+        if data != "kept" or dataset:
+            raise UserError(f"{error}{way_out(config, content, LOADED)}") from None
+        trainer = without_rows(config, content, file, str(error))
+    else:
+        trainer, _ = assemble(config, dataset=known)
+        trainer.restore(content)
     checkpoint.same_config(content, config, file)
     if ema:
         torch._foreach_copy_([p.data for p in trainer.ema.parameters], trainer.ema.average)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebm_lab.cli.compose import compose_config, keys_of, plain
+from ebm_lab.cli.compose import compose_config, full_keys, keys_of, plain
 from ebm_lab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,13 +31,22 @@ def prepare(config: "DictConfig", overrides: Sequence[str]) -> dict[str, Any]:
 def _resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     if config.get("resume") in (None, "auto"):
         return config
+    from ebm_lab.core.places import moved
+    from ebm_lab.experiment import import_plugins
     from ebm_lab.training.facts import RESUME_MAY_CHANGE
     from ebm_lab.training.rundir import RunDir
 
     old = RunDir.open(str(config["resume"]), "resume").read_config()
-    changes = [k for k in keys_of(overrides) if k != "resume"]
+    data = [k.removeprefix("dataset.") for k in full_keys(overrides) if k.startswith("dataset.")]
+    changes = [k for k in keys_of(overrides) if k not in ("resume", "dataset")]
     refused = [k for k in changes if k not in RESUME_MAY_CHANGE]
+    if "dataset" in full_keys(overrides) and config["dataset"].get("name") != (old["dataset"] or {}).get("name"):
+        refused.append("dataset")
     if refused:
-        allowed = ", ".join(RESUME_MAY_CHANGE)
+        allowed = ", ".join([*RESUME_MAY_CHANGE, "dataset.path", "dataset.root"])
         raise UserError(f"{refused[0]}: can't be changed when a run is resumed; allowed beside resume: {allowed}")
-    return {**old, **{k: config[k] for k in changes}, "resume": config["resume"]}
+    whole = {**old, **{k: config[k] for k in changes}, "resume": config["resume"]}
+    if not data:
+        return whole
+    import_plugins(whole["plugins"])
+    return moved(whole, {k: config["dataset"][k] for k in data})

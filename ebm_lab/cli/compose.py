@@ -39,8 +39,16 @@ def options(group: str, extra: Iterable[Path] = ()) -> list[str]:
     return sorted({f.stem for f in files})
 
 
+def where_data_lie(overrides: Sequence[str]) -> list[str]:
+    """The overrides, of which those beside `resume=<run>` that say where its data lie are added by force: Hydra knows
+    the keys of the default data set only, and `resume` takes these into the config of the run."""
+    resumed = any(o.startswith("resume=") and o not in ("resume=null", "resume=auto") for o in overrides)
+    return [f"++{o}" if resumed and re.match(r"dataset\.\w+=", o) else o for o in overrides]
+
+
 def compose_config(overrides: Sequence[str], directory: str | Path | None = None) -> dict[str, Any]:
     """What `train.py` composes for these command-line overrides, as a plain dict."""
+    overrides = where_data_lie(overrides)
     extra = [f"hydra.searchpath=[file://{Path(directory).resolve()}]"] if directory else []
     check_choices(overrides, [Path(directory)] if directory else [])
     try:
@@ -101,8 +109,12 @@ def named_code(node: Any) -> str | None:
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
     """The root key of each override: 'optim.lr=1' -> 'optim'."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [(o.key_or_group or "").split(".")[0].split("@")[0].split("/")[0] for o in parsed]
+    return [key.split(".")[0].split("@")[0].split("/")[0] for key in full_keys(overrides)]
+
+
+def full_keys(overrides: Sequence[str]) -> list[str]:
+    """The whole key of each override: 'optim.lr=1' -> 'optim.lr'."""
+    return [o.key_or_group or "" for o in OverridesParser.create().parse_overrides(list(overrides))]
 
 
 def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = ()) -> UserError:

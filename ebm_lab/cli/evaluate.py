@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ebm_lab.cli.compose import config_dir, options
-from ebm_lab.cli.tools import check_sampling, main, writable
+from ebm_lab.cli.tools import check_sampling, data_place, main, writable
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.whole import write_whole
@@ -45,19 +45,23 @@ def evaluate(
     evaluation: names as under configs/evaluation with commas between, `all` of them, or `own`: those that the run was
     trained with; which: the last or the best checkpoint; ema: averaged weights; samples, sample_steps,
     sample_temperature: instead of the run's own; out: where to write (default: <run>/evaluation). A setting of one
-    evaluation: evaluation.<name>.<key>=<value>.
+    evaluation: evaluation.<name>.<key>=<value>; where the data lie now: dataset.path=<path> or dataset.root=<path>.
     """
     import torch
 
     from ebm_lab.core.memory import keep_freed_memory
+    from ebm_lab.core.places import moved
+    from ebm_lab.experiment import import_plugins
     from ebm_lab.run import RunDir, load_run
     from ebm_lab.training.processes import Processes
 
     keep_freed_memory()
     processes = Processes.join()
-    own = RunDir.open(run, "run").read_config()
-    chosen = roster(own, evaluation, overrides or {})
-    loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], evaluation=chosen)
+    import_plugins(plugins or [])
+    place = data_place({k: v for k, v in (overrides or {}).items() if k.startswith("dataset.")})
+    own = moved(RunDir.open(run, "run").read_config(), place)
+    chosen = roster(own, evaluation, {k: v for k, v in (overrides or {}).items() if not k.startswith("dataset.")})
+    loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], evaluation=chosen, dataset=place)
     trainer = loaded.trainer
     torch.set_num_threads(trainer.config["threads"])
     trainer.processes = processes

@@ -56,7 +56,7 @@ def _hydra() -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ebm_lab.cli.compose import check_choices, config_dir, explain, refuse_code
+    from ebm_lab.cli.compose import check_choices, config_dir, explain, refuse_code, where_data_lie
     from ebm_lab.core.errors import UserError
 
     statuses: list[int] = []
@@ -72,7 +72,7 @@ def _hydra() -> int:
         except UserError as error:  # told here, or Hydra would add lines of its own
             statuses.append(complain(error))
 
-    args = sys.argv[1:]
+    args = sys.argv[1:] = where_data_lie(sys.argv[1:])
     words = [word for a in args for word in (a.split("=", 1) if a.startswith("--config-") else [a])]
     extra = [Path(a) for flag, a in pairwise(words) if flag in ("--config-dir", "-cd")]
     primary = [Path(a) for flag, a in pairwise(words) if flag in ("--config-path", "-cp")]

@@ -3,7 +3,7 @@
 import inspect
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,16 +33,19 @@ def sample(
     device: str = "auto",
     plugins: list[str] | None = None,
     out: str | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> None:
     """Draw n samples from noise by a run's sampler; writes samples.npy (raw data units; float64 for tables) and, for
     images, samples.png.
 
     steps: of the sampler; temperature: samples are of exp(-E / temperature); both by default the run's own; out: where
-    to write (default: <run>/samples).
+    to write (default: <run>/samples). Where the data are gone or have changed, samples are drawn with the place, size
+    and transform that the run kept of them; dataset.path=<path> or dataset.root=<path>: where they lie now.
     """
     import numpy as np
     import torch
 
+    from ebm_lab.core.data_record import KeptData
     from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.core.pictures import grid, save_png
     from ebm_lab.core.random import stream
@@ -50,8 +53,11 @@ def sample(
     from ebm_lab.run import load_run
 
     keep_freed_memory()
-    loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [])
+    place = data_place(overrides or {})
+    loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], dataset=place, data="kept")
     torch.set_num_threads(loaded.trainer.config["threads"])
+    if isinstance(loaded.dataset, KeptData):
+        print(f"note: {loaded.dataset.why}; the samples are those of the trained run all the same")
     if loaded.sampler is None:
         raise UserError(f"run={run}: it has no sampler to draw samples with")
     generator = stream(seed, "sample", 0, loaded.trainer.generator.device)
@@ -68,6 +74,14 @@ def sample(
         save_png(grid(samples, loaded.dataset.bounds, columns), folder / "samples.png")
     steps = loaded.sampler.total(loaded.energy) or steps
     print(f"{n} samples after {steps} steps from noise: {folder}")
+
+
+def data_place(overrides: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of the data set among dotted arguments: {"dataset.path": "x"} -> {"path": "x"}; refuses others."""
+    for key, value in overrides.items():
+        if not key.startswith("dataset."):
+            raise UserError(f"{key}={value}: unknown key; allowed: dataset.path or dataset.root, where data lie now")
+    return {key.removeprefix("dataset."): value for key, value in overrides.items()}
 
 
 def writable(folder: Path) -> None:
@@ -113,7 +127,7 @@ def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str,
             name, equals, text = next(iter(settings)), "=", argument
         if not equals:
             raise UserError(f"{argument}: not of the form key=value")
-        value = text if name in texts else yaml.safe_load(text)
+        value = text if name in texts or name.startswith("dataset.") else yaml.safe_load(text)
         if "." in name and "overrides" in settings.keys() - texts:
             values.setdefault("overrides", {})[name] = value
         else:

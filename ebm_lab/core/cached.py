@@ -80,7 +80,8 @@ def identity_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def digest(tensors: list[Tensor]) -> str:
+    """Of the very bytes of tensors with at least one axis."""
     sha = hashlib.sha256()
     for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().numpy().data)
+        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return sha.hexdigest()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,6 +14,9 @@ from ebm_lab.core.distributions import Distribution, IsotropicGaussian, UniformB
 from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, score
 from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.transforms import Affine, identity
+
+if TYPE_CHECKING:
+    from ebm_lab.core.data_record import DataRecord
 
 
 class Batch(NamedTuple):
@@ -154,6 +157,11 @@ class Dataset(ABC):
     """From raw data to model space."""
     notes: Sequence[str] = ()
     """Lines for the user about how the data were read."""
+    digests: dict[str, str] | None = None
+    """Per split, a digest of its raw rows, where the splits' last bits may depend on the machine; None: the splits' own
+    digests serve."""
+    record: "DataRecord | None" = None
+    """What a run keeps of the data, once a run is built with them."""
     mixture: GaussianMixture | None = None
     """The law, on the CPU, where it is a mixture whose components are the modes that a model has to find."""
 

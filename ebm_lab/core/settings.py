@@ -23,6 +23,11 @@ def settings_of(target: Callable) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in kinds if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def annotations_of(target: Callable) -> dict[str, Any]:
+    """The types of `target`'s parameters, with what is annotated to them."""
+    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+
+
 def wiring_of(target: Callable) -> list[str]:
     """The names of the positional parameters of `target`: what `build` passes in."""
     kinds = inspect.signature(target).parameters.values()
@@ -42,8 +47,7 @@ def check(target: Callable, values: Mapping[str, Any], prefix: str) -> dict[str,
 
     Raises UserError, one line per fault, each naming `prefix` and the key, the value given and what is allowed.
     """
-    parameters = settings_of(target)
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    parameters, hints = settings_of(target), annotations_of(target)
     fields: dict[str, Any] = {
         name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
         for name, p in parameters.items()

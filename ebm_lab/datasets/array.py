@@ -15,8 +15,10 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from ebm_lab.core.archives import BROKEN, read_array
+from ebm_lab.core.cached import digest
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import split_indices
 from ebm_lab.core.tables import read_table
@@ -34,7 +36,7 @@ class Array(Dataset):
     def __init__(
         self,
         *,
-        path: str,
+        path: Place,
         key: str | None,
         scaling: Literal["standardize", "none"],
         val: Fraction,
@@ -56,6 +58,7 @@ class Array(Dataset):
                     f"dataset.scaling=none: {path} holds numbers beyond 3.4e38, which float32 can't hold; "
                     f"choose dataset.scaling=standardize"
                 )
+        self.digests = {s: digest([raw[i]]) for s, i in parts.items()}
         self.train, self.val, self.test = (
             self.transform.forward(raw[parts[s]]).float() for s in ("train", "val", "test")
         )

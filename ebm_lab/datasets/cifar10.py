@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.images import HeldOut, OfficialImages, refuse_packed, unavailable
+from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import Classes
 
@@ -41,7 +42,7 @@ class CIFAR10(OfficialImages):
     training images, or which fraction of them, to hold out for validation; `seed` chooses them; `classes`: the labels
     to keep, null: all; the test images of the others are then `outside`."""
 
-    def __init__(self, *, root: str, download: bool, val: HeldOut, seed: NonNegativeInt, classes: Classes) -> None:
+    def __init__(self, *, root: Place, download: bool, val: HeldOut, seed: NonNegativeInt, classes: Classes) -> None:
         folder, files = Path(root) / FOLDER, (*TRAINING, *TESTING)
         missing = [f for f in files if not (folder / f).is_file()]
         error = _download(root) if missing and download else None

@@ -17,6 +17,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.folders import find_pictures, folder_labels, shown
 from ebm_lab.core.images import Images
 from ebm_lab.core.picture_files import Square, read_square
+from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import split_indices
 
@@ -33,7 +34,7 @@ class ImageFolder(Images):
     def __init__(
         self,
         *,
-        path: str,
+        path: Place,
         size: PositiveInt,
         channels: Literal[1, 3],
         range: Range,

@@ -7,6 +7,7 @@ Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to d
 from pydantic import NonNegativeInt
 
 from ebm_lab.core.images import HeldOut, OfficialImages, idx_pair
+from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import Classes
 
@@ -17,6 +18,6 @@ class MNIST(OfficialImages):
     many training images, or which fraction of them, to hold out for validation; `seed` chooses them; `classes`: the
     labels to keep, null: all; the test images of the others are then `outside`."""
 
-    def __init__(self, *, root: str, download: bool, val: HeldOut, seed: NonNegativeInt, classes: Classes) -> None:
+    def __init__(self, *, root: Place, download: bool, val: HeldOut, seed: NonNegativeInt, classes: Classes) -> None:
         training, testing = idx_pair("MNIST", root, download)
         super().__init__(training, testing, val, seed, classes)

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
 
+from ebm_lab.core.cached import digest
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
 from ebm_lab.core.splits import split_indices
 from ebm_lab.core.tables import read_table
@@ -29,7 +31,7 @@ class Wine(Dataset):
     `seed` shuffles. Each column has mean 0 and std 1 on the training split; `transform` keeps the inverse."""
 
     def __init__(
-        self, *, root: str, colour: Literal["red", "white"], val: Fraction, test: Fraction, seed: NonNegativeInt
+        self, *, root: Place, colour: Literal["red", "white"], val: Fraction, test: Fraction, seed: NonNegativeInt
     ) -> None:
         path = Path(root) / "wine" / f"{colour}.csv"
         raw = torch.from_numpy(distinct(_read(path, root)))
@@ -37,6 +39,7 @@ class Wine(Dataset):
         self.transform = standardising(
             raw[parts["train"]], f"dataset.root={root}", lambda where: f"column(s) {[i + 1 for i in where]} of {path}"
         )
+        self.digests = {s: digest([raw[i]]) for s, i in parts.items()}
         self.train, self.val, self.test = (
             self.transform.forward(raw[parts[s]]).float() for s in ("train", "val", "test")
         )

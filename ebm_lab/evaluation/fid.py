@@ -21,6 +21,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -33,7 +34,7 @@ class FID:
     """`weights`: the file of Inception's weights, as torch-fidelity publishes it; `auto`: torch's hub folder.
     `reference`: how many training images at most; `batch_size`: images that go through Inception at a time."""
 
-    def __init__(self, *, weights: str, reference: PositiveInt, batch_size: PositiveInt) -> None:
+    def __init__(self, *, weights: Place, reference: PositiveInt, batch_size: PositiveInt) -> None:
         auto = Path(torch.hub.get_dir()) / "checkpoints" / FILE
         self.weights = auto if weights == "auto" else Path(weights).expanduser()
         self.reference, self.batch_size = reference, batch_size

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ebm_lab.core.directions import HIGHER, LOWER
 from ebm_lab.core.interfaces import RunInfo
+from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
 
 FACTS = ("git_commit", "command", "host", "versions", "parameters")
@@ -40,7 +41,7 @@ class WandB:
         job_type: str,
         tags: list[str],
         checkpoints: bool,
-        directory: str,
+        directory: Place,
         init_timeout: PositiveInt,
         finish_timeout: PositiveInt,
     ) -> None:

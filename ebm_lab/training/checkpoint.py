@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.places import places_of
 from ebm_lab.core.settings import flat
 from ebm_lab.training.counters import Counters
 from ebm_lab.training.rundir import FORMAT, RunDir
@@ -126,10 +127,11 @@ def _others(run: RunDir, file: Path) -> str:
     return f"; whole there: {known}; to go on from one: cp {run.last.parent / name} {file}"
 
 
-def same_config(content: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
-    """Refuse a checkpoint that was trained by another config than `config`."""
+def same_config(content: Mapping[str, Any], config: Mapping[str, Any], path: object) -> None:
+    """Refuse a checkpoint that was trained by another config than `config`; where its data lie may differ."""
     there, here = (flat({k: c[k] for k in TRAINED if k in c}) for c in (content.get("config", {}), config))
-    for key in sorted((there.keys() & here.keys()) - {*PLACES}):
+    places = {f"{g}.{k}" for g in TRAINED if isinstance(c := config.get(g), dict) for k in places_of(g, c.get("name"))}
+    for key in sorted((there.keys() & here.keys()) - {*PLACES, *places}):
         if there[key] != here[key]:
             raise UserError(
                 f"{path}: a checkpoint of another config: {key} is {there[key]} there and {here[key]} in config.yaml; "

@@ -120,6 +120,7 @@ class Trained:
             "counters": vars(self.counters),
             "processes": self.processes.gather(self._own()),
             "config": dict(self.config),
+            **({} if self.dataset.record is None else {"data": dict(vars(self.dataset.record))}),
             "machine": checkpoint.machine(self.generator.device),
         }
 

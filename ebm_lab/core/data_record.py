@@ -1,0 +1,151 @@
+"""What a run keeps of its data: enough to know them again, and to draw samples without them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebm_lab.core.cached import digest
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.random import stream
+from ebm_lab.core.transforms import Affine
+
+SPLITS = ("train", "val", "test")
+PROBES = 4
+"""Test rows at which the true log-density is kept."""
+
+
+def fingerprints(dataset: Dataset) -> dict[str, str]:
+    """Digests of the whole splits, their labels and the rows outside. Those that the data set gives itself, of raw
+    rows, stand for the digests of its splits, whose last bits another machine may round otherwise."""
+    found = dataset.digests or {s: digest([getattr(dataset, s)]) for s in SPLITS}
+    if dataset.labels:
+        found = {**found, "labels": digest([dataset.labels[s] for s in SPLITS])}
+    return found if dataset.outside is None else {**found, "outside": digest([dataset.outside])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """rows: of each whole split; digests: as `fingerprints` makes them; shape, mean, scale and bounds: as the data set
+    has them; shift, unit: of its transform; log_prob: of the first test rows, where the law is known."""
+
+    rows: dict[str, int]
+    digests: dict[str, str]
+    shape: list[int]
+    mean: Tensor
+    scale: float
+    bounds: list[float] | None
+    shift: Tensor
+    unit: Tensor
+    log_prob: list[float] | None
+
+    @classmethod
+    def of(cls, dataset: Dataset, rows: Mapping[str, int], digests: Mapping[str, str]) -> "DataRecord":
+        """The record of a data set; rows and digests: from before it was cut to `max_train`."""
+        log_prob = dataset.log_prob(dataset.test[:PROBES])
+        return cls(
+            rows=dict(rows),
+            digests=dict(digests),
+            shape=list(dataset.event_shape),
+            mean=dataset.mean.detach().cpu().clone(),
+            scale=float(dataset.scale),
+            bounds=None if dataset.bounds is None else [float(b) for b in dataset.bounds],
+            shift=dataset.transform.shift.cpu(),
+            unit=dataset.transform.scale.cpu(),
+            log_prob=None if log_prob is None else log_prob.detach().double().tolist(),
+        )
+
+    @classmethod
+    def read(cls, values: object, where: object) -> "DataRecord":
+        """The record from a checkpoint, `where`; raises UserError where it is none."""
+        kinds = {"rows": dict, "digests": dict, "shape": list, "bounds": list | None, "log_prob": list | None}
+        kinds |= {"mean": Tensor, "shift": Tensor, "unit": Tensor, "scale": float}
+        names = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != names:
+            raise UserError(f"{where}: not the checkpoint of a run, its 'data' is no record of a data set")
+        for name, kind in kinds.items():
+            if not isinstance(found := values[name], kind):
+                raise UserError(f"{where}: not the checkpoint of a run, its 'data.{name}' is a {type(found).__name__}")
+        tensors = {name: values[name].cpu() for name in ("mean", "shift", "unit")}
+        return cls(**{**values, **tensors})
+
+    def differences(self, now: "DataRecord") -> str:
+        """What of the data is no longer as it was, as the end of a line; the empty string: nothing."""
+        parts = [s for s in SPLITS if self.digests.get(s) != now.digests.get(s)]
+        if parts:
+            counts = [", ".join(f"{r.rows.get(s)} {s}" for s in SPLITS) for r in (self, now)]
+            rows = f" ({counts[0]} rows then, {counts[1]} now)" if counts[0] != counts[1] else ""
+            return f"the {_listed(parts)} rows changed{rows}"
+        names = {"labels": "labels", "outside": "rows outside"}
+        kinds = [names[k] for k in names if self.digests.get(k) != now.digests.get(k)] or self._facts(now)
+        return f"the {_listed(kinds)} changed" if kinds else ""
+
+    def _facts(self, now: "DataRecord") -> list[str]:
+        """The facts that differ by more than rounding."""
+        close = torch.allclose
+        pairs = {
+            "shape": self.shape == now.shape and self.mean.shape == now.mean.shape,
+            "bounds": self.bounds == now.bounds,
+            "transform": _same(self.shift, now.shift, self.unit) and _same(self.unit, now.unit, self.unit),
+            "scale": abs(self.scale - now.scale) <= 1e-4 * abs(self.scale),
+        }
+        if pairs["shape"]:
+            pairs["mean"] = close(self.mean.double(), now.mean.double(), rtol=0, atol=1e-4 * abs(self.scale))
+        if self.log_prob is not None and now.log_prob is not None:
+            both = (torch.tensor(p, dtype=torch.float64) for p in (self.log_prob, now.log_prob))
+            pairs["true log-density"] = close(*both, rtol=1e-3, atol=1e-3, equal_nan=True)
+        return [name for name, same in pairs.items() if not same]
+
+
+def _same(a: Tensor, b: Tensor, unit: Tensor) -> bool:
+    """Equal to 1e-6 of the raw data's unit?"""
+    return a.shape == b.shape and bool(((a.double() - b.double()).abs() <= 1e-6 * unit.double().abs()).all())
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+class KeptData(Dataset):
+    """A run's data set of which the record alone is at hand: place, size, bounds and transform, and no rows.
+
+    why: said to whoever asks for rows.
+    """
+
+    def __init__(self, record: DataRecord, why: str) -> None:
+        self.record = self.kept = record
+        self.why = why
+        self.bounds = None if record.bounds is None else (record.bounds[0], record.bounds[1])
+        self.transform = Affine(record.shift, record.unit)
+        self.mean, self.scale = record.mean, record.scale
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return tuple(self.kept.shape)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in SPLITS:
+            raise UserError(f"the run's '{name}' rows are not at hand: {self.why}")
+        raise AttributeError(name)
+
+    def fill(self, seed: int) -> None:
+        """Make rows of noise with the kept mean and scale, until `forget`: components allocate by the rows' number."""
+        limit = max(1024, 2**24 // max(1, self.mean.numel()))
+        n, generator = max(2, min(limit, int(self.kept.rows.get("train", 2)))), stream(seed, "placeholder")
+        noise = torch.empty(n, *self.mean.shape).normal_(generator=generator)
+        self.train = self.mean + self.scale * noise.to(self.mean)
+        self.val = self.test = self.train[:2]
+
+    def forget(self) -> None:
+        for split in SPLITS:
+            delattr(self, split)
+
+    def to(self, device: torch.device) -> "KeptData":
+        self.mean = self.mean.to(device)
+        for split in SPLITS:
+            if split in vars(self):
+                setattr(self, split, getattr(self, split).to(device))
+        return self

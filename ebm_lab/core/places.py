@@ -1,0 +1,88 @@
+"""Settings that are paths: absolute in what a run writes down, and open to change where a run is found elsewhere.
+
+A component says which of its settings are paths by their type, `path: Place`; plugins may do so too.
+"""
+
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.registry import PACKAGES, find
+from ebm_lab.core.settings import annotations_of
+
+
+class Location:
+    """The mark of a setting that is a path."""
+
+
+Place = Annotated[str, Location()]
+"""A path, relative to the directory in which the run was begun or absolute."""
+
+
+def places_of(kind: str, name: object) -> list[str]:
+    """The settings of a component that are paths; none where no such component is known."""
+    try:
+        hints = annotations_of(find(kind, str(name)))
+    except UserError:
+        return []
+    return [setting for setting, hint in hints.items() if _marked(hint)]
+
+
+def _marked(hint: Any) -> bool:
+    own = any(isinstance(m, Location) for m in getattr(hint, "__metadata__", ()))
+    return own or any(map(_marked, typing.get_args(hint)))
+
+
+def absolute(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its paths absolute, `output_dir` and those of data sets that an evaluation names included."""
+    made = {**config, "output_dir": _absolute(config.get("output_dir"))}
+    for kind in PACKAGES:
+        node = config.get(kind)
+        if kind == "evaluation":
+            made[kind] = {name: _component(kind, values) for name, values in (node or {}).items()}
+        elif isinstance(node, Mapping):
+            made[kind] = _component(kind, node)
+    return made
+
+
+def _component(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    places = places_of(kind, values.get("name"))
+    made = {key: _absolute(value) if key in places else value for key, value in values.items()}
+    for key, value in made.items():
+        if isinstance(value, list) and value and all(isinstance(v, Mapping) and "name" in v for v in value):
+            made[key] = [_component("dataset", v) for v in value]
+    return made
+
+
+def _absolute(value: Any) -> Any:
+    """A path made absolute; `auto`, ~/... and URLs as they are."""
+    if not isinstance(value, str) or value in ("", "auto") or value.startswith("~") or "://" in value:
+        return value
+    return str(Path(value).absolute())
+
+
+def moved(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config with its data where `changes` say, {"path": ...}; evaluations that named the old place follow."""
+    own = dict(config.get("dataset") or {})
+    allowed = [key for key in places_of("dataset", own.get("name")) if key in own]
+    for key, value in changes.items():
+        if key not in allowed:
+            names = ", ".join(f"dataset.{name}" for name in allowed) or f"nothing of dataset '{own.get('name')}'"
+            raise UserError(f"dataset.{key}={value}: can't be changed for a run that exists; allowed: {names}")
+        if not isinstance(value, str | os.PathLike):
+            raise UserError(f"dataset.{key}={value}: must be a path")
+    new = {key: _absolute(os.fspath(value)) for key, value in changes.items()}
+    evaluation = _follow(config.get("evaluation"), {key: (own[key], value) for key, value in new.items()})
+    return {**config, "dataset": {**own, **new}, "evaluation": evaluation}
+
+
+def _follow(node: Any, changes: Mapping[str, tuple[Any, Any]]) -> Any:
+    if isinstance(node, list):
+        return [_follow(item, changes) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    kept = {key: _follow(value, changes) for key, value in node.items()}
+    return {k: changes[k][1] if k in changes and value == changes[k][0] else value for k, value in kept.items()}
