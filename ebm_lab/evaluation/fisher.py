@@ -41,7 +41,8 @@ def fisher_divergence(s_model: Tensor, s_data: Tensor) -> Tensor:
 
 @register("evaluation", "fisher")
 class Fisher:
-    """`points`: how many of each law at most; `cells`: of the quadrature for the modes' weights, a side."""
+    """`points`: how many of each law at most; `cells`: of the quadrature for the modes' weights, as in
+    evaluation.likelihood."""
 
     def __init__(self, *, points: PositiveInt, cells: PositiveInt) -> None:
         self.points, self.cells = points, cells

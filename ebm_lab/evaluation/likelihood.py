@@ -3,8 +3,10 @@
     nll = E_test[ E(x) ] + log Z,    nll_gap = nll - E_test[ -log p_data(x) ]
 
 The gap estimates KL(p_data || p_model) on the same points. log Z comes from the energy's own formula where it has one,
-else in one and two dimensions from the trapezoid rule on a box around the data, which grows until log Z no longer
-changes: the metric `log_z_change` is what the last growth added, so the mass outside the box is seen and not assumed.
+else in one and two dimensions from adaptive cubature (core/cubature.py) over ten million data scales. Two numbers say
+what it is worth: `log_z_error_bound`, nats, of the cubature; and `log_z_change`, what the outermost decade of the reach
+adds to log Z, so that mass far from the data is seen and not assumed. Either above 0.01 is said in a note; above 1 nat
+there is no likelihood to report.
 Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
 per dimension (core/bits.py).
 """
@@ -18,14 +20,14 @@ from torch import Tensor
 from ebm_lab.core.bits import PIXELS, bits_per_dim
 from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.interfaces import Energy
-from ebm_lab.core.quadrature import box_log_z
+from ebm_lab.core.quadrature import LogZ, cubature_log_z
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
 
 @register("evaluation", "likelihood")
 class Likelihood:
-    """`cells`: of the smallest box, a side."""
+    """`cells`: log Z may cost 8 cells^2 evaluations of the energy, 50,000 at least."""
 
     def __init__(self, *, cells: PositiveInt) -> None:
         self.cells = cells
@@ -36,18 +38,22 @@ class Likelihood:
             return "a score network has no energy; its likelihood is that of flow_likelihood"
         if _formula(view) is not None or _is_low(view):
             return None
-        return f"log Z has no formula here, and quadrature serves 1 and 2 dimensions, not {view.dataset.event_shape}"
+        return (
+            f"log Z has no formula here, and quadrature serves 1 and 2 dimensions, not {view.dataset.event_shape}; "
+            f"evaluation=ais estimates it"
+        )
 
     def __call__(self, view: EvalView) -> Report:
         report, known = Report(), exact_log_z(view, self.cells)
         assert known is not None, "applies() asks for it"
-        log_z, change = known
-        if change is not None:
-            report.metrics["log_z_change"] = change
-            if change > 1e-2:
-                report.notes.append(
-                    f"log Z still changes by {change:.2g} nats when the box grows: the model may have no Z"
-                )
+        if known.trouble is not None:
+            return Report(notes=[f"no likelihood: {known.trouble}"])
+        if _formula(view) is None:
+            report.metrics |= {"log_z_change": known.change, "log_z_error_bound": known.bound}
+            report.notes += doubts(known)
+            if max(known.change, known.bound) > 1:
+                return report
+        log_z = known.value
         with torch.no_grad():
             e = in_parts(partial(evaluate, view.energy), view.held_out, 65_536)
         nll = float(e.double().mean()) + log_z
@@ -69,12 +75,22 @@ class Likelihood:
         return self._true[view.split]
 
 
-def exact_log_z(view: EvalView, cells: int) -> tuple[float, float | None] | None:
-    """log Z in nats by the energy's formula, or in 1 and 2 dimensions by quadrature with its last change; else None."""
+def doubts(log_z: LogZ) -> list[str]:
+    """What makes log Z uncertain by more than 0.01 nats, in a line each."""
+    notes = []
+    if log_z.change > 1e-2:
+        notes.append(f"log Z still changes by {log_z.change:.2g} nats when the box grows: the model may have no Z")
+    if log_z.bound > 1e-2:
+        notes.append(f"log Z is uncertain by {log_z.bound:.2g} nats: give evaluation.likelihood.cells a larger value")
+    return [f"{note}; nll is left out" if max(log_z.change, log_z.bound) > 1 else note for note in notes]
+
+
+def exact_log_z(view: EvalView, cells: int) -> LogZ | None:
+    """log Z in nats by the energy's formula, or in 1 and 2 dimensions by cubature; else None."""
     exact = _formula(view)
     if exact is not None:
-        return float(exact), None
-    return box_log_z(view.energy, view.dataset.train, cells) if _is_low(view) else None
+        return LogZ(float(exact))
+    return cubature_log_z(view.energy, view.dataset.train, cells) if _is_low(view) else None
 
 
 def _is_low(view: EvalView) -> bool:

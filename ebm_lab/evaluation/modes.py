@@ -15,15 +15,14 @@ Zinan Lin et al., PacGAN: The power of two samples in generative adversarial net
 high-quality samples), arXiv:1712.04086.
 """
 
-from functools import partial
-
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.functional import EnergyFn, evaluate, in_parts
+from ebm_lab.core.cubature import Cubature, NoIntegral
+from ebm_lab.core.functional import EnergyFn
 from ebm_lab.core.mixtures import GaussianMixture
-from ebm_lab.core.quadrature import grid_points
+from ebm_lab.core.quadrature import budget
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -43,25 +42,29 @@ def weights_of_samples(mixture: GaussianMixture, x: Tensor) -> Tensor:
     return mixture.responsibilities(x.cpu().double()).mean(0)
 
 
-@torch.no_grad()
 def quadrature_weights(energy: EnergyFn, mixture: GaussianMixture, low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """Mean of r_k under exp(-E) / Z on a box in 1 or 2 dimensions, (K,)."""
-    nodes, _ = grid_points(low, high, cells)
-    e = in_parts(partial(evaluate, energy), nodes, 65_536).cpu().double()
-    return (-e).softmax(0) @ mixture.responsibilities(nodes.cpu().double())
+    """Mean of r_k under exp(-E) / Z in 1 or 2 dimensions, (K,), with the mass sought from the box [low, high] and the
+    modes on; nan where there is no density."""
+    about = torch.cat([torch.stack([low, high]), mixture.means.to(low)])
+    try:
+        nodes, log_weights = Cubature(energy, about, budget(cells)).law()
+    except NoIntegral:
+        return torch.full_like(mixture.odds, torch.nan)
+    return log_weights.exp().cpu() @ mixture.responsibilities(nodes.cpu().double())
 
 
 def weights_of_density(view: EvalView, mixture: GaussianMixture, cells: int) -> Tensor | None:
-    """The model's own weights, on a box with half of the data's range around it; None where there is no density."""
+    """The model's own weights; None where there is no density."""
     if not view.has_energy or view.dataset.event_shape not in ((1,), (2,)):
         return None
     low, high = view.dataset.train.amin(0), view.dataset.train.amax(0)
-    return quadrature_weights(view.energy, mixture, low - (high - low) / 2, high + (high - low) / 2, cells)
+    return quadrature_weights(view.energy, mixture, low, high, cells)
 
 
 @register("evaluation", "modes")
 class Modes:
-    """`radius`: in stds of a mode, within which a sample hits it; `cells`: of the quadrature, a side."""
+    """`radius`: in stds of a mode, within which a sample hits it; `cells`: of the quadrature, as in
+    evaluation.likelihood."""
 
     def __init__(self, *, radius: PositiveFloat, cells: PositiveInt) -> None:
         self.radius, self.cells = radius, cells
