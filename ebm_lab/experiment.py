@@ -150,7 +150,9 @@ def assemble(
         for name, values in (config.get("evaluation") or {}).items()
     }
     plan = {k: getattr(settings, k) for k in Schedule.__dataclass_fields__}
-    chosen = {"objective": objective.chosen, "energy": energy.chosen if isinstance(energy, NoiseLevels) else {}}
+    chosen = {"objective": objective.chosen, "energy": {}}
+    if isinstance(energy, NoiseLevels):
+        chosen["energy"], objective.notes = energy.chosen, [*energy.notes, *objective.notes]
     batches = Batches(dataset, settings.batch_size, settings.seed, settings.accumulate, processes.rank, processes.world)
     served = settings.accumulate == 1 and settings.precision == "float32" and processes.world == 1
     compiling = served and settle(settings.compile, settings.steps, objective, lambda: batches(1)[0])

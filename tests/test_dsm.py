@@ -90,7 +90,7 @@ def test_loss_counts_its_gradients_and_keeps_metrics_detached(generator):
     assert not any(value.requires_grad for value in loss.metrics.values())
 
 
-def test_sigma_auto_is_the_leave_one_out_bandwidth():
+def test_the_bandwidth_is_the_leave_one_out_maximiser():
     """For n standard normal points in d dimensions the asymptotic bandwidth is (4 / (n (d + 2)))^(1 / (d + 4))."""
     from ebm_lab.core.bandwidth import bandwidth
 

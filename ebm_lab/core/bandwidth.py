@@ -30,13 +30,19 @@ def leave_one_out(x: Tensor, sigmas: Tensor, queries: int = 500) -> Tensor:
     return torch.stack(values) - math.log(n - 1) - 0.5 * d * math.log(2 * math.pi)
 
 
+def distinct(x: Tensor, most: int = 20_000) -> Tensor:
+    """The different ones among `most` rows of x (n, *shape), flat, on the CPU and in random order."""
+    points = torch.unique(x.flatten(1)[:most].cpu(), dim=0)
+    return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))]
+
+
 def bandwidth(x: Tensor, scale: float) -> float:
     """The maximiser of `leave_one_out` over [scale / 1000, scale], to two digits; at most 20,000 points are used.
 
-    Repeated points would drive the maximiser to zero: they are dropped first.
+    Repeated points would drive the maximiser to zero: they are dropped first. It grows with the dimension, and what it
+    costs to blur the data by so much does too: core/blur.py bounds that.
     """
-    points = torch.unique(x.flatten(1)[:20_000].cpu(), dim=0)
-    points = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))]
+    points = distinct(x)
     low, high = math.log(scale / 1000), math.log(scale)
     for _ in range(2):
         grid = torch.linspace(low, high, 13, dtype=torch.float64)

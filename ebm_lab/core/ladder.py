@@ -17,7 +17,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from ebm_lab.core.bandwidth import bandwidth
+from ebm_lab.core.blur import noise_level, two_digits
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 
@@ -61,18 +61,26 @@ def largest_distance(x: Tensor, points: int = 4000) -> float:
     return max(float(torch.cdist(part, flat).max()) for part in flat.split(500))
 
 
-def make_ladder(dataset: Dataset, sigma_min: Sigma, sigma_max: Sigma, levels: int) -> tuple[Ladder, dict[str, float]]:
-    """The ladder, and the values that `auto` chose from the training data, to two digits.
+def make_ladder(
+    dataset: Dataset, sigma_min: Sigma, sigma_max: Sigma, levels: int, notes: list[str] | None = None
+) -> tuple[Ladder, dict[str, float]]:
+    """The ladder, and the values that `auto` chose from the training data, to two digits; what there is to tell of them
+    is added to `notes`.
 
-    sigma_max: the largest distance; sigma_min: for points the bandwidth that maximises the leave-one-out likelihood,
-    for images, whose pixels are exact, a tenth of the data's scale.
+    sigma_max: the largest distance; sigma_min: for points the bandwidth that maximises the leave-one-out likelihood, or
+    what costs 0.01 nats if that is less (core/blur.py); for images, whose pixels are exact, a tenth of the data's
+    scale.
     """
     chosen = {}
     if sigma_max == "auto":
-        sigma_max = chosen["sigma_max"] = float(f"{largest_distance(dataset.train):.2g}")
-    if sigma_min == "auto":
-        fine = bandwidth(dataset.train, dataset.scale) if dataset.bounds is None else dataset.scale / 10
-        sigma_min = chosen["sigma_min"] = float(f"{fine:.2g}")
+        sigma_max = chosen["sigma_max"] = two_digits(largest_distance(dataset.train))
+    if sigma_min == "auto" and dataset.bounds is not None:
+        sigma_min = chosen["sigma_min"] = two_digits(dataset.scale / 10)
+    elif sigma_min == "auto":
+        sigma_min, told = noise_level(dataset, 1.0, "energy.sigma_min")
+        chosen["sigma_min"] = sigma_min
+        if notes is not None:
+            notes += told
     if not sigma_min < sigma_max:
         raise UserError(f"energy.sigma_min={sigma_min:g}: must be less than energy.sigma_max={sigma_max:g}")
     return Ladder(sigma_max, sigma_min, levels), chosen

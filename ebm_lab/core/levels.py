@@ -32,7 +32,9 @@ class NoiseLevels(nn.Module, ABC):
     def __init__(self, dataset: Dataset, sigma_min: Sigma, sigma_max: Sigma, levels: int) -> None:
         super().__init__()
         self.ladder: Ladder
-        self.ladder, self.chosen = make_ladder(dataset, sigma_min, sigma_max, levels)
+        self.notes: list[str] = []
+        """Lines for the user, said once at the start of a run."""
+        self.ladder, self.chosen = make_ladder(dataset, sigma_min, sigma_max, levels, self.notes)
         self.register_buffer("mean", dataset.mean.clone())
         self.scale = dataset.scale
 

@@ -21,7 +21,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.bandwidth import bandwidth
+from ebm_lab.core.blur import noise_level
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, score
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
@@ -35,7 +35,7 @@ def denoising_score_matching(energy: EnergyFn, x: Tensor, eps: Tensor, sigma: fl
 
 
 AUTO = 4 / 3
-"""`sigma: auto` in units of the leave-one-out bandwidth."""
+"""`sigma: auto` in units of the leave-one-out bandwidth, where its blur costs little."""
 
 
 def dsm_control_variate(energy: EnergyFn, x: Tensor, eps: Tensor, sigma: float) -> Tensor:
@@ -47,11 +47,12 @@ def dsm_control_variate(energy: EnergyFn, x: Tensor, eps: Tensor, sigma: float) 
 @register("objective", "dsm")
 class DSM(Objective):
     """Settings: `sigma`, the noise level in data units; `auto` takes 4/3 of the bandwidth that maximises the
-    leave-one-out likelihood of a kernel density estimate on the training data: a little more blur than that costs
-    little and weighs neighbouring modes against each other by many more points. `antithetic`: each noise vector is
-    used with both signs, which cancels the odd part of the gradient's variance (most of it when sigma is small) at
-    twice the cost. `control_variate`: take away sigma^2 c / 2, which cancels its leading term, at twice the cost;
-    antithetic noise cancels that term too, so it is one or the other.
+    leave-one-out likelihood of a kernel density estimate on the training data, but for points no more than what costs
+    0.01 nats (core/blur.py): a little more blur than the bandwidth costs little in few dimensions and weighs
+    neighbouring modes against each other by many more points. `antithetic`: each noise vector is used with both signs,
+    which cancels the odd part of the gradient's variance (most of it when sigma is small) at twice the cost.
+    `control_variate`: take away sigma^2 c / 2, which cancels its leading term, at twice the cost; antithetic noise
+    cancels that term too, so it is one or the other.
     """
 
     headline = ("loss", "score_norm")
@@ -75,7 +76,8 @@ class DSM(Objective):
         self.generator = generator
         self.antithetic = antithetic
         if sigma == "auto":
-            sigma = self.chosen["sigma"] = float(f"{AUTO * bandwidth(dataset.train, dataset.scale):.2g}")
+            sigma, self.notes = noise_level(dataset, AUTO, "objective.sigma")
+            self.chosen["sigma"] = sigma
         self.sigma = sigma
 
     def forward(self, batch: Batch) -> Loss:
