@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ebm_lab.core.errors import Diverged, UserError
+from ebm_lab.core.errors import Diverged, Terminated, UserError
 from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.places import moved
@@ -94,22 +94,34 @@ def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
         held[0].write_config(config)
         return held[0].path
 
-    path = processes.lead(make)
+    try:
+        path = processes.lead(make)
+    except BaseException:
+        for run in held:
+            run.release()
+        raise
     return held[0] if held else RunDir(path)
 
 
 def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tuple[float, float]) -> Result:
     trainer.run = run
     plan = trainer.schedule
-    console = Console(plan.steps, trainer.counters.step, trainer.objective.headline, quiet, trainer.note)
-    trainer.say = console.say
-    trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
-    if trainer.processes.first:
-        files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
-        trainer.rewound = files.rewind
-        trainer.loggers = (files, console, build_logger(trainer, run.path, console.say, trainer.say_once))
-    introduce(trainer, run)
-    summary = live(trainer, run, {"request": request, **describe(trainer)})
+    with ExitStack() as stopped_before_it_began:
+        console = Console(plan.steps, trainer.counters.step, trainer.objective.headline, quiet, trainer.note)
+        stopped_before_it_began.callback(console.close, {})
+        trainer.say = console.say
+        trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
+        if trainer.processes.first:
+            files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
+            stopped_before_it_began.callback(files.close, {})
+            trainer.rewound = files.rewind
+            logger = build_logger(trainer, run.path, console.say, trainer.say_once)
+            stopped_before_it_began.callback(logger.close, {"status": "interrupted"})
+            trainer.loggers = (files, console, logger)
+        introduce(trainer, run)
+        facts = {"request": request, **describe(trainer)}
+        stopped_before_it_began.pop_all()
+    summary = live(trainer, run, facts)
     console.table("results", rows(summary))
     console.say(str(run.path))
     with trainer.ema.applied():
@@ -147,8 +159,8 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
     except Diverged as problem:
         status, final["message"] = "diverged", str(problem)
         trainer.say(f"diverged: {problem}")
-    except KeyboardInterrupt:
-        status = "interrupted"
+    except KeyboardInterrupt as stop:
+        status, final["ended_by"] = "interrupted", "SIGTERM" if isinstance(stop, Terminated) else "SIGINT"
     except Exception as problem:
         final["message"] = f"{type(problem).__name__}: {problem}"
         error = UserError(final["message"]) if isinstance(problem, OSError) else problem

@@ -1,6 +1,6 @@
 """Races against a plain loop and other libraries: python scripts/benchmark.py [only=samplers,steps] [rounds=31] ..."""
 
-from ebm_lab.cli.benchmark import main_benchmark
+from ebm_lab.cli.commands import benchmark
 
 if __name__ == "__main__":
-    main_benchmark()
+    benchmark()

@@ -1,7 +1,6 @@
 """One static page over all runs: python scripts/report.py outputs [out=report.html] ..."""
 
-from ebm_lab.cli.report import report
-from ebm_lab.cli.tools import main
+from ebm_lab.cli.commands import report
 
 if __name__ == "__main__":
-    main(report)
+    report()

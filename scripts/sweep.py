@@ -1,7 +1,6 @@
 """Go on with a sweep: python scripts/sweep.py resume=outputs/sweeps/<time> runs only what is missing or unfinished."""
 
-from ebm_lab.cli.sweep import sweep
-from ebm_lab.cli.tools import main
+from ebm_lab.cli.commands import sweep
 
 if __name__ == "__main__":
-    main(sweep)
+    sweep()

@@ -4,8 +4,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ebm_lab.cli.commands import command, import_from_here
 from ebm_lab.cli.compose import compose_config, keys_of
-from ebm_lab.cli.main import complain
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.streams import safe_streams
@@ -60,7 +60,6 @@ def main() -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP)
         return
-    try:
+    with command():
+        import_from_here()
         features(arguments)
-    except UserError as error:
-        sys.exit(complain(error))

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ebm_lab.cli.commands import command, complain, import_from_here
 from ebm_lab.core.streams import safe_streams
 
 if TYPE_CHECKING:
@@ -26,26 +27,14 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     if "RANK" in os.environ:  # what torch would say of its own workings at every start
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    sys.path.insert(0, os.getcwd())
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        from ebm_lab.cli.manual import manual
+    with command():
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            from ebm_lab.cli.manual import manual
 
-        print(manual(), end="")
-        return
-    from ebm_lab.core.errors import UserError
-
-    try:
+            print(manual(), end="")
+            return
         status = _hydra()
-    except UserError as error:
-        status = complain(error)
     sys.exit(status)
-
-
-def complain(error: Exception) -> int:
-    """Print a user's mistake, once where several processes made it; returns the exit status for it."""
-    for line in str(error).splitlines() if os.environ.get("RANK", "0") == "0" else ():
-        print(f"error: {line}", file=sys.stderr)
-    return 2
 
 
 def _hydra() -> int:
@@ -98,6 +87,7 @@ def run_composed(config: "DictConfig", overrides: list[str], began: tuple[float,
     from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.run import train
 
+    import_from_here()
     keep_freed_memory()
     return train(prepare(config, overrides), began=began)
 
@@ -115,7 +105,7 @@ def one_of_many(config: "DictConfig") -> None:
     from omegaconf import open_dict
 
     from ebm_lab.cli.sweep import record
-    from ebm_lab.core.errors import UserError
+    from ebm_lab.core.errors import Terminated, UserError
 
     hydra = HydraConfig.get()
     folder, number, overrides = Path(hydra.sweep.dir), int(hydra.job.num), list(hydra.overrides.task)
@@ -130,6 +120,9 @@ def one_of_many(config: "DictConfig") -> None:
         result = run_composed(config, overrides, (time.perf_counter(), time.process_time()))
     except UserError as error:
         return record(folder, number, overrides, status="refused", exit=complain(error), message=str(error))
+    except KeyboardInterrupt as stop:  # before the run began; afterwards it ends as one that was interrupted
+        stopped.append(75 if isinstance(stop, Terminated) else 130)
+        return record(folder, number, overrides, status="not started", exit=stopped[0])
     except Exception as error:
         traceback.print_exc()
         return record(folder, number, overrides, status="failed", exit=1, message=f"{type(error).__name__}: {error}")

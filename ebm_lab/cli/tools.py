@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from ebm_lab.cli.main import complain
+from ebm_lab.cli.commands import command, import_from_here
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.settings import check, settings_of
@@ -112,10 +112,9 @@ def main(tool: Callable, argv: list[str] | None = None) -> None:
         for name, p in settings_of(tool).items():
             print(f"    {name}={'<required>' if p.default is p.empty else p.default}")
         return
-    try:
+    with command():
+        import_from_here()
         tool(**check(tool, _parse(argv, settings_of(tool)), ""))
-    except UserError as error:
-        sys.exit(complain(error))
 
 
 def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str, Any]:

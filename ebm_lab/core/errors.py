@@ -12,6 +12,10 @@ class Diverged(Exception):
     """Training left the region in which its numbers mean anything."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where the code that runs does not watch for it."""
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """'; did you mean 'x'?' for a near miss among `allowed`, else the empty string."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -132,7 +133,10 @@ class RunDir:
                 open(file, "ab").close()
 
     def release(self) -> None:
+        """Let go of the run; one that was stopped before it began leaves no directory behind."""
         if self._held is not None:
+            if not any(f.exists() for f in (self.summary_file, self.good, self.last)):
+                shutil.rmtree(self.path, ignore_errors=True)
             self._held.close()
             self._held = None
 

@@ -1,0 +1,88 @@
+"""The commands of the lab, and what each does around its work: its output, its signals, its exit status.
+
+Only the standard library is imported here, so that Ctrl-C during the imports, which take most of the start, is met too.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
+
+from ebm_lab.core.errors import Terminated, UserError
+
+
+@contextmanager
+def command() -> Iterator[None]:
+    """Run the body as a command: a mistake is a line and status 2, SIGINT a word and 130, SIGTERM a word and 75."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what its encoding lacks is written as an escape, not raised as an error
+            stream.reconfigure(errors="backslashreplace")
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if main else None
+    try:
+        yield
+    except UserError as error:
+        sys.exit(complain(error))
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        complain("terminated" if terminated else "interrupted", "")
+        sys.exit(75 if terminated else 130)
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+def complain(what: Exception | str, kind: str = "error: ") -> int:
+    """Print a user's mistake, once where several processes made it; returns the exit status for it."""
+    for line in str(what).splitlines() if os.environ.get("RANK", "0") == "0" else ():
+        print(f"{kind}{line}", file=sys.stderr)
+    return 2
+
+
+def import_from_here() -> None:
+    """Let plugins be imported from the working directory; a file there never takes the place of an installed module."""
+    with suppress(OSError):  # the directory is gone
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+
+
+def _run(module: str, function: str) -> None:
+    with command():
+        getattr(import_module(f"ebm_lab.cli.{module}"), function)()
+
+
+def sample() -> None:
+    _run("tools", "main_sample")
+
+
+def evaluate() -> None:
+    _run("evaluate", "main_evaluate")
+
+
+def report() -> None:
+    _run("report", "main_report")
+
+
+def sweep() -> None:
+    _run("sweep", "main_sweep")
+
+
+def compare() -> None:
+    _run("compare", "main_compare")
+
+
+def benchmark() -> None:
+    _run("benchmark", "main_benchmark")
+
+
+def features() -> None:
+    _run("features", "main")
