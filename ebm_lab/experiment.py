@@ -1,9 +1,11 @@
 """From a plain config to a built run: `assemble(config)` checks everything before anything is written or trained."""
 
-import importlib
+import importlib.util
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -72,12 +74,29 @@ def run_settings(config: Mapping[str, Any]) -> RunSettings:
 def import_plugins(names: list[str]) -> None:
     """Import the modules that register a user's own components."""
     for name in names:
+        refuse_hidden(name)
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name.split(".")[0] and error.name != name:
                 raise
             raise UserError(f"plugins=[{name}]: no module of that name is importable from here") from None
+
+
+def refuse_hidden(name: str) -> None:
+    """Refuse a module of the working directory that Python does not find, for it has another of that name."""
+    top = name.split(".")[0]
+    mine = [file for file in (Path(f"{top}.py"), Path(top, "__init__.py")) if top and file.is_file()]
+    if not mine:
+        return
+    found = sys.modules.get(top) or importlib.util.find_spec(top)
+    origin = getattr(found, "__file__", None) or getattr(found, "origin", None) or ""
+    if found is None or (os.path.exists(origin) and any(os.path.samefile(file, origin) for file in mine)):
+        return
+    raise UserError(
+        f"plugins=[{name}]: by that name Python has {origin or 'a module of its own'}, which hides {mine[0]} here; "
+        f"rename yours"
+    )
 
 
 def pick_device(name: str) -> torch.device:

@@ -160,7 +160,7 @@ class Runner:
         """Run the package's command line with `arguments` to its end, its output to log.txt; what went wrong, or ''."""
         folder.mkdir(parents=True, exist_ok=True)
         script = Path(ebm_lab.__file__).resolve().parent.parent / "train.py"
-        start = [str(script)] if code == TRAIN and script.is_file() else ["-c", code]
+        start = [str(script)] if code == TRAIN and script.is_file() else ["-P", "-c", code]  # no module from here
         here = str(Path(ebm_lab.__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
