@@ -25,9 +25,9 @@ LATE = 15.0
 KEY = {"WANDB_API_KEY": "0" * 40}
 
 
-def train(cwd, *more, **environment):
+def train(cwd, *more, run=RUN, **environment):
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"HOME": str(cwd)} | environment
-    command = [sys.executable, str(ROOT / "train.py"), *RUN, *more]
+    command = [sys.executable, str(ROOT / "train.py"), *run, *more]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env=env, stdin=subprocess.DEVNULL, timeout=120
     )

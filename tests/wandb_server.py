@@ -15,7 +15,7 @@ VIEWER = {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {
 class Service:
     """`how`: ok; 401, which refuses the key; silent, which never answers; slow, which takes `delay` seconds; gone,
     which ends every connection. `then`: what it becomes once a run has been opened. `asked`: the operations it was
-    sent; `history`: the lines of metrics that arrived."""
+    sent; `history`: the lines of metrics that arrived, each at the place it was sent for."""
 
     def __init__(self, how, then=None, delay=0.0):
         self.how, self.then, self.delay = how, then or how, delay
@@ -63,7 +63,8 @@ class Service:
         if not path.endswith("graphql"):
             if path.endswith("file_stream"):
                 files = json.loads(body).get("files") or {}
-                self.history += (files.get("wandb-history.jsonl") or {}).get("content", [])
+                lines = files.get("wandb-history.jsonl") or {"offset": len(self.history), "content": []}
+                self.history[lines["offset"] :] = lines["content"]
             return {}
         asked = json.loads(body)
         self.asked.append(asked["operationName"])
@@ -74,12 +75,21 @@ class Service:
             "data": {
                 "viewer": VIEWER,
                 "serverInfo": {"features": [], "cliVersionInfo": {"max_cli_version": "9"}},
-                "model": None,
+                "model": self.known(name) if asked["operationName"] == "RunResumeStatus" else None,
                 "entity": {"organization": None},
                 "upsertBucket": {"bucket": {**BUCKET, "name": name, "displayName": name}, "inserted": True},
                 "createRunFiles": {"runID": "run", "uploadHeaders": [], "files": uploads},
             }
         }
+
+    def known(self, name):
+        """What the service says of a run that is to be gone on with."""
+        if not self.history:
+            return None
+        texts = {"eventsTail": "[]", "historyTail": json.dumps(self.history[-1:]), "config": "{}"}
+        counts = {"historyLineCount": len(self.history), "eventsLineCount": 0, "logLineCount": 0}
+        more = {"summaryMetrics": self.history[-1], "tags": [], "wandbConfig": '{"t": {}}', "displayName": name}
+        return {"id": "m", "name": "ebm_lab", "bucket": {**BUCKET, "name": name, **texts, **counts, **more}}
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
