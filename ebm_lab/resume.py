@@ -9,6 +9,7 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.streams import say
 from ebm_lab.experiment import assemble, pick_device
 from ebm_lab.known_data import RESUMED, same_data, way_out
+from ebm_lab.loggers.files import rows
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.facts import check_logger
@@ -18,6 +19,8 @@ from ebm_lab.training.trainer import Trainer
 
 ENDED = ("finished", "diverged")
 """What resuming does not change."""
+ORDER = {"failed": 1, "diverged": 2, "finished": 3, "interrupted": 4}
+"""Which of several runs of one command `resume=auto` takes: the highest."""
 
 
 def unfinished(root: Path, config: Mapping[str, Any], request: str) -> tuple[Path | None, dict[str, Any]]:
@@ -25,23 +28,42 @@ def unfinished(root: Path, config: Mapping[str, Any], request: str) -> tuple[Pat
     found = earlier(root, request)
     if found is None:
         return None, {**config, "resume": None}
-    if found.read_summary()["status"] in ENDED:
-        say(f"resume=auto: {found.path} has ended; nothing is left to do")
+    status = found.read_summary()["status"]
+    if status in ENDED:
+        say(
+            f"resume=auto: {found.path} has ended; nothing is left to do (it is {status}; leave resume=auto out for "
+            f"another run)"
+        )
         return found.path, dict(config)
     return None, again(found, config)
 
 
 def earlier(root: Path, request: str) -> RunDir | None:
-    """The newest run under `root` that was asked for the same and that no process has now."""
+    """The run under `root` to go on with, of those that were asked for the same and that no process has now.
+
+    One that was interrupted comes first, the furthest of several; then one that has ended, then one that failed. The
+    names, which a clock gave, only break ties: a clock may be set back.
+    """
+    best: tuple[tuple[int, int], RunDir] | None = None
     for run in runs_under(root):
         try:
-            asked = run.read_summary().get("request")
+            summary = run.read_summary()
         except UserError as error:
             say(f"resume=auto: passed over: {error}")
             continue
-        if asked == request and not run.alive():
-            return run
-    return None
+        if summary.get("request") != request or run.alive():
+            continue
+        rank = (ORDER.get(summary["status"], 0), reached(run, summary))
+        if best is None or rank > best[0]:
+            best = rank, run
+    return best[1] if best else None
+
+
+def reached(run: RunDir, summary: Mapping[str, Any]) -> int:
+    """The last step of a run that its files tell of; a process that was killed has only written it into its metrics."""
+    told = rows(run.metrics_file) if run.metrics_file.is_file() else []
+    step = summary.get("step")
+    return max([step if isinstance(step, int) else 0, *(row["step"] for row in told[-1:])])
 
 
 def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -205,9 +205,20 @@ def metrics(run: RunDir) -> list[dict[str, Any]]:
 
 
 def newest(folder: Path) -> RunDir | None:
-    """The last run made under a case's folder."""
-    runs = sorted(p for p in (folder / RUNS).glob("*") if (p / "summary.json").is_file())
-    return RunDir(runs[-1]) if runs else None
+    """The run that tells what a case came to: one that is over, else one that is running, else the last by name. A
+    name alone, which a clock gave, may be older than it looks."""
+    paths = sorted(p for p in (folder / RUNS).glob("*") if (p / "summary.json").is_file())
+    if len(paths) < 2:
+        return RunDir(paths[0]) if paths else None
+
+    def rank(path: Path) -> tuple[int, str]:
+        try:
+            status = RunDir(path).read_summary()["status"]
+        except UserError:
+            status = ""
+        return {"finished": 3, "diverged": 2, "running": 1}.get(status, 0), path.name
+
+    return RunDir(max(paths, key=rank))
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
