@@ -12,12 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ebm_lab
+from ebm_lab.cli.complaints import no_such_option, other, several, unknown_key
 from ebm_lab.cli.own_hydra import compose_apart
+from ebm_lab.cli.quoting import check_form, quoted
+from ebm_lab.cli.typed import as_typed
 from ebm_lab.core.errors import UserError, did_you_mean
 
 COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "guard")
 CHOICES = ("architecture", "debug", "recipe", "experiment", "sweep")
 GROUPS = (*COMPONENTS, *CHOICES)
+NOTHING_CHOSEN = tuple(f"{sign}{group}=null" for group in ("debug", "experiment", "sweep") for sign in ("", "+", "++"))
+"""What a config without such a choice has; Hydra can't read it."""
 NAMES_CODE = re.compile(r"_target_|pkg://|^[+~]*hydra(=|\.(callbacks|job_logging|hydra_logging))")
 LAUNCHER = re.compile(r"hydra_plugins(\.[a-z_]+)+\.[A-Z]\w*Launcher|ebm_lab\.cli\.sweep\.Table")
 
@@ -48,13 +53,32 @@ def where_data_lie(overrides: Sequence[str]) -> list[str]:
 
 def compose_config(overrides: Sequence[str], directory: str | Path | None = None) -> dict[str, Any]:
     """What `train.py` composes for these command-line overrides, as a plain dict."""
-    overrides = where_data_lie(overrides)
-    extra = [f"hydra.searchpath=[file://{Path(directory).resolve()}]"] if directory else []
-    check_choices(overrides, [Path(directory)] if directory else [])
+    extra = [Path(directory)] if directory else []
+    overrides = readable(overrides, extra)
     try:
-        return plain(compose_apart(config_dir(), "train", [*overrides, *extra]))
+        return plain(compose_apart(config_dir(), "train", [*overrides, *_search(extra)]))
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides, [Path(directory)] if directory else []) from None
+        raise explain(error, overrides, extra) from None
+
+
+def readable(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
+    """`overrides` as Hydra is to read them; what it can't read, or would drop in silence, is refused in one line."""
+    check_form(overrides, {group: options(group, extra) for group in GROUPS})
+    overrides = where_data_lie([o for o in overrides if o not in NOTHING_CHOSEN])
+    check_choices(overrides, extra)
+    return as_typed(overrides, GROUPS, lambda others: composed(others, extra))
+
+
+def composed(overrides: Sequence[str], extra: Sequence[Path] = ()) -> dict[str, Any]:
+    """What these overrides compose, as plain containers with interpolations as they stand."""
+    found = OmegaConf.to_container(compose_apart(config_dir(), "train", [*overrides, *_search(extra)]), resolve=False)
+    assert isinstance(found, dict)
+    return {str(k): v for k, v in found.items()}
+
+
+def _search(extra: Sequence[Path]) -> list[str]:
+    """The override by which Hydra looks for YAMLs in the directories `extra` too."""
+    return [f"hydra.searchpath=[{','.join(quoted(f'file://{d.resolve()}') for d in extra)}]"] if extra else []
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -74,9 +98,12 @@ def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
         dropped = given == "null" or override.startswith("~")
         if group in (*COMPONENTS, "architecture") and dropped:
             raise UserError(f"{override}: must be one of {', '.join(options(group, extra))}")
+        if override.startswith("~") and "." not in group and "/" not in group and "@" not in group:
+            raise UserError(f"{override}: can't be left out; without it, '{group}' has its default")
         if group == "recipe" and given not in options("recipe", extra):
             allowed = options("recipe", extra)
-            raise UserError(f"{override}: no such option; allowed: {', '.join(allowed)}{did_you_mean(given, allowed)}")
+            near = "; did you mean 'none'?" if given == "null" else did_you_mean(given, allowed)
+            raise UserError(f"{override}: no such option; allowed: {', '.join(allowed)}{near}")
 
 
 def refuse_code(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
@@ -122,46 +149,44 @@ def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = 
     text = "\n".join(str(e) for e in _chain(error))
     if isinstance(error, OverrideParseException):
         return UserError(f"{error.override}: can't be read as key=value ({error.message.splitlines()[0]})")
+    sweep = re.search(
+        r"Ambiguous value for argument '(.+?)'\n|Sweep parameters '(.+)' requires --multirun", text + "\n"
+    )
+    if sweep:
+        given = sweep[1] or sweep[2]
+        return several(given, _default(given, overrides, extra))
     group = re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]+)'", text)
     if group:
-        kind, given = group.groups()
-        allowed = options(kind, extra)
-        return UserError(f"{kind}={given}: no such option; allowed: {', '.join(allowed)}{did_you_mean(given, allowed)}")
-    key = re.search(r"Could not (?:override|find) '?([\w./@]+)|Key '([\w.]+)' is not in struct", text)
+        return no_such_option(group[1], group[2], options(group[1], extra), text)
+    key = re.search(r"Could not (?:override|find) '?([\w./@-]+)|Key '([\w.]+)' is not in struct", text)
     if key:
         full = re.search(r"full_key: ([\w.]+)", text)
-        return _unknown_key(full.group(1) if full else key.group(1) or key.group(2), overrides)
-    return UserError(text.strip().splitlines()[0])
+        return unknown_key(
+            full[1] if full else key[1] or key[2], overrides, _known(overrides, extra), [config_dir(), *extra]
+        )
+    return other(text, overrides)
 
 
-def _unknown_key(key: str, overrides: Sequence[str]) -> UserError:
-    given = next((o.split("=", 1)[1] for o in overrides if o.lstrip("+~").startswith(f"{key}=")), "")
-    known = _known_keys(overrides)
-    parent = key.rpartition(".")[0]
-    siblings = [k for k in known if k.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
-    names = ", ".join(k.rpartition(".")[2] for k in siblings)
-    return UserError(
-        f"{key}={given}: unknown key; allowed{' in ' + parent if parent else ''}: {names}{did_you_mean(key, known)}"
-    )
-
-
-def _known_keys(overrides: Sequence[str]) -> list[str]:
-    """Every key of the config that the group choices among `overrides` compose."""
+def _known(overrides: Sequence[str], extra: Sequence[Path]) -> dict[str, Any]:
+    """The config that the group choices among `overrides` compose, or the default one."""
     choices = [o for o in overrides if o.split("=")[0] in GROUPS]
     for attempt in (choices, []):
         try:
-            config = OmegaConf.to_container(compose_apart(config_dir(), "train", attempt), resolve=False)
+            return composed(attempt, extra) | dict.fromkeys(CHOICES)
         except (HydraException, OmegaConfBaseException):
             continue
-        return sorted({*_flat(config), *GROUPS})
-    return list(GROUPS)
+    return dict.fromkeys(GROUPS)
 
 
-def _flat(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    keys = [f"{prefix}{k}" for k in node]
-    return keys + [k for name, child in node.items() for k in _flat(child, f"{prefix}{name}.")]
+def _default(override: str, overrides: Sequence[str], extra: Sequence[Path]) -> Any:
+    """What the key of `override` has without it; True for a group, of which several are several runs."""
+    key = override.partition("=")[0].lstrip("+")
+    if key != "evaluation" and (key in GROUPS or "/" in key):
+        return True
+    found: Any = [] if key == "evaluation" else _known([o for o in overrides if o != override], extra)
+    for part in key.split(".") if key != "evaluation" else ():
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def _chain(error: BaseException | None) -> Iterable[BaseException]:

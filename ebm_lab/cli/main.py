@@ -4,7 +4,6 @@ import os
 import re
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from ebm_lab.core.streams import safe_streams
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from ebm_lab.cli.arguments import Arguments
     from ebm_lab.run import Result
 
 BEGAN = time.perf_counter()
@@ -28,16 +28,19 @@ def main() -> None:
     if "RANK" in os.environ:  # what torch would say of its own workings at every start
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with command():
-        if {"-h", "--help"} & set(sys.argv[1:]):
+        from ebm_lab.cli.arguments import sort
+
+        arguments = sort(sys.argv[1:])
+        if "--help" in arguments.options:
             from ebm_lab.cli.manual import manual
 
             print(manual(), end="")
             return
-        status = _hydra()
+        status = _hydra(arguments)
     sys.exit(status)
 
 
-def _hydra() -> int:
+def _hydra(arguments: "Arguments") -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -45,7 +48,7 @@ def _hydra() -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ebm_lab.cli.compose import check_choices, config_dir, explain, refuse_code, where_data_lie
+    from ebm_lab.cli.compose import config_dir, explain, readable, refuse_code
     from ebm_lab.core.errors import UserError
 
     statuses: list[int] = []
@@ -61,19 +64,20 @@ def _hydra() -> int:
         except UserError as error:  # told here, or Hydra would add lines of its own
             statuses.append(complain(error))
 
-    args = sys.argv[1:] = where_data_lie(sys.argv[1:])
-    words = [word for a in args for word in (a.split("=", 1) if a.startswith("--config-") else [a])]
-    extra = [Path(a) for flag, a in pairwise(words) if flag in ("--config-dir", "-cd")]
-    primary = [Path(a) for flag, a in pairwise(words) if flag in ("--config-path", "-cp")]
+    extra = arguments.folders("--config-dir")
     searched = [
-        Path(p) for a in args if a.startswith("hydra.searchpath") for p in re.findall(r"file://([^\],'\"]+)", a)
+        Path(p)
+        for o in arguments.overrides
+        if o.startswith("hydra.searchpath")
+        for p in re.findall(r"file://([^\],'\"]+)", o)
     ]
-    refuse_code(args, [*extra, *primary, *searched])
-    check_choices(args, extra)
+    refuse_code(sys.argv[1:], [*extra, *arguments.folders("--config-path"), *searched])
+    overrides = readable(arguments.overrides, extra)
+    sys.argv[1:] = arguments.argv(overrides)  # the only place where Hydra looks for them
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, args, extra) from None
+        raise explain(error, overrides, extra) from None
     except OSError as error:  # of the sweep's directory, which Hydra makes
         raise UserError(str(error)) from None
     from ebm_lab.cli import sweep
