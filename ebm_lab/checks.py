@@ -59,10 +59,13 @@ def _way_out(dataset: Dataset, config: Mapping[str, Any]) -> str:
     return "" if dataset.bounds is not None else "; give data of mean about 0 and scale about 1"
 
 
-def check_fit(energy: nn.Module, sampler: Sampler | None, config: Mapping[str, Any], temperature: float) -> None:
+def check_fit(
+    energy: nn.Module, sampler: Sampler | None, dataset: Dataset, config: Mapping[str, Any], temperature: float
+) -> None:
     """Refuse an objective or a sampler that asks the model for what it has not, or the sampler for what it can't do."""
     model, objective, chains = (str((config.get(g) or {}).get("name")) for g in ("energy", "objective", "sampler"))
     learns: Any = find("objective", objective)
+    levels = "noise" if len(dataset.event_shape) == 3 else "noise_mlp"
     if sampler is not None and not sampler.kernel:
         if "sampler" in wiring_of(learns):
             raise UserError(
@@ -81,12 +84,12 @@ def check_fit(energy: nn.Module, sampler: Sampler | None, config: Mapping[str, A
         if asks == "levels" and not isinstance(energy, NoiseLevels):
             raise UserError(
                 f"{kind} '{who}' needs a model of many noise levels, and energy '{model}' has none: "
-                f"choose energy=noise or another {kind}"
+                f"choose energy={levels} or another {kind}"
             )
         if asks == "energy" and isinstance(energy, ScoreNetwork):
             raise UserError(
                 f"{kind} '{who}' needs an energy, and '{model}' is a score network, which has none: "
-                f"choose energy=noise or {kind}={instead}"
+                f"choose energy={levels} or {kind}={instead}"
             )
 
 

@@ -74,6 +74,9 @@ def run_settings(config: Mapping[str, Any]) -> RunSettings:
 def import_plugins(names: list[str]) -> None:
     """Import the modules that register a user's own components."""
     for name in names:
+        if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+            module = name.removesuffix(".py").replace("/", ".").strip(".")
+            raise UserError(f"plugins=[{name}]: a module goes by its name, not by its file's; write plugins=[{module}]")
         refuse_hidden(name)
         try:
             importlib.import_module(name)
@@ -153,7 +156,7 @@ def assemble(
     wiring["energy"] = energy = build_energy(config, settings, wiring, device)
     chosen = (config.get("sampler") or {}).get("name", "none")  # a recipe may have left settings without a name
     wiring["sampler"] = sampler = None if chosen == "none" else build("sampler", config["sampler"], **wiring)
-    check_fit(energy, sampler, config, settings.sample_temperature)
+    check_fit(energy, sampler, dataset, config, settings.sample_temperature)
     probe(energy, dataset, config)
     objective: Objective = build("objective", config.get("objective") or {}, **wiring).to(device)
     check_parts(objective, settings.batch_size, settings.accumulate, processes.world)

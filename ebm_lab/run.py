@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ebm_lab.core.errors import Diverged, Terminated, UserError
+from ebm_lab.core.errors import Diverged, NotRegistered, Terminated, UserError
 from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.places import moved
@@ -277,15 +277,11 @@ def load_run(
     file = run.best if which == "best" else run.last
     content = checkpoint.of_run(run, file, pick_device(device))
     try:
-        known = same_data(config, content, file)
-    except UserError as error:
-        checkpoint.same_config(content, config, file)
-        if data != "kept" or dataset:
-            raise UserError(f"{error}{way_out(config, content, LOADED)}") from None
-        trainer = without_rows(config, content, file, str(error))
-    else:
-        trainer, _ = assemble(config, dataset=known)
-        trainer.restore(content)
+        trainer = _restored(config, content, file, keep=data == "kept" and not dataset)
+    except NotRegistered as error:
+        own = run.read_config().get("plugins")
+        named = f"; the run was made with plugins=[{','.join(own)}]: give that, if you trust its code" if own else ""
+        raise UserError(f"{error}{named}") from None
     checkpoint.same_config(content, config, file)
     if ema:
         torch._foreach_copy_([p.data for p in trainer.ema.parameters], trainer.ema.average)
@@ -293,3 +289,19 @@ def load_run(
     return LoadedRun(
         trainer.objective.energy, trainer.dataset, trainer.sampler, config, run.read_summary(), trainer, run.path
     )
+
+
+def _restored(config: dict[str, Any], content: Mapping[str, Any], file: Path, keep: bool) -> Trainer:
+    """The trained state on its own data; where those are gone or changed, on what the run kept of them if `keep`."""
+    try:
+        known = same_data(config, content, file)
+    except NotRegistered:
+        raise
+    except UserError as error:
+        checkpoint.same_config(content, config, file)
+        if not keep:
+            raise UserError(f"{error}{way_out(config, content, LOADED)}") from None
+        return without_rows(config, content, file, str(error))
+    trainer, _ = assemble(config, dataset=known)
+    trainer.restore(content)
+    return trainer

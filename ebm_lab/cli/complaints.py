@@ -66,7 +66,10 @@ def other(said: str, overrides: Sequence[str]) -> UserError:
     twice = re.search(r"Multiple values for ([\w/]+)", line)
     if twice:
         given = [o for o in overrides if o.partition("=")[0] == twice[1]]
-        return UserError(f"{' '.join(given) or twice[1]}: given more than once; choose one")
+        if not given:
+            line = f"- override /{twice[1]}: <option>"
+            return UserError(f"{twice[1]}: a YAML chooses it once more; in its defaults list it is {line}")
+        return UserError(f"{' '.join(given)}: given more than once; choose one")
     return UserError(line)
 
 

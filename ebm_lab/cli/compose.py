@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 import ebm_lab
 from ebm_lab.cli.complaints import no_such_option, other, several, unknown_key
 from ebm_lab.cli.own_hydra import compose_apart
-from ebm_lab.cli.quoting import check_form, quoted
+from ebm_lab.cli.quoting import check_form, quoted, written
 from ebm_lab.cli.typed import as_typed
 from ebm_lab.core.errors import UserError, did_you_mean
 
@@ -23,6 +23,7 @@ CHOICES = ("architecture", "debug", "recipe", "experiment", "sweep")
 GROUPS = (*COMPONENTS, *CHOICES)
 NOTHING_CHOSEN = tuple(f"{sign}{group}=null" for group in ("debug", "experiment", "sweep") for sign in ("", "+", "++"))
 """What a config without such a choice has; Hydra can't read it."""
+DATA_FILES = (".npy", ".npz", ".csv")
 NAMES_CODE = re.compile(r"_target_|pkg://|^[+~]*hydra(=|\.(callbacks|job_logging|hydra_logging))")
 LAUNCHER = re.compile(r"hydra_plugins(\.[a-z_]+)+\.[A-Z]\w*Launcher|ebm_lab\.cli\.sweep\.Table")
 
@@ -57,7 +58,7 @@ def compose_config(overrides: Sequence[str], directory: str | Path | None = None
     overrides = readable(overrides, extra)
     try:
         return plain(compose_apart(config_dir(), "train", [*overrides, *_search(extra)]))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise explain(error, overrides, extra) from None
 
 
@@ -88,13 +89,40 @@ def plain(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"{missing[0]}: missing; give it a value: {missing[0]}=...")
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
+    check_packages(container)
     return {str(k): v for k, v in container.items() if k not in ("hydra", *CHOICES)}
+
+
+def check_packages(config: dict[Any, Any]) -> None:
+    """Refuse what a YAML without its `# @package` line has put where nothing reads it."""
+    loose = {k: v for k, v in (config.get("evaluation") or {}).items() if not isinstance(v, dict)}
+    if loose:
+        if "name" not in loose:
+            key, value = next(iter(loose.items()))
+            raise UserError(f"evaluation.{key}={value}: a setting is given as evaluation.<name>.<key>=<value>")
+        name = loose["name"]
+        raise UserError(f"evaluation={name}: the first line of its YAML has to be: # @package evaluation.{name}")
+    for group in COMPONENTS:
+        if isinstance(given := config.get(group), str):
+            line = f"- override /{group}: {given}"
+            raise UserError(f"{group}: {given}: a YAML chooses an option by a line of its defaults list: {line}")
+    for group in CHOICES:
+        if isinstance(config.get(group), dict) and config[group]:
+            first = "# @package _global_"
+            raise UserError(f"{group}: its YAML sets {', '.join(config[group])}, and its first line has to be: {first}")
 
 
 def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
     """Refuse a group choice that Hydra would drop in silence or can't read."""
     for override in overrides:
         group, _, given = override.lstrip("+~").partition("=")
+        if group.endswith(".name") and group[:-5] in COMPONENTS:
+            raise UserError(f"{override}: a component is chosen with all its settings: {written(group[:-5], given)}")
+        if group == "dataset" and (given.endswith(DATA_FILES) or Path(given).is_dir()):
+            kind = "image_folder" if Path(given).is_dir() else "array"
+            raise UserError(
+                f"{override}: no such option; your own data are dataset={kind} {written('dataset.path', given)}"
+            )
         dropped = given == "null" or override.startswith("~")
         if group in (*COMPONENTS, "architecture") and dropped:
             raise UserError(f"{override}: must be one of {', '.join(options(group, extra))}")
@@ -155,7 +183,10 @@ def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = 
     if sweep:
         given = sweep[1] or sweep[2]
         return several(given, _default(given, overrides, extra))
-    group = re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]+)'", text)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        where = f"{error.problem_mark.name}: line {error.problem_mark.line + 1}"
+        return UserError(f"{where} can't be read as YAML ({error.problem})")
+    group = re.search(r"Could not (?:find|load) '(hydra/\w+|\w+)/([^']+)'", text)
     if group:
         return no_such_option(group[1], group[2], options(group[1], extra), text)
     key = re.search(r"Could not (?:override|find) '?([\w./@-]+)|Key '([\w.]+)' is not in struct", text)

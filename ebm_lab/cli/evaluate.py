@@ -138,7 +138,8 @@ def roster(own: Mapping[str, Any], evaluation: str, overrides: Mapping[str, Any]
     A YAML may refer to the run's config, ${dataset.name}."""
     mine = own.get("evaluation") or {}
     known = sorted({*mine, *options("evaluation")})
-    asked = {"all": known, "own": list(mine)}.get(evaluation, [n for n in evaluation.split(",") if n])
+    given = [n.strip() for n in evaluation.strip("[]").split(",") if n.strip()]
+    asked = {"all": known, "own": list(mine)}.get(evaluation, given)
     for name in asked:
         if name not in known:
             raise one_of("evaluation", name, [*known, "all", "own"])

@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake in the settings, the data or the machine at hand. The command line prints its text and exits with 2."""
 
 
+class NotRegistered(UserError):
+    """A component that no module registers which was imported."""
+
+
 class Diverged(Exception):
     """Training left the region in which its numbers mean anything."""
 

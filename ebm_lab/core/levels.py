@@ -115,8 +115,14 @@ def data_score(model: EnergyFn, x: Tensor) -> Tensor:
 
 
 def require_images(dataset: Dataset, name: str) -> tuple[int, int, int]:
-    """(C, H, W) of the data set's samples; refuses anything else."""
+    """(C, H, W) of the data set's samples; refuses anything else, and names the energy that takes it."""
     shape = dataset.event_shape
     if len(shape) != 3:
-        raise UserError(f"energy={name}: needs images (C, H, W), and the data set's samples have shape {shape}")
+        kind = name.partition("_")[0]
+        instead = (
+            f"energy={kind}_mlp, the energy=mlp of many noise levels" if kind in ("noise", "score") else "energy=mlp"
+        )
+        raise UserError(
+            f"energy={name}: needs images (C, H, W), and the data set's samples have shape {shape}: choose {instead}"
+        )
     return shape[0], shape[1], shape[2]

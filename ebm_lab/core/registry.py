@@ -9,8 +9,8 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ebm_lab.core.errors import UserError, one_of
-from ebm_lab.core.settings import check, wiring_of
+from ebm_lab.core.errors import NotRegistered, UserError, one_of
+from ebm_lab.core.settings import check, settings_of, wiring_of
 
 PACKAGES = {
     "dataset": "ebm_lab.datasets",
@@ -61,20 +61,27 @@ def find(kind: str, name: str) -> Callable:
             if not (error.name or "").startswith(PACKAGES[kind]):
                 raise
     if name not in _registered[kind] and name not in names(kind):
-        raise one_of(kind, name, _registered[kind])
+        raise NotRegistered(str(one_of(kind, name, _registered[kind])))
     return _registered[kind][name]
 
 
 def build(kind: str, values: Mapping[str, Any], prefix: str = "", **wiring: Any) -> Any:
     """Build the component that `values["name"]` names, with its settings checked and the wiring that it asks for."""
     prefix = prefix or kind
+    if not isinstance(values, Mapping):
+        raise UserError(f"{prefix}={values}: must be the settings of a registered {kind}, its name among them")
     settings = dict(values)
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"{prefix}.name={name}: must be the name of a registered {kind}: {', '.join(names(kind))}")
     component = find(kind, name)
-    checked = check(component, settings, prefix)
+    checked = check(component, settings, prefix, lambda key: _having(kind, key))
     return component(**{n: _wire(n, wiring, f"{kind} '{name}'") for n in wiring_of(component)}, **checked)
+
+
+def _having(kind: str, setting: str) -> list[str]:
+    """The components of `kind` that have such a setting."""
+    return sorted(name for name, component in names(kind).items() if setting in settings_of(component))
 
 
 def _wire(name: str, wiring: Mapping[str, Any], who: str) -> Any:

@@ -7,7 +7,7 @@ the value and what is allowed.
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -42,10 +42,13 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def check(target: Callable, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def check(
+    target: Callable, values: Mapping[str, Any], prefix: str, having: Callable[[str], Sequence[str]] = lambda key: ()
+) -> dict[str, Any]:
     """Return `values` checked against the settings of `target`.
 
-    Raises UserError, one line per fault, each naming `prefix` and the key, the value given and what is allowed.
+    having: names what else has a setting that `target` has not. Raises UserError, one line per fault, each naming
+    `prefix` and the key, the value given and what is allowed.
     """
     parameters, hints = settings_of(target), annotations_of(target)
     fields: dict[str, Any] = {
@@ -56,25 +59,52 @@ def check(target: Callable, values: Mapping[str, Any], prefix: str) -> dict[str,
     try:
         checked = model(**values)
     except pydantic.ValidationError as error:
-        raise UserError("\n".join(_lines(error, parameters, prefix))) from None
+        raise UserError("\n".join(_lines(error, {n: hints[n] for n in parameters}, prefix, having))) from None
     return {name: getattr(checked, name) for name in parameters}
 
 
-def _lines(error: pydantic.ValidationError, known: Mapping[str, Any], prefix: str) -> list[str]:
+def _lines(
+    error: pydantic.ValidationError, known: Mapping[str, Any], prefix: str, having: Callable[[str], Sequence[str]]
+) -> list[str]:
     lines: dict[str, list[str]] = {}
+    instead: dict[str, str] = {}
     for fault in error.errors():
         name = str(fault["loc"][0])
         key = f"{prefix}.{name}" if prefix else name
         if fault["type"] == "extra_forbidden":
             allowed = ", ".join(sorted(known)) or "nothing"
-            text = f"{key}={fault['input']}: unknown key; allowed: {allowed}{did_you_mean(name, known)}"
+            others = having(name)
+            belongs = f", for '{name}' belongs to {prefix}={', '.join(others)}" if others else ""
+            near = "" if others else did_you_mean(name, known)
+            text = f"{key}={fault['input']}: unknown key{belongs}; allowed: {allowed}{near}"
         elif fault["type"] == "missing":
             text = f"{key}: missing; it must be given a value"
         else:
-            text = _allowed(fault)
-            text = f"{key}={_show(fault['input'])}: {text}"
+            text = f"{key}={_show(fault['input'])}: {_allowed(fault)}"
+            if fault["loc"] == (name,) or not isinstance(fault["input"], list | Mapping):
+                instead[key] = _instead(key, known[name], fault["input"])
         lines.setdefault(key, []).append(text)
-    return [_join(faults) for faults in lines.values()]
+    return [_join(faults) + instead.get(key, "") for key, faults in lines.items()]
+
+
+def _instead(key: str, hint: Any, value: Any) -> str:
+    """How a value is written that would do in another form: in a list, without one, as a
+    whole number or in quotes; '' where none would."""
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    others: list[tuple[Any, str]] = [([value], f"[{_show(value)}]"), (whole, str(whole))]
+    if isinstance(value, bool | int | float):
+        others.append((str(value), f'"{value}"'))
+    if isinstance(value, list) and len(value) == 1:
+        others.append((value[0], _show(value[0])))
+    for other, text in others:
+        if other is value:
+            continue
+        try:
+            pydantic.TypeAdapter(hint).validate_python(other, strict=True)
+        except pydantic.ValidationError:
+            continue
+        return f"; write {key}={text}"
+    return ""
 
 
 def _join(faults: list[str]) -> str:

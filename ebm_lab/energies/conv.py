@@ -12,9 +12,9 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.core.levels import require_images
 from ebm_lab.core.registry import register
 
 
@@ -35,11 +35,8 @@ class Conv(Energy):
         confine_floor: PositiveFloat,
     ) -> None:
         super().__init__()
-        shape = dataset.event_shape
-        if len(shape) != 3:
-            raise UserError(f"energy=conv: needs images (C, H, W), and the data set's samples have shape {shape}")
+        depth, height, width = require_images(dataset, "conv")
         self.quadratic = Quadratic(dataset, confine, confine_shape, confine_floor)
-        depth, height, width = shape
         layers: list[nn.Module] = []
         for i, (c_in, c_out) in enumerate(zip([depth, *channels], channels, strict=False)):
             stride = 1 if i == 0 else 2

@@ -23,9 +23,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.core.levels import require_images
 from ebm_lab.core.registry import register
 
 
@@ -66,13 +66,11 @@ class ResNet(Energy):
         confine_floor: PositiveFloat,
     ) -> None:
         super().__init__()
-        shape = dataset.event_shape
-        if len(shape) != 3:
-            raise UserError(f"energy=resnet: needs images (C, H, W), and the data set's samples have shape {shape}")
+        depth, _, _ = require_images(dataset, "resnet")
         self.quadratic = Quadratic(dataset, confine, confine_shape, confine_floor)
         widths = [c for c in channels for _ in range(blocks)]
         ends = [i % blocks == blocks - 1 and i < len(widths) - 1 for i in range(len(widths))]
-        self.stem = nn.Conv2d(shape[0], channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(depth, channels[0], 3, padding=1)
         pairs = zip([channels[0], *widths], widths, ends, strict=False)
         self.blocks = nn.Sequential(*[Block(c_in, c_out, activation, halve) for c_in, c_out, halve in pairs])
         self.last, self.head = make_activation(activation), nn.Linear(channels[-1], 1)
