@@ -15,11 +15,12 @@ FLOOR = {
     "report": 3,
     "checks": 2,
     "experiment": 3,
-    "resume": 4,
-    "run": 5,
-    "compare": 6,
-    "benchmark": 6,
-    "cli": 7,
+    "known_data": 4,
+    "resume": 5,
+    "run": 6,
+    "compare": 7,
+    "benchmark": 7,
+    "cli": 8,
 }
 FILES = sorted((ROOT / "ebm_lab").rglob("*.py"))
 
