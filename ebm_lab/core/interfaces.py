@@ -1,7 +1,7 @@
 """The nouns of a run: dataset, energy, objective, sampler, evaluation, logger. A run is one choice from each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,14 +149,14 @@ class Dataset(ABC):
     test: Tensor
     labels: dict[str, Tensor] | None = None
     """Per split, (n,) integers."""
+    notes: list[str] | tuple[()] = ()
+    """Lines for the user about how the data were read."""
     outside: Tensor | None = None
     """(n, *shape): test images of the classes that the splits leave out, where they leave any out."""
     bounds: tuple[float, float] | None = None
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Affine = identity()
     """From raw data to model space."""
-    notes: Sequence[str] = ()
-    """Lines for the user about how the data were read."""
     digests: dict[str, str] | None = None
     """Per split, a digest of its raw rows, where the splits' last bits may depend on the machine; None: the splits' own
     digests serve."""
