@@ -1,6 +1,5 @@
 """The life of a run: its directory, its loggers, its end; and how to take one up again or load what it trained."""
 
-import json
 import os
 import signal
 import threading
@@ -18,6 +17,7 @@ from ebm_lab.core.errors import Diverged, NotRegistered, Terminated, UserError
 from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.places import moved
+from ebm_lab.core.strict_json import dumps
 from ebm_lab.experiment import assemble, import_plugins, pick_device
 from ebm_lab.known_data import LOADED, same_data, way_out, without_rows
 from ebm_lab.loggers.console import Console
@@ -151,6 +151,8 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
         final["ended_by"] = ended
         if status == "finished":
             final |= trainer.evaluate("test")
+            if trainer.failed:
+                final["failed_evaluations"] = trainer.failed
             if trainer.unsaved is not None:
                 trainer.save()
             if found := trainer.guard.weigh(final):
@@ -182,7 +184,7 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
                 run.write_summary(summary)
         except OSError as problem:
             raise UserError(
-                f"{run.summary_file} can't be written ({problem.strerror}): {json.dumps(summary)}"
+                f"{run.summary_file} can't be written ({problem.strerror}): {dumps(summary)}"
             ) from None
     if status == "interrupted":
         trainer.say(f"interrupted at step {c.step}; continue with: python train.py resume={run.path}")

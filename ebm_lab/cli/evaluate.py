@@ -1,6 +1,5 @@
 """Evaluate a run that exists: all that apply of the evaluations under `configs/evaluation`, or those asked for."""
 
-import json
 import time
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,6 +16,7 @@ from ebm_lab.cli.compose import config_dir, options
 from ebm_lab.cli.tools import check_sampling, data_place, main, writable
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.isolation import isolated
+from ebm_lab.core.strict_json import dumps
 from ebm_lab.core.whole import write_whole
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ def evaluate(
         for name in trainer.dealt(view):
             one(trainer, view, name, record, folder)
             if processes.world == 1:
-                write_whole(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
+                write_whole(folder / "evaluation.json", dumps(record, indent=2) + "\n")
         record = merged(processes.gather(record))
         if processes.first:
-            write_whole(folder / "evaluation.json", json.dumps(record, indent=2) + "\n")
+            write_whole(folder / "evaluation.json", dumps(record, indent=2) + "\n")
             print(folder)
     except OSError as error:
         raise UserError(f"out={folder}: can't be written there ({error})") from None

@@ -7,7 +7,6 @@ Jobs may run in other processes or on other machines (hydra/launcher=joblib, sub
 told by files alone.
 """
 
-import json
 import shlex
 import sys
 from contextlib import suppress
@@ -20,6 +19,7 @@ from omegaconf import DictConfig
 
 from ebm_lab.cli.tools import main as run_tool
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 
 RESULTS = ("nll_gap", "flow_nll_gap", "mmd2", "confident_share")
@@ -45,13 +45,13 @@ def record(folder: Path, number: int, overrides: list[str], **what: Any) -> None
     """Write what job `number` came to; replaced whole."""
     file = folder / "jobs" / f"{number}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps({"job": number, "overrides": overrides, **what}, indent=2) + "\n")
+    write_whole(file, dumps({"job": number, "overrides": overrides, **what}, indent=2) + "\n")
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:
     """All records of a sweep, in order."""
     files = sorted((folder / "jobs").glob("*.json"), key=lambda f: int(f.stem))
-    return [json.loads(f.read_text()) for f in files]
+    return [loads(f.read_text()) for f in files]
 
 
 def exit_status(folder: Path) -> int:

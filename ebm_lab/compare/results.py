@@ -15,7 +15,6 @@ A study is what `compare.py publish=<folder> name=<study>` wrote there; an evalu
 wrote for one run.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from ebm_lab.compare import page
 from ebm_lab.compare.columns import ALL, Column, cell
 from ebm_lab.compare.table import Line, lines, read_csv
 from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.strict_json import loads
 
 
 def render(source: Path, folder: Path, target: Path) -> None:
@@ -85,7 +85,7 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
         file = folder / f"{name}.evaluation.json"
         if not file.is_file():
             raise UserError(f"{file}: no such file; it is a copy of a run's evaluation/evaluation.json")
-        record = json.loads(file.read_text())
+        record = loads(file.read_text())
         if metric not in record:
             raise one_of(f"metric of {file.name}", metric, [k for k, v in record.items() if isinstance(v, float | int)])
         value = record[metric]

@@ -24,6 +24,7 @@ from typing import Any
 import ebm_lab
 from ebm_lab.compare.plan import Arm, Case, Pilot, Study, arguments, pilot_arguments, steps_for
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 from ebm_lab.loggers.files import rows
 from ebm_lab.training.rundir import RUNS, RunDir
@@ -235,13 +236,13 @@ def message(folder: Path) -> str:
 
 
 def read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return loads(file.read_text()) if file.is_file() else {}
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
     """Written whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(content, indent=2) + "\n")
+    write_whole(file, dumps(content, indent=2) + "\n")
 
 
 def duration(seconds: float) -> str:

@@ -177,7 +177,7 @@ class Dataset(ABC):
     @cached_property
     def scale(self) -> float:
         """One length for the data: root mean over dimensions of the training variance, in data units."""
-        return float(self.train.flatten(1).double().var(0).mean().sqrt())
+        return float(self.train.flatten(1).double().var(0, correction=min(1, len(self.train) - 1)).mean().sqrt())
 
     @property
     def start(self) -> Distribution:

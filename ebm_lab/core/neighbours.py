@@ -50,5 +50,10 @@ def expected_coverage(n: int, m: int, k: int) -> float:
     return 1 - math.prod((n - i) / (n + m - i) for i in range(1, k + 1))
 
 
+def median_distance(x: Tensor) -> float:
+    """Of the pairs of rows of x (n, *shape): a unit for kernels' widths, 0 where most rows are equal or n < 2."""
+    return float(torch.pdist(x.flatten(1).double()).median()) if len(x) > 1 else 0.0
+
+
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x.double(), y.double())

@@ -44,6 +44,11 @@ def fit_noise(
 
 def _fit_mixture(flat: Tensor, components: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, means and full covariances by EM, on at most 10,000 points."""
+    if len(flat) < components:
+        raise UserError(
+            f"objective.components={components}: a mixture of so many Gaussians needs as many training points, and "
+            f"there are {len(flat)}; give fewer components or objective.noise=gaussian"
+        )
     from sklearn.mixture import GaussianMixture  # a slow import, needed only here
 
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))

@@ -1,5 +1,6 @@
 """What an evaluation sees of a run, and what it gives back."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -103,6 +104,17 @@ class EvalView:
         return self.film[-1][1]
 
 
+def too_few(view: EvalView, *, held_out: int = 1, train: int = 1, samples: int = 0) -> str | None:
+    """None, or which of these numbers of points the run does not have."""
+    asked = {
+        "held-out points": (held_out, len(view.held_out)),
+        "training points": (train, len(view.dataset.train)),
+        "samples": (samples, view.count),
+    }
+    lacking = [f"{least} {what}, and has {n}" for what, (least, n) in asked.items() if n < least]
+    return f"needs at least {' and '.join(lacking)}" if lacking else None
+
+
 @dataclass
 class Report:
     """metrics: name to number; images: name to (3, H, W) uint8; notes: lines for the user, each said once per run."""
@@ -110,6 +122,14 @@ class Report:
     metrics: dict[str, float] = field(default_factory=dict)
     images: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def finite(self, name: str) -> "Report":
+        """The same without the metrics that are not finite, which a note of the evaluation `name` tells."""
+        lost = [key for key, value in self.metrics.items() if not math.isfinite(value)]
+        if not lost:
+            return self
+        kept = {key: value for key, value in self.metrics.items() if key not in lost}
+        return Report(kept, self.images, [*self.notes, f"{name}: left out, for not finite: {', '.join(lost)}"])
 
 
 class Evaluator(Protocol):

@@ -129,9 +129,10 @@ class AIS:
             "ais_log_z_reverse_se": se_reverse,
             "ais_gap": -minus - log_z,
             "ais_nll": nll,
-            "ais_nll_se": math.hypot(se, float(e.std()) / len(e) ** 0.5),
             "ais_nll_base": base_nll,
         }
+        if len(e) > 1:
+            metrics["ais_nll_se"] = math.hypot(se, float(e.std()) / len(e) ** 0.5)
         for steps, ((value, error), _) in both.items():
             if steps != self.temperatures:
                 metrics |= {f"ais_log_z_at_{steps}": value, f"ais_log_z_at_{steps}_se": error}

@@ -68,7 +68,8 @@ class Fisher:
             values = self._values(view, model, points)
             spread = float(values.std(correction=0)) / len(values) ** 0.5
             metrics |= {f"fisher_{law}": float(values.mean()), f"fisher_{law}_se": spread}
-        trivial = {"zero": torch.zeros_like, "gaussian": gaussian_score(view.dataset.train)}
+        gaussian = gaussian_score(view.dataset.train)
+        trivial = {"zero": torch.zeros_like} | ({} if gaussian is None else {"gaussian": gaussian})
         for law, (name, other) in itertools.product(("data", "box"), trivial.items()):
             metrics[f"fisher_{law}_{name}"] = float(self._values(view, other, laws[law]).mean())
         notes = ["fisher_data is blind to the weights of distant modes; fisher_box is mostly about places without data"]
@@ -95,8 +96,11 @@ class Fisher:
         return {"fisher_mode_tv_samples": total_variation(weights_of_samples(mixture, view.samples), mixture.odds)}
 
 
-def gaussian_score(train: Tensor) -> Callable[[Tensor], Tensor]:
-    """The score -S^-1 (x - m) of the Gaussian with the mean and the covariance of train (n, *shape)."""
+def gaussian_score(train: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """The score -S^-1 (x - m) of the Gaussian with the mean and the covariance of train (n, *shape); None where that is
+    singular, so that there is no density."""
     flat = train.flatten(1).double()
     mean, covariance = flat.mean(0), flat.T.cov(correction=0).view(flat.shape[1], -1)
+    if int(torch.linalg.matrix_rank(covariance, hermitian=True)) < len(covariance):
+        return None
     return lambda x: -torch.linalg.solve(covariance, (x.flatten(1) - mean).T).T.view(x.shape)

@@ -43,9 +43,10 @@ class FlowLikelihood:
         coarse = self._log_prob(model, x[:few], None if v is None else v[:few], max(1, self.steps // 2))
         metrics = {
             "flow_nll": -float(log_p.mean()),
-            "flow_nll_se": float(log_p.std()) / len(x) ** 0.5,
             "flow_error": float((log_p[:few] - coarse).abs().mean()),
         }
+        if len(x) > 1:
+            metrics["flow_nll_se"] = float(log_p.std()) / len(x) ** 0.5
         true = view.dataset.log_prob(x)
         if true is not None:
             metrics["flow_nll_gap"] = float((true.double() - log_p).mean())

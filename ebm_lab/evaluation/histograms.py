@@ -21,7 +21,7 @@ from torch import Tensor
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.core.view import EvalView, Report, too_few
 
 COLOURS = {"train": "#1f5fa8", "held-out": "black", "samples": "#d95f02", "noise": "#777777", "outside": "#1b9e77"}
 
@@ -34,7 +34,10 @@ class Histograms:
         self.points, self.bins = points, bins
 
     def applies(self, view: EvalView) -> str | None:
-        return None if view.has_energy else "a score network has no energies to count"
+        if not view.has_energy:
+            return "a score network has no energies to count"
+        lacking = too_few(view, held_out=2)
+        return f"the spread of the held-out energies {lacking}" if lacking else None
 
     @torch.no_grad()
     def __call__(self, view: EvalView) -> Report:

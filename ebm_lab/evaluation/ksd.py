@@ -26,10 +26,11 @@ from torch import Tensor
 
 from ebm_lab.core.functional import frozen, in_parts
 from ebm_lab.core.levels import data_score
+from ebm_lab.core.neighbours import median_distance
 from ebm_lab.core.registry import register
 from ebm_lab.core.significance import p_value, random_signs
 from ebm_lab.core.stein import bootstrap_std, imq_stein_kernel, u_statistic, wild_bootstrap
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.core.view import EvalView, Report, too_few
 
 
 def stein_kernels(x: Tensor, s: Tensor, widths: list[float]) -> Tensor:
@@ -59,11 +60,13 @@ class KSD:
         self.widths, self.points, self.bootstraps = widths, points, bootstraps
 
     def applies(self, view: EvalView) -> str | None:
-        few = min(len(view.held_out), len(view.dataset.train))
-        return None if few > 1 else "a U-statistic needs two points"
+        if lacking := too_few(view, held_out=2, train=2):
+            return f"an unbiased U-statistic {lacking}"
+        equal = median_distance(view.dataset.train[: self.points]) == 0
+        return "most training points are equal: their distances give the kernels no width" if equal else None
 
     def __call__(self, view: EvalView) -> Report:
-        unit = float(torch.pdist(view.dataset.train.flatten(1)[: self.points].double()).median())
+        unit = median_distance(view.dataset.train[: self.points])
         widths = [w * unit for w in self.widths]
         metrics = self._test(view, "ksd2_data", view.held_out, 1.0, widths)
         if view.sampler is not None and view.count > 1:

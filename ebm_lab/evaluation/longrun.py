@@ -29,8 +29,9 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate, in_parts
+from ebm_lab.core.neighbours import median_distance
 from ebm_lab.core.registry import build, register
-from ebm_lab.core.view import EvalView, Report, walk
+from ebm_lab.core.view import EvalView, Report, too_few, walk
 from ebm_lab.evaluation.chains import COLOURS, markov, needs_energy
 from ebm_lab.evaluation.mmd import mmd2
 
@@ -88,7 +89,12 @@ class LongRun:
         self.kernel = build("sampler", kernel, "evaluation.longrun.kernel", scale=scale)
 
     def applies(self, view: EvalView) -> str | None:
-        return needs_energy(view)
+        if reason := needs_energy(view):
+            return reason
+        if lacking := too_few(view, held_out=2, train=2):
+            return f"a comparison of means and spreads {lacking}"
+        equal = median_distance(view.held_out[:1000]) == 0
+        return "most held-out points are equal: their distances give the kernels no width" if equal else None
 
     def __call__(self, view: EvalView) -> Report:
         report, held = Report(), view.held_out
@@ -145,7 +151,7 @@ class LongRun:
 
     def _reference(self, view: EvalView) -> tuple[Tensor, list[float]]:
         data = view.held_out[:1000].flatten(1).double()
-        return data, [w * float(torch.pdist(data).median()) for w in self.widths]
+        return data, [w * median_distance(data) for w in self.widths]
 
     def _compare(self, report: Report, name: str, x: Tensor, data: Tensor, widths: list[float], scale: float) -> None:
         flat = x.flatten(1).double()

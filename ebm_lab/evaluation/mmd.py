@@ -15,9 +15,10 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
+from ebm_lab.core.neighbours import median_distance
 from ebm_lab.core.registry import register
 from ebm_lab.core.significance import labellings, p_value
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.core.view import EvalView, Report, too_few
 
 PERMUTATIONS = 200
 """A p-value is known to 1 in 200. No setting: runs that were trained before there was a test can be evaluated too."""
@@ -68,13 +69,18 @@ class MMD:
         self.widths, self.points = widths, points
 
     def applies(self, view: EvalView) -> str | None:
-        return None if view.sampler is not None else "the run has no sampler to draw samples with"
+        if view.sampler is None:
+            return "the run has no sampler to draw samples with"
+        if lacking := too_few(view, held_out=2, train=2, samples=2):
+            return f"an unbiased U-statistic {lacking}"
+        equal = median_distance(view.held_out[: self.points]) == 0
+        return "most held-out points are equal: their distances give the kernels no width" if equal else None
 
     def __call__(self, view: EvalView) -> Report:
         data = view.held_out.flatten(1)[: self.points].double()
         reference = view.dataset.train.flatten(1)[: view.count].double()
         samples = view.samples.flatten(1).double()
-        widths = [w * float(torch.pdist(data).median()) for w in self.widths]
+        widths = [w * median_distance(data) for w in self.widths]
         p, _ = permutation_test(samples, data, widths, view.generator)
         _, spread = permutation_test(reference, data, widths, view.generator)
         noise = view.film[0][1].flatten(1).double()

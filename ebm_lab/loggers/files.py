@@ -1,6 +1,5 @@
 """The run directory's own record: `metrics.jsonl` and `images/*.png`, whatever other logger a run has."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ebm_lab.core.pictures import save_png
+from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 
 
@@ -37,16 +37,16 @@ class Files:
     def rewind(self, step: int, events: Sequence[Mapping[str, Any]]) -> None:
         """Keep the metrics up to `step` and put each of `events` behind those of its own step; replaced whole."""
         self.file.close()
-        known = [*rows(self.metrics), *map(json.loads, self.waiting)]
+        known = [*rows(self.metrics), *map(loads, self.waiting)]
         kept = [row for row in known if row["step"] <= step and "event" not in row]
         kept = sorted([*kept, *events], key=lambda row: (row["step"], "event" in row))
-        write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(self.metrics, "".join(dumps(row) + "\n" for row in kept))
         self.waiting = []
         self.file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         self.whole = self.file.tell()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self.waiting.append(json.dumps({"step": step, **values}) + "\n")
+        self.waiting.append(dumps({"step": step, **values}) + "\n")
         self._write()
 
     def _write(self) -> None:
@@ -91,7 +91,7 @@ def damaged(path: Path) -> int:
 
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = loads(line)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -12,6 +12,7 @@ import yaml
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.settings import flat
+from ebm_lab.core.strict_json import loads
 from ebm_lab.training.rundir import RunDir
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -62,7 +63,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = loads(line)
         except ValueError:
             continue
         if isinstance(row, dict) and "event" not in row and is_number(row.get("step")):

@@ -23,6 +23,8 @@ from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trainer import Trainer
 
+DEFAULT = ("likelihood", "flow_likelihood", "samples", "mmd", "classifier", "density")
+"""The evaluations of a run that asks for none: all but the first are left out in silence where they don't apply."""
 RESUME_MAY_CHANGE = ("steps", "max_seconds", "device", "logger", "plugins", "guard")
 """The keys that may be given beside `resume`."""
 
@@ -56,9 +58,22 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
         trainer.say(f"chosen from the data: {name}={value:g}")
     for note in (*trainer.dataset.notes, *trainer.objective.notes):
         trainer.say(note)
+    for line in left_out(trainer):
+        trainer.say(line)
     if trainer.counters.step:
         trainer.say(f"resumed at step {trainer.counters.step}")
     trainer.say(f"run directory: {run.path}")
+
+
+def left_out(trainer: Trainer) -> list[str]:
+    """A line for each evaluation that was asked for and does not apply, and for a likelihood that nothing replaces."""
+    view, lines, likelihoods = trainer.view("test"), [], {"likelihood", "flow_likelihood", "ais"}
+    reasons = {name: evaluator.applies(view) for name, evaluator in trainer.evaluators.items()}
+    known = any(name in likelihoods and reason is None for name, reason in reasons.items())
+    for name, reason in reasons.items():
+        if reason is not None and (name not in DEFAULT if name != "likelihood" else not known):
+            lines.append(f"no {name}: {reason}")
+    return lines
 
 
 def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None], note: Callable[[str], None]) -> Logger:

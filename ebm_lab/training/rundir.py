@@ -1,7 +1,6 @@
 """A run's own directory: made for it alone, and described by `config.yaml` and `summary.json`."""
 
 import fcntl
-import json
 import os
 import re
 import secrets
@@ -15,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 
 FORMAT = 1
@@ -187,12 +187,12 @@ class RunDir:
         return config
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_whole(self.summary_file, json.dumps(summary, indent=2) + "\n")
+        write_whole(self.summary_file, dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """The summary; a `running` whose process is gone reads as `interrupted`."""
         try:
-            summary = _mapping(self.summary_file, json.loads)
+            summary = _mapping(self.summary_file, loads)
         except UserError as error:
             raise UserError(f'{error}; to go on without it, let it hold {{"status": "interrupted"}}') from None
         found = summary.get("format", FORMAT)

@@ -36,6 +36,13 @@ class Schedule:
     seed: int
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What an evaluation raised, in one line."""
+
+    text: str
+
+
 @dataclass(kw_only=True)
 class Trained:
     """Everything that a run has learnt, and what it is judged by."""
@@ -73,10 +80,11 @@ class Trained:
             share=Share(self.processes.world, self.processes.join_rows),
         )
 
-    def reports(self, split: str) -> dict[str, Report | str]:
-        """The Report of each evaluation, or the reason why it does not apply; each process does its part of them."""
+    def reports(self, split: str) -> dict[str, Report | str | Failure]:
+        """The Report of each evaluation, or the reason why it does not apply, or how it failed; each process does its
+        part of them."""
         view, names = self.view(split), list(self.evaluators)
-        done = self.processes.gather({name: self.report(name, view) for name in self.dealt(view)})
+        done = self.processes.gather({name: self.attempt(name, view) for name in self.dealt(view)})
         return {name: done[i % len(done)][name] for i, name in enumerate(names)}
 
     def dealt(self, view: EvalView) -> list[str]:
@@ -87,11 +95,21 @@ class Trained:
         return names[self.processes.rank :: self.processes.world]
 
     def report(self, name: str, view: EvalView) -> Report | str:
-        """One evaluation, or the reason why it does not apply. Its random numbers depend on its name alone, and not on
-        which others are done."""
+        """One evaluation's finite numbers, or the reason why it does not apply. Its random numbers depend on its name
+        alone, and not on which others are done."""
         evaluator = self.evaluators[name]
         view.generator = self._stream(f"evaluation/{view.split}/{name}")
-        return evaluator.applies(view) or evaluator(view)
+        reason = evaluator.applies(view)
+        return evaluator(view).finite(name) if reason is None else reason
+
+    def attempt(self, name: str, view: EvalView) -> Report | str | Failure:
+        """The same; whatever an evaluation raises costs its own numbers alone, but for a divergence."""
+        try:
+            return self.report(name, view)
+        except Diverged:
+            raise
+        except Exception as error:
+            return Failure(" ".join(f"{type(error).__name__}: {error}".split()))
 
     def _stream(self, purpose: str) -> Generator:
         return stream(self.schedule.seed, purpose, self.counters.step, self.generator.device)

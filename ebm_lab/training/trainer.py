@@ -17,10 +17,11 @@ from ebm_lab.training.batches import Batches
 from ebm_lab.training.guard import Trouble, advice
 from ebm_lab.training.optim import step_all
 from ebm_lab.training.rundir import RunDir
-from ebm_lab.training.trained import Trained
+from ebm_lab.training.trained import Failure, Trained
 
 MONITORS = ("nll", "mmd2")
-"""What chooses the best checkpoint, on the validation split: the first that the evaluations report, lower is better."""
+"""What chooses the best checkpoint, on the validation split: the first that the evaluations report, lower is better. A
+run keeps to one of them."""
 
 
 @dataclass(kw_only=True)
@@ -43,6 +44,8 @@ class Trainer(Trained):
     """Set from outside (a signal) to end the loop after the current step."""
     unsaved: str | None = None
     """Why the last checkpoint could not be written; None once one was."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """What each evaluation raised that failed when they were last done, by name."""
     _said: set[str] = field(default_factory=set)
 
     def fit(self) -> str:
@@ -150,9 +153,11 @@ class Trainer(Trained):
 
     def _validate(self) -> dict[str, float]:
         metrics = self.evaluate("val")
-        monitor = next((m for m in MONITORS if m in metrics), None)
-        if monitor and (self.counters.best is None or metrics[monitor] < self.counters.best):
+        best, first = self.counters.best, next((m for m in MONITORS if m in metrics), None)
+        monitor = first if best is None else self.counters.monitor or first
+        if monitor in metrics and (best is None or metrics[monitor] < best):
             self.counters.best, self.counters.best_step = metrics[monitor], self.counters.step
+            self.counters.monitor = monitor
             self.save(best=True)
         return {f"val/{name}": value for name, value in metrics.items()}
 
@@ -161,7 +166,12 @@ class Trainer(Trained):
         eval mode, so that looking at it changes nothing that it keeps."""
         metrics: dict[str, float] = {}
         with self.clock.evaluating(self.counters), self.ema.applied(), frozen(self.objective.energy):
+            self.failed = {}
             for name, report in self.reports(split).items():
+                if isinstance(report, Failure):
+                    self.failed[name] = report.text
+                    self.say_once(f"evaluation '{name}' failed, and all else goes on: {report.text}")
+                    continue
                 if isinstance(report, str):
                     self.say_once(f"evaluation '{name}' is left out: {report}", quiet=True)
                     continue
