@@ -156,7 +156,7 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
             if trainer.unsaved is not None:
                 trainer.save()
             if found := trainer.guard.weigh(final):
-                tips = advice(found, trainer.config, chains=False)
+                tips = advice(found, trainer.config, chains=False, dataset=trainer.dataset)
                 raise Diverged(f"step {trainer.counters.step}: {found[0].seen}. {tips}")
     except Diverged as problem:
         status, final["message"] = "diverged", str(problem)

@@ -26,7 +26,7 @@ slides is not worth going back to.
 import math
 from collections.abc import Iterable, Mapping
 from statistics import median
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat
@@ -34,6 +34,9 @@ from torch import Tensor
 
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import stream
+from ebm_lab.training.advice import Trouble, advice
+
+__all__ = ["Guard", "Trouble", "advice"]
 
 PATIENCE = 3
 """Windows in a row of low acceptance: a sampler may still be adapting its step."""
@@ -41,14 +44,6 @@ CALM = 1 / 3
 """The part of each limit below which a window proves a checkpoint."""
 KEPT = 256
 """Windows remembered per metric; beyond, every other one is dropped, so that they stay spread over the whole run."""
-
-
-class Trouble(NamedTuple):
-    """What was seen, in words, and its kind: 'finite', 'gap', 'loss', 'chains', 'acceptance' or
-    'likelihood'."""
-
-    seen: str
-    kind: str
 
 
 def complaint(metrics: Mapping[str, float]) -> str | None:
@@ -176,30 +171,3 @@ class Guard:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
-
-
-def advice(troubles: Iterable[Trouble], config: Mapping[str, Any], chains: bool) -> str:
-    """What to try, by kind of trouble; names only settings that this config has, the sampler's only where the training
-    has `chains`."""
-    kinds = {t.kind for t in troubles}
-    chosen = {group: config.get(group) or {} for group in ("optim", "energy", "objective", "sampler")}
-    optim, energy, objective = (chosen[group] for group in ("optim", "energy", "objective"))
-    sampler = chosen["sampler"] if chains else {}
-    tips = []
-    if "chains" in kinds and energy.get("confine", 0) is None:
-        tips.append("energy.confine=2")
-    if kinds & {"chains", "gap", "acceptance", "finite"} and "step_size" in sampler:
-        tips.append(f"a smaller sampler.step_size (now {sampler['step_size']})")
-    if kinds & {"chains", "gap", "acceptance", "finite"} and sampler.get("name") == "langevin":
-        tips.append("sampler=mala")
-    if kinds != {"acceptance"}:
-        tips.append(f"a smaller optim.lr (now {optim.get('lr')})")
-    if kinds & {"gap", "finite"} and objective.get("energy_l2") == 0:
-        tips.append("objective.energy_l2=0.01")
-    if kinds & {"gap", "chains", "likelihood"} and energy.get("confine", 0) is None and "energy.confine=2" not in tips:
-        tips.append("energy.confine=2")
-    if "likelihood" in kinds and 0 < (energy.get("confine") or 0) < 1:
-        tips.append(f"a larger energy.confine (now {energy['confine']})")
-    if kinds & {"loss", "finite"} and optim.get("clip", 1) is None:
-        tips.append("optim.clip=1")
-    return f"Try {', '.join(tips[:-1])}{' or ' if tips[:-1] else ''}{tips[-1]}" if tips else "Try guard.acceptance=null"

@@ -109,7 +109,7 @@ class Trainer(Trained):
         holds the events, so a kill in between loses nothing.
         """
         seen = f"step {self.counters.step}: {'; '.join(t.seen for t in troubles)}"
-        tips = advice(troubles, self.config, "chain_distance" in self.meter.names)
+        tips = advice(troubles, self.config, "chain_distance" in self.meter.names, self.dataset)
         if self.run is None:
             raise Diverged(f"{seen}. {tips}")
         spent, events = self.counters, self.guard.events

@@ -1,0 +1,142 @@
+"""What to try after trouble: the settings that what was seen points at, the likeliest first."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ebm_lab.core.interfaces import Dataset
+
+
+class Trouble(NamedTuple):
+    """What was seen, in words, and its kind: 'finite', 'gap', 'loss', 'chains', 'acceptance' or
+    'likelihood'."""
+
+    seen: str
+    kind: str
+
+
+class Shape(NamedTuple):
+    """What a data set may have to do with trouble: its `scale`; `far`, the distance of its furthest point from the
+    mean; `tails`: that this is more than ten times what is usual; `uneven`: that the widths of its coordinates differ a
+    thousandfold."""
+
+    scale: float = 1.0
+    far: float = 0.0
+    tails: bool = False
+    uneven: bool = False
+
+
+def shape_of(dataset: Dataset) -> Shape:
+    x = dataset.train.flatten(1)
+    far, width = float((x - x.mean(0)).norm(dim=1).max()), x.std(0)
+    usual, width = dataset.scale * x.shape[1] ** 0.5, width[width > 0]
+    return Shape(dataset.scale, far, far > 10 * usual, len(width) > 1 and bool(width.max() > 1000 * width.min()))
+
+
+RATE = 0.1
+"""A learning rate above it is the likeliest cause of whatever was seen."""
+NARROW = 0.01
+"""A noise level below this part of the data's scale: a score's variance grows as the inverse of its square."""
+WIDE = 5.0
+"""A confining quadratic wider than it lets chains go further than the guard does."""
+CURVED = ("ssm", "sm", "fdssm")
+"""Objectives whose loss has the unit of a squared score, 1 / length^2."""
+
+
+class Settings:
+    """The settings of a run by their full keys, the sampler's only where the training has `chains`. Nothing is true of
+    a setting that the run has not."""
+
+    def __init__(self, config: Mapping[str, Any], chains: bool) -> None:
+        groups = ("optim", "energy", "objective", "dataset", *(["sampler"] if chains else []))
+        chosen = {group: config.get(group) or {} for group in groups}
+        self.values = {f"{g}.{name}": value for g, values in chosen.items() for name, value in values.items()}
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def below(self, key: str, limit: float) -> bool:
+        value = self.number(key)
+        return value is not None and value < limit
+
+    def above(self, key: str, limit: float) -> bool:
+        value = self.number(key)
+        return value is not None and value > limit
+
+    def equal(self, key: str, *allowed: Any) -> bool:
+        return key in self.values and self.values[key] in allowed
+
+    def smaller(self, key: str) -> str:
+        return f"a smaller {key} (now {self.values.get(key)})"
+
+    def larger(self, key: str) -> str:
+        return f"a larger {key} (now {self.values.get(key)})"
+
+
+def advice(troubles: Iterable[Trouble], config: Mapping[str, Any], chains: bool, dataset: Dataset | None = None) -> str:
+    """What to try, by kind of trouble; names only settings that this config has, the sampler's only where the training
+    has `chains`. The shape of the data counts where they are given."""
+    kinds = {t.kind for t in troubles}
+    has = Settings(config, chains)
+    shape = Shape() if dataset is None else shape_of(dataset)
+    at_fault = has.above("optim.lr", RATE) and kinds != {"acceptance"}
+    unconfined = has.equal("energy.confine", None)
+    first = ["precision=float32"] if "finite" in kinds and config.get("precision") == "bfloat16" else []
+    first += ["energy.confine=2"] if kinds & {"chains", "likelihood"} and unconfined else []
+    first += [has.smaller("energy.confine")] if "chains" in kinds and has.above("energy.confine", WIDE) else []
+    noise = [*of_data(kinds, has, shape), *of_noise(kinds, has, shape)]
+    tips = [*first, *of_sampler(kinds, has), *noise]
+    if at_fault:
+        tips = [*first, *of_sampler(kinds, has), has.smaller("optim.lr"), *noise]
+    elif kinds != {"acceptance"} and (not tips or not (noise or "likelihood" in kinds)):
+        tips.append(has.smaller("optim.lr"))
+    if kinds & {"gap", "finite"} and has.equal("objective.energy_l2", 0):
+        tips.append("objective.energy_l2=0.01")
+    if "gap" in kinds and unconfined:
+        tips.append("energy.confine=2")
+    if kinds & {"loss", "finite"} and has.equal("optim.clip", None):
+        tips.append("optim.clip=1")
+    tips = list(dict.fromkeys(tips))
+    return f"Try {', '.join(tips[:-1])}{' or ' if tips[:-1] else ''}{tips[-1]}" if tips else "Try guard.acceptance=null"
+
+
+def of_sampler(kinds: set[str], has: Settings) -> list[str]:
+    """Chains that leave, stand still or drive the energy up: their step, and their noise."""
+    if not kinds & {"chains", "gap", "acceptance", "finite"}:
+        return []
+    found = {
+        has.smaller("sampler.step_size"): "sampler.step_size" in has.values,
+        "sampler=mala": has.equal("sampler.name", "langevin"),
+        "sampler.target_acceptance=0.6": "acceptance" in kinds and has.equal("sampler.target_acceptance", None),
+        has.larger("sampler.noise_scale"): "gap" in kinds and has.below("sampler.noise_scale", 1.0),
+    }
+    return [tip for tip, applies in found.items() if applies]
+
+
+def of_data(kinds: set[str], has: Settings, shape: Shape) -> list[str]:
+    """Data of an extreme unit, where a loss or a sampler has one, or of widths that one step size can't serve."""
+    unit = not 0.01 < shape.scale < 100 and has.equal("objective.name", *CURVED)
+    raw = has.equal("dataset.scaling", "none") and (unit or shape.uneven)
+    found = {
+        "dataset.scaling=standardize": raw,
+        "sampler.mass=diagonal": shape.uneven and "acceptance" in kinds and has.equal("sampler.mass", "identity"),
+    }
+    return [tip for tip, applies in found.items() if applies]
+
+
+def of_noise(kinds: set[str], has: Settings, shape: Shape) -> list[str]:
+    """Noise levels that are too low for the loss to be calm, or leave out where the data or the model have mass."""
+    if not kinds & {"loss", "finite", "likelihood"}:
+        return []
+    lost, blind = "likelihood" in kinds, has.equal("objective.name", *CURVED)
+    low, confine = NARROW * shape.scale, has.number("energy.confine")
+    found = {
+        has.larger("energy.confine"): lost and confine is not None and (confine < 1 or shape.tails),
+        has.larger("objective.sigma"): has.below("objective.sigma", shape.scale if lost else low),
+        has.larger("energy.sigma_max"): has.below("energy.sigma_max", shape.far),
+        has.larger("energy.sigma_min"): has.below("energy.sigma_min", low),
+        has.smaller("objective.width_max"): has.equal("objective.name", "mpf") and not lost,
+        "objective.data_noise=0.05": lost and blind and has.equal("objective.data_noise", 0),
+        has.larger("objective.data_noise"): lost and blind and has.above("objective.data_noise", 0),
+    }
+    return [tip for tip, applies in found.items() if applies]
