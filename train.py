@@ -1,6 +1,6 @@
 """Train an energy-based model: `python train.py --help`."""
 
-from ebm_lab.cli.main import main
+from ebm_lab.cli.commands import train
 
 if __name__ == "__main__":
-    main()
+    train()

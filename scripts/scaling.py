@@ -108,14 +108,14 @@ def scaling(*, out: str = "docs", dims: str = "2,8,32,128,784", seconds: Positiv
         for name, overrides in METHODS.items():
             cell = found[name, d] = measure(overrides, d, seconds)
             print(f"d={d} {name}: {cell.milliseconds:.2f} ms, error {cell.error:.3g}, {cell.steps} steps", flush=True)
-    with (folder / "scaling.csv").open("w", newline="") as file:
+    with (folder / "scaling.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "dimension", "milliseconds", "cost_over_dsm", "relative_error", "steps"])
         for (name, d), c in found.items():
             ratio = c.milliseconds / found["dsm", d].milliseconds
             writer.writerow([name, d, f"{c.milliseconds:.3g}", f"{ratio:.3g}", f"{c.error:.3g}", c.steps])
-    (folder / "scaling.md").write_text(tables(found, ds))
-    (folder / "noise.md").write_text(noise_table())
+    (folder / "scaling.md").write_text(tables(found, ds), encoding="utf-8")
+    (folder / "noise.md").write_text(noise_table(), encoding="utf-8")
     pictures.save_png(pictures.figure(lambda fig: draw(fig, found, ds), 10.5, 4.2), folder / "scaling.png")
 
 

@@ -130,7 +130,7 @@ def fill(study: Study, path: Path, root: str) -> None:
             rows.append(done)
             order = [(r, c) for r in study.rows for c in study.columns]
             rows.sort(key=lambda r: order.index((r["row"], r["column"])))
-            with path.open("w", newline="") as file:
+            with path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(
                     file, ["row", "column", *study.metrics, "status", "command"], extrasaction="ignore"
                 )
@@ -152,7 +152,7 @@ def run(study: Study, own: str, root: str) -> dict[str, Any]:
 def read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -189,7 +189,7 @@ def write_page(out: Path) -> None:
     folder = out / "studies"
 
     def text(name: str) -> str:
-        return (folder / name).read_text().strip() if (folder / name).is_file() else "(not run)"
+        return (folder / name).read_text(encoding="utf-8").strip() if (folder / name).is_file() else "(not run)"
 
     def made(name: str, metric: str, corner: str) -> str:
         rows = read(folder / f"{name}.csv")
@@ -201,8 +201,10 @@ def write_page(out: Path) -> None:
 
     template = folder / "studies.md.j2"
     if template.is_file():
-        page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(template.read_text())
-        (out / "studies.md").write_text(page.render(table=made, wide=made_wide, text=text))
+        page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(
+            template.read_text(encoding="utf-8")
+        )
+        (out / "studies.md").write_text(page.render(table=made, wide=made_wide, text=text), encoding="utf-8")
         print(out / "studies.md")
 
 

@@ -33,7 +33,8 @@ def write(record: Mapping[str, Any], out: Path, picture: bool) -> Path:
             left_out=record.get("left_out", {}),
             absent=absent(parts),
             picture=picture,
-        )
+        ),
+        encoding="utf-8",
     )
     return path
 

@@ -48,7 +48,7 @@ def startup(say: Callable[[str], None]) -> dict[str, Any]:
             script = [str(ROOT / "train.py")] if (ROOT / "train.py").is_file() else ["-c", MAIN]
             child([*script, *FIRST, f"output_dir={folder}"])
             (summary,) = Path(folder).glob("runs/*/summary.json")
-            runs.append(json.loads(summary.read_text()))
+            runs.append(json.loads(summary.read_text(encoding="utf-8")))
     found = {key: [run[key] for run in runs] for key in ("startup_seconds", "startup_cpu_seconds")}
     record = {"runs": found, **{key: median(values) for key, values in found.items()}}
     say(f"start-up: {record['startup_seconds']:.2f} s, of which {record['startup_cpu_seconds']:.2f} CPU-s")
@@ -93,7 +93,7 @@ def alone(compose: ours.Compose, name: str, who: str) -> None:
 def high_water() -> float:
     """The most memory that this process has held, MB."""
     status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.is_file() else ():
+    for line in status.read_text(encoding="utf-8").splitlines() if status.is_file() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1000
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -104,7 +104,7 @@ def child(arguments: list[str], environment: Mapping[str, str] | None = None) ->
     """The output of a Python process of this package."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     full = {**os.environ, "PYTHONPATH": paths, **(environment or {})}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=full)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, encoding="utf-8", env=full)
     if done.returncode:
         raise UserError(f"{' '.join(arguments)[:60]}: failed, {(done.stderr.splitlines() or [''])[-1]}")
     return done.stdout

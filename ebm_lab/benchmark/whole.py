@@ -72,7 +72,7 @@ def kept(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {"parts": {}}
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         return {**record, "parts": dict(record["parts"])}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"out={file.parent}: its {file.name} is no benchmark's; choose another folder") from None

@@ -22,8 +22,7 @@ def command() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what its encoding lacks is written as an escape, not raised as an error
             stream.reconfigure(errors="backslashreplace")
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _terminate) if main else None
+    before = _watch()
     try:
         yield
     except UserError as error:
@@ -33,12 +32,36 @@ def command() -> Iterator[None]:
         complain("terminated" if terminated else "interrupted", "")
         sys.exit(75 if terminated else 130)
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate(number: int, frame: Any) -> None:
-    raise Terminated
+came: list[int] = []
+"""The signals that this command got."""
+
+
+def _watch() -> dict[int, Any]:
+    """Take SIGINT, unless it is ignored as in a job in the background, and SIGTERM; returns their handlers of before."""
+    came.clear()
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    watched = {signal.SIGINT: signal.getsignal(signal.SIGINT), signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if watched[signal.SIGINT] == signal.SIG_IGN:
+        del watched[signal.SIGINT]
+    for number in watched:
+        signal.signal(number, _stop)
+    return {number: signal.SIG_DFL if handler is None else handler for number, handler in watched.items()}
+
+
+def _stop(number: int, frame: Any) -> None:
+    came.append(number)
+    stop_if_asked()
+
+
+def stop_if_asked() -> None:
+    """Raise what a signal asked for; once more where a library that was being imported swallowed it."""
+    if came:
+        raise Terminated if came[-1] == signal.SIGTERM else KeyboardInterrupt
 
 
 def complain(what: Exception | str, kind: str = "error: ") -> int:
@@ -58,6 +81,10 @@ def import_from_here() -> None:
 def _run(module: str, function: str) -> None:
     with command():
         getattr(import_module(f"ebm_lab.cli.{module}"), function)()
+
+
+def train() -> None:
+    _run("main", "main")
 
 
 def sample() -> None:

@@ -41,7 +41,7 @@ def options(group: str, extra: Iterable[Path] = ()) -> list[str]:
     """The names of the YAML files of `group`, in `configs/` and in the directories `extra`."""
     files = [f for d in (config_dir(), *extra) for f in (Path(d) / group).glob("*.yaml")]
     if group == "recipe":  # one that leads to another by architecture is found by Hydra, and not to be named
-        files = [f for f in files if "${architecture}" not in f.read_text()]
+        files = [f for f in files if "${architecture}" not in f.read_text(encoding="utf-8")]
     return sorted({f.stem for f in files})
 
 
@@ -142,7 +142,7 @@ def refuse_code(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
             raise UserError(f"{override}: refused, for it names code to run; your own components come by plugins=[...]")
     for file in sorted(f for folder in extra for f in Path(folder).rglob("*.yaml")):
         try:
-            found = named_code(yaml.safe_load(file.read_text()))
+            found = named_code(yaml.safe_load(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
             raise UserError(f"{file}: can't be read ({' '.join(str(error).split())[:120]})") from None
         if found:

@@ -163,7 +163,7 @@ def place(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 def read(own: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The values of configs/evaluation/<name>.yaml, its references resolved against the run's config."""
-    values = yaml.safe_load((config_dir() / "evaluation" / f"{name}.yaml").read_text())
+    values = yaml.safe_load((config_dir() / "evaluation" / f"{name}.yaml").read_text(encoding="utf-8"))
     try:
         whole: Any = OmegaConf.to_container(OmegaConf.create({**own, "asked": values}), resolve=True)
     except OmegaConfBaseException as error:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebm_lab.cli.commands import command, complain, import_from_here
+from ebm_lab.cli.commands import command, complain, import_from_here, stop_if_asked
 from ebm_lab.core.streams import safe_streams
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def run_composed(config: "DictConfig", overrides: list[str], began: tuple[float,
     from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.run import train
 
+    stop_if_asked()
     import_from_here()
     keep_freed_memory()
     return train(prepare(config, overrides), began=began)

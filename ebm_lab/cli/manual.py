@@ -48,11 +48,11 @@ def _group(group: str) -> str:
 def comment(group: str, option: str) -> str:
     """The first comment of an option's YAML."""
     path = config_dir() / group / f"{option}.yaml"
-    comments = re.findall(r"^# (?!@)(.+)$", path.read_text(), re.MULTILINE) if path.exists() else []
+    comments = re.findall(r"^# (?!@)(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE) if path.exists() else []
     return comments[0] if comments else ""
 
 
 def _keys() -> str:
-    text = (config_dir() / "train.yaml").read_text()
+    text = (config_dir() / "train.yaml").read_text(encoding="utf-8")
     found = re.findall(r"^(\w+): (\S+) +# (.+)$", text, re.MULTILINE)
     return "\n".join(f"    {name}={default:<{18 - len(name)}} {about}" for name, default, about in found) + "\n"

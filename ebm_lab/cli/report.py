@@ -33,7 +33,8 @@ def report(
     file = Path(out) if out else root / "report.html"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(runs, file.parent, title or f"Runs under {outputs}", int(embed * 1e6)))
+        text = page(runs, file.parent, title or f"Runs under {outputs}", int(embed * 1e6))
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"out={file}: can't be written ({error.strerror})") from None
     print(f"{len(runs)} runs: {file}")

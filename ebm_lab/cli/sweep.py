@@ -51,7 +51,7 @@ def record(folder: Path, number: int, overrides: list[str], **what: Any) -> None
 def jobs(folder: Path) -> list[dict[str, Any]]:
     """All records of a sweep, in order."""
     files = sorted((folder / "jobs").glob("*.json"), key=lambda f: int(f.stem))
-    return [loads(f.read_text()) for f in files]
+    return [loads(f.read_text(encoding="utf-8")) for f in files]
 
 
 def exit_status(folder: Path) -> int:
@@ -95,7 +95,7 @@ def sweep(*, resume: str) -> None:
     file = folder / "multirun.yaml"
     if not file.is_file():
         raise UserError(f"resume={resume}: not the directory of a sweep, it has no multirun.yaml")
-    asked = yaml.safe_load(file.read_text())["hydra"]["overrides"]
+    asked = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["overrides"]
     hydra = [o for o in asked["hydra"] if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     task = [o for o in asked["task"] if not o.startswith("resume=")]
     arguments = [*task, "resume=auto", *hydra, f"hydra.sweep.dir={folder}", "--multirun"]

@@ -105,7 +105,7 @@ def write(rows: Sequence[Row], out: Path, pictures: Mapping[str, Path], facts: M
         for path in (out / f"{safe(section.name)}_gap.svg", out / f"{safe(section.name)}_models.png"):
             path.unlink(missing_ok=True)
             if path.suffix == ".svg" and svg:
-                path.write_text(svg)
+                path.write_text(svg, encoding="utf-8", errors="backslashreplace")
             elif path.suffix == ".png":
                 montage(mine, dict(pictures), path)
             made += [path] if path.is_file() else []
@@ -118,9 +118,11 @@ def write(rows: Sequence[Row], out: Path, pictures: Mapping[str, Path], facts: M
         "legend": list(dict.fromkeys(c for s in whole for c in s.columns)),
         "total": number(sum(r.get("cpu_seconds") or 0.0 for r in rows) / 3600),
     }
-    (out / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (out / "index.html").write_text(render("page.html", context))
-    (out / "comparison.md").write_text(tables(out / "comparison.csv", out / "facts.json", out, "", out))
+    (out / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
+    (out / "index.html").write_text(render("page.html", context), encoding="utf-8", errors="backslashreplace")
+    (out / "comparison.md").write_text(
+        tables(out / "comparison.csv", out / "facts.json", out, "", out), encoding="utf-8", errors="backslashreplace"
+    )
     return [*made, out / "comparison.md", out / "index.html"]
 
 
@@ -134,7 +136,7 @@ def common(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
 def tables(csv: Path, facts: Path, folder: Path, prefix: str, base: Path) -> str:
     """The tables as Markdown from comparison.csv and facts.json, with the pictures <folder>/<prefix><data set>_... that
     are there, as seen from `base`."""
-    rows, known = read_csv(csv), json.loads(facts.read_text())
+    rows, known = read_csv(csv), json.loads(facts.read_text(encoding="utf-8"))
     found = sections(rows, known["about"], known["columns"])
     pictures = {}
     for section in found:
@@ -183,7 +185,7 @@ def machine() -> dict[str, str]:
     import platform
 
     info = Path("/proc/cpuinfo")
-    told = info.read_text().splitlines() if info.is_file() else []
+    told = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     models = [text.split(":", 1)[1].strip() for text in told if text.startswith("model name")]
     processor = models[0] if models else platform.processor() or platform.machine()
     return {"processor": processor, "cores": f"{os.cpu_count()} cores"}

@@ -36,10 +36,10 @@ def render(source: Path, folder: Path, target: Path) -> None:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     try:
-        text = environment.from_string(source.read_text()).render(**functions(folder, target.parent))
+        text = environment.from_string(source.read_text(encoding="utf-8")).render(**functions(folder, target.parent))
     except TemplateError as error:
         raise UserError(f"{source}: {error}") from None
-    target.write_text(text)
+    target.write_text(text, encoding="utf-8")
 
 
 def functions(folder: Path, base: Path) -> dict[str, Callable]:
@@ -85,7 +85,7 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
         file = folder / f"{name}.evaluation.json"
         if not file.is_file():
             raise UserError(f"{file}: no such file; it is a copy of a run's evaluation/evaluation.json")
-        record = loads(file.read_text())
+        record = loads(file.read_text(encoding="utf-8"))
         if metric not in record:
             raise one_of(f"metric of {file.name}", metric, [k for k, v in record.items() if isinstance(v, float | int)])
         value = record[metric]

@@ -53,7 +53,7 @@ class Runner:
         if not file.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
             write(file, asked)
-        kept = json.loads(file.read_text())
+        kept = json.loads(file.read_text(encoding="utf-8"))
         for key, value in asked.items():
             if kept[key] != value:
                 raise UserError(
@@ -165,7 +165,7 @@ class Runner:
         here = str(Path(ebm_lab.__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-        with open(folder / "log.txt", "a") as log:
+        with open(folder / "log.txt", "a", encoding="utf-8") as log:
             with self._lock:
                 if self.stopping:
                     return "stopped"
@@ -230,13 +230,14 @@ def summary_of(folder: Path) -> dict[str, Any]:
 def message(folder: Path) -> str:
     """What a process said last in its log."""
     log = folder / "log.txt"
-    lines = [line.strip() for line in log.read_text().splitlines() if line.strip()] if log.is_file() else []
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")]
     return (errors or lines or [""])[-1].removeprefix("error:").strip()
 
 
 def read(file: Path) -> dict[str, Any]:
-    return loads(file.read_text()) if file.is_file() else {}
+    return loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def write(file: Path, content: dict[str, Any]) -> None:

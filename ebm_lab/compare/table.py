@@ -166,7 +166,7 @@ def middle_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
 
 def write_csv(rows: Sequence[Row], file: Path) -> None:
     more = sorted({k for r in rows for k in r} - set(KNOWN))
-    with open(file, "w", newline="") as stream:
+    with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.DictWriter(stream, [*KNOWN, *more], restval="")
         writer.writeheader()
         writer.writerows({k: "" if v is None else v for k, v in r.items()} for r in rows)
@@ -176,7 +176,7 @@ def read_csv(file: Path) -> list[Row]:
     """Rows as `row` gave them; raises UserError where there is no such file."""
     if not file.is_file():
         raise UserError(f"{file}: no such comparison")
-    with open(file, newline="") as stream:
+    with open(file, newline="", encoding="utf-8") as stream:
         return [{k: _parse(k, v) for k, v in r.items()} for r in csv.DictReader(stream)]
 
 

@@ -10,7 +10,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises OSError, and leaves the old text, where it can't be written."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError:
         with suppress(OSError):

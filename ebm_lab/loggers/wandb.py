@@ -196,7 +196,7 @@ class WandB:
     def _facts(self) -> dict[str, Any]:
         """Which code made the run and where it lies, as its summary.json has told since the start."""
         try:
-            known = json.loads((self.info.path / "summary.json").read_text())
+            known = json.loads((self.info.path / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             known = {}
         return {"run": str(self.info.path), **{k: known.get(k) for k in FACTS}}

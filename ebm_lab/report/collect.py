@@ -41,7 +41,7 @@ def read(path: Path, points: int) -> dict[str, Any]:
             return empty
 
     summary = attempt("summary.json", run.read_summary, {})
-    config = attempt("config.yaml", lambda: plain(yaml.load(run.config_file.read_text(), LOADER)), {})
+    config = attempt("config.yaml", lambda: plain(yaml.load(run.config_file.read_text(encoding="utf-8"), LOADER)), {})
     rows = attempt("metrics.jsonl", lambda: rows_of(run.metrics_file), [])
     return {
         "name": path.name,
@@ -61,7 +61,7 @@ def read(path: Path, points: int) -> dict[str, Any]:
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl; one cut by a kill, and events, are left out."""
     rows = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = loads(line)
         except ValueError:

@@ -31,8 +31,11 @@ def page(runs: list[dict[str, Any]], folder: Path, title: str, embed: int) -> st
         "runs": [_run(run, folder) for run in runs],
     }
     _embed(data["runs"], runs, embed)
-    parts = {name: resources.files("ebm_lab.report").joinpath(f"page.{name}").read_text() for name in ("css", "js")}
-    html = resources.files("ebm_lab.report").joinpath("page.html").read_text()
+    parts = {
+        name: resources.files("ebm_lab.report").joinpath(f"page.{name}").read_text(encoding="utf-8")
+        for name in ("css", "js")
+    }
+    html = resources.files("ebm_lab.report").joinpath("page.html").read_text(encoding="utf-8")
     block = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     for mark, text in (("/*css*/", parts["css"]), ("/*js*/", parts["js"]), ("/*data*/", block)):
         html = html.replace(mark, text)

@@ -123,8 +123,8 @@ def describe(trainer: Trainer) -> dict[str, Any]:
 def git_commit() -> str | None:
     """The commit of the working directory, with '+' if it has changes; None outside a repository."""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, timeout=5)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None
+    return head.stdout.decode().strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None

@@ -22,7 +22,7 @@ def mkl_is_slow() -> bool:
     file = Path("/proc/cpuinfo")
     if not (torch.backends.mkldnn.is_available() and file.is_file()):
         return False
-    return "avx512" in (about := file.read_text()) and "GenuineIntel" not in about
+    return "avx512" in (about := file.read_text(encoding="utf-8")) and "GenuineIntel" not in about
 
 
 @functools.cache

@@ -101,7 +101,7 @@ class RunDir:
         """Take the run for this process until `release` or its end, whatever ends it; False: another has it. Raises
         UserError where the run can't be written."""
         try:
-            held = open(self.lock_file, "a")  # noqa: SIM115 (closed in release)
+            held = open(self.lock_file, "a", encoding="utf-8")  # noqa: SIM115 (closed in release)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._held = held
@@ -146,7 +146,7 @@ class RunDir:
             return True
         if not self.lock_file.is_file():
             return False
-        with open(self.lock_file) as file:
+        with open(self.lock_file, encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -206,7 +206,7 @@ class RunDir:
 def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """What a text file holds by name; raises UserError where it is damaged."""
     try:
-        found = parse(file.read_text())
+        found = parse(file.read_text(encoding="utf-8"))
         sound = isinstance(found, dict) and _named(found)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         text = " ".join(str(error).split()) or type(error).__name__

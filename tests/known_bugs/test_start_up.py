@@ -33,9 +33,14 @@ def stopped(number, arguments, tmp_path, slow):
     paths = os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "REACHED": str(tmp_path / "reached")}
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else a test run in the background ignores it
+    )
     until = time.monotonic() + 60
     while not (tmp_path / "reached").exists() and time.monotonic() < until and process.poll() is None:
         time.sleep(0.02)
