@@ -17,6 +17,7 @@ from ebm_lab.core.errors import Diverged, NotRegistered, Terminated, UserError
 from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.places import moved
+from ebm_lab.core.shell import override, pasteable
 from ebm_lab.core.strict_json import dumps
 from ebm_lab.experiment import assemble, import_plugins, pick_device
 from ebm_lab.known_data import LOADED, same_data, way_out, without_rows
@@ -183,11 +184,10 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
             if processes.first:
                 run.write_summary(summary)
         except OSError as problem:
-            raise UserError(
-                f"{run.summary_file} can't be written ({problem.strerror}): {dumps(summary)}"
-            ) from None
+            raise UserError(f"{run.summary_file} can't be written ({problem.strerror}): {dumps(summary)}") from None
     if status == "interrupted":
-        trainer.say(f"interrupted at step {c.step}; continue with: python train.py resume={run.path}")
+        again = pasteable("python train.py", override("resume", run.path))
+        trainer.say(f"interrupted at step {c.step}; continue with: {again}")
     if error is not None:
         raise error
     return summary

@@ -33,8 +33,9 @@ from ebm_lab.compare.plan import (
     steps_for,
     varied,
 )
-from ebm_lab.compare.runner import Runner, quoted, write
+from ebm_lab.compare.runner import Runner, write
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.shell import override
 from ebm_lab.training.counters import Clock, Counters
 
 PILOT = Pilot(steps=150, cpu_seconds=0.015, grad_evals=3328.0, gap=True, warmup=100, checkpoint_every=250)
@@ -108,7 +109,7 @@ def test_the_command_is_the_one_that_does_it_again():
 
 def test_any_path_can_stand_on_the_command_line():
     for path in ("a/b=c", "it's", "back\\slash", "a, {b}: [c] $d", "tail\\'"):
-        assert compose_config([f"output_dir={quoted(Path(path))}"])["output_dir"] == path
+        assert compose_config([override("output_dir", path)])["output_dir"] == path
 
 
 def test_a_study_is_told_of_a_mistake_before_anything_runs(tmp_path):

@@ -41,7 +41,7 @@ came: list[int] = []
 
 
 def _watch() -> dict[int, Any]:
-    """Take SIGINT, unless it is ignored as in a job in the background, and SIGTERM; returns their handlers of before."""
+    """Take SIGTERM, and SIGINT unless it is ignored as in a background job; returns their handlers of before."""
     came.clear()
     if threading.current_thread() is not threading.main_thread():
         return {}

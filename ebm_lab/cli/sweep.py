@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from ebm_lab.cli.tools import main as run_tool
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.shell import override, pasteable
 from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 
@@ -83,7 +84,8 @@ def show(folder: Path) -> None:
     Console().print(grid)
     done = sum(job["status"] in ("finished", "diverged") for job in found)
     if done < len(found):
-        print(f"{done} of {len(found)} jobs ended; go on with: python scripts/sweep.py resume={folder}")
+        again = pasteable("python scripts/sweep.py", f"resume={folder}")
+        print(f"{done} of {len(found)} jobs ended; go on with: {again}")
 
 
 def sweep(*, resume: str) -> None:
@@ -98,7 +100,7 @@ def sweep(*, resume: str) -> None:
     asked = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["overrides"]
     hydra = [o for o in asked["hydra"] if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     task = [o for o in asked["task"] if not o.startswith("resume=")]
-    arguments = [*task, "resume=auto", *hydra, f"hydra.sweep.dir={folder}", "--multirun"]
+    arguments = [*task, "resume=auto", *hydra, override("hydra.sweep.dir", folder), "--multirun"]
     print(f"train.py {shlex.join(arguments)}")
     from ebm_lab.cli.main import main
 

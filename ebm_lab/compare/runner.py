@@ -10,7 +10,6 @@ failed begins anew. None of them stops the others.
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from typing import Any
 import ebm_lab
 from ebm_lab.compare.plan import Arm, Case, Pilot, Study, arguments, pilot_arguments, steps_for
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.shell import override
 from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 from ebm_lab.loggers.files import rows
@@ -112,7 +112,7 @@ class Runner:
     def measure(self, arm: Arm) -> str:
         """Run an arm's pilot and keep what it cost; returns a line for the terminal."""
         folder = self.out / "pilots" / arm.name
-        problem = self.process([*pilot_arguments(arm, self.study), f"output_dir={quoted(folder)}"], folder, TRAIN)
+        problem = self.process([*pilot_arguments(arm, self.study), override("output_dir", folder)], folder, TRAIN)
         run, summary = newest(folder), summary_of(folder)
         if run is None or summary.get("status") != "finished":
             return f"failed, {summary.get('message') or problem}"
@@ -137,9 +137,9 @@ class Runner:
                 write(folder / "case.json", {"message": message(log) or "its pilot failed"})
                 return "not run, its pilot failed"
             if status == "interrupted" and old is not None:
-                problem = self.process([f"resume={quoted(old.path)}", "logger=none"], folder, TRAIN)
+                problem = self.process([override("resume", old.path), "logger=none"], folder, TRAIN)
             if summary_of(folder).get("status") not in OVER and not self.stopping:
-                command = [*arguments(case, self.study, pilot), f"output_dir={quoted(folder)}"]
+                command = [*arguments(case, self.study, pilot), override("output_dir", folder)]
                 record = {"command": command}
                 if pilot is not None:
                     record |= {"steps": steps_for(self.study, pilot), "pilot": pilot.as_dict()}
@@ -176,12 +176,6 @@ class Runner:
             with self._lock:
                 self._live.discard(process)
         return "" if code_ == 0 else message(folder) or f"exit status {code_}"
-
-
-def quoted(path: Path) -> str:
-    """A path as a value on Hydra's command line."""
-    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", str(path))  # a backslash is itself, but before a quote
-    return "'" + doubled.replace("'", "\\'") + "'"
 
 
 def cost(run: RunDir, summary: dict[str, Any]) -> Pilot:

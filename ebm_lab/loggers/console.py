@@ -60,7 +60,7 @@ class Console:
             self.silenced(f"the console fell silent: {type(problem).__name__}: {problem}")
 
     def say(self, line: str) -> None:
-        self._show(lambda: self.rich.print(line, markup=False))
+        self._show(lambda: self.rich.print(line, markup=False, emoji=False))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._show(lambda: self._progress(values, step))

@@ -8,7 +8,6 @@ here is said once and the run goes on without. A service that is gone or slow co
 
 import json
 import os
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from ebm_lab.core.directions import HIGHER, LOWER
 from ebm_lab.core.interfaces import RunInfo
 from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
+from ebm_lab.core.shell import pasteable
 from ebm_lab.loggers.wandb_settings import check_names, switched_off
 
 TICK = "tick"
@@ -78,7 +78,7 @@ class WandB:
         status = summary.get("status")
 
         def finish(run: Any) -> None:
-            sync = f"wandb sync {shlex.quote(_relative(Path(run.settings.sync_dir)))}"
+            sync = pasteable("wandb sync", _relative(Path(run.settings.sync_dir)))
             if self.checkpoints:
                 self._keep(run)
             run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
@@ -149,11 +149,9 @@ class WandB:
         self.least = 1 + max(map(_tick_of, earlier), default=-1)
         run = self._init(wandb, "offline", suffix)
         where = Path(run.settings.sync_dir)
-        parts = [shlex.quote(_relative(part)) for part in (*earlier, where)]
-        self.info.say(
-            f"W&B: offline; view: wandb leet {shlex.quote(str(self.directory / 'wandb'))}; "
-            f"upload later: wandb sync {' '.join(parts)}"
-        )
+        parts = [_relative(part) for part in (*earlier, where)]
+        view = pasteable("wandb leet", self.directory / "wandb")
+        self.info.say(f"W&B: offline; view: {view}; upload later: {pasteable('wandb sync', *parts)}")
         return run
 
     def _parts(self, suffix: str) -> list[Path]:

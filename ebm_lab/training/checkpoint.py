@@ -19,6 +19,7 @@ from torch import Tensor
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.places import places_of
 from ebm_lab.core.settings import flat
+from ebm_lab.core.shell import pasteable
 from ebm_lab.training.counters import Counters
 from ebm_lab.training.rundir import FORMAT, RunDir
 
@@ -124,7 +125,7 @@ def _others(run: RunDir, file: Path) -> str:
         return "; no other checkpoint there is whole"
     name = max(whole, key=lambda n: whole[n])
     known = ", ".join(f"{n} (step {step})" for n, step in whole.items())
-    return f"; whole there: {known}; to go on from one: cp {run.last.parent / name} {file}"
+    return f"; whole there: {known}; to go on from one: {pasteable('cp', run.last.parent / name, file)}"
 
 
 def same_config(content: Mapping[str, Any], config: Mapping[str, Any], path: object) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
         **({"processes": trainer.processes.world} if trainer.processes.world > 1 else {}),
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "git_commit": git_commit(),
         "versions": versions,
     }

@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.shell import pasteable
 from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 
@@ -173,7 +174,8 @@ class RunDir:
                 if not isinstance(config.get(group), dict | None):
                     raise UserError(f"{self.config_file}: damaged, '{group}' holds no settings by name")
         except UserError as error:
-            hint = f"; its checkpoint holds the settings too: python -m ebm_lab.training.checkpoint {self.last}"
+            shown = pasteable("python -m ebm_lab.training.checkpoint", self.last)
+            hint = f"; its checkpoint holds the settings too: {shown}"
             raise UserError(f"{error}{hint if self.last.is_file() else ''}") from None
         for (group, name), values in LATER.items():
             if (config.get(group) or {}).get("name") == name:
