@@ -20,9 +20,10 @@ SHORT = [
     "steps=6", "batch_size=32", "evaluation=[]", "logger=none",
 ]  # fmt: skip
 NAMES = [
-    "plain/run-1.0+x", "a b", " lead and trail ", "it's", 'say "x"', "a=b", "a,b", "[1]", "{x}", "(x)", "é—模型", "$HOME",
-    "${x}", "a${b", "\\${x}", "back\\slash", "end\\", "a\\'b", "a\\\\'b", "~/x", "#h", "a:b", ":cat:", "a;b", "a&b", "a|b",
-    "*", "?", "!x", "`id`", "%", "tab\tx", "new\nline", "100", "1e5", "null", "true", "-x", "--help", "+x", "<a>", "a@b",
+    "plain/run-1.0+x", "a b", " lead and trail ", "it's", 'say "x"', "a=b", "a,b", "[1]", "{x}", "(x)",
+    "é—模型", "$HOME", "${x}", "a${b", "\\${x}", "back\\slash", "end\\", "a\\'b", "a\\\\'b", "~/x", "#h",
+    "a:b", ":cat:", "a;b", "a&b", "a|b", "*", "?", "!x", "`id`", "%", "tab\tx", "new\nline", "100",
+    "1e5", "null", "true", "-x", "--help", "+x", "<a>", "a@b",
 ]  # fmt: skip
 
 
