@@ -31,10 +31,10 @@ def main() -> None:
         from ebm_lab.cli.arguments import sort
 
         arguments = sort(sys.argv[1:])
-        if "--help" in arguments.options:
-            from ebm_lab.cli.manual import manual
+        if "--help" in arguments.options or any(o.endswith("=?") for o in arguments.overrides):
+            from ebm_lab.cli.manual import help_for
 
-            print(manual(), end="")
+            print(help_for(arguments), end="")
             return
         status = _hydra(arguments)
     sys.exit(status)

@@ -1,15 +1,19 @@
 """`train.py --help`, read off the configs themselves: no option or default is written twice."""
 
 import re
+import textwrap
+from collections.abc import Sequence
 
+from ebm_lab.cli.arguments import Arguments
 from ebm_lab.cli.compose import GROUPS, config_dir, options
+from ebm_lab.cli.pages import WIDTH, asked_for, page, summary
 
 USAGE = """\
 NAME
     train.py - train an energy-based model, p(x) = exp(-E(x)) / Z
 
 SYNOPSIS
-    python train.py [group=option ...] [key=value ...] [-m] [--config-dir DIR]
+    python train.py [group=option ...] [key=value ...] [-m] [--config-dir DIR] [--cfg job] [--help]
 
 GROUPS
 {groups}
@@ -17,7 +21,10 @@ GROUPS
 KEYS
 {keys}
     Each component's own keys stand in configs/<group>/<option>.yaml and are set as group.key=value;
+    `python train.py objective=dsm --help` explains those of one option, objective=? those of all in a group;
     `python train.py objective=dsm --cfg job` prints the whole config that a command composes.
+    Options may stand anywhere. A value with = , [ ] ( ) or letters beyond ASCII stands in two pairs of quotes,
+    'output_dir="a=b"'; several values with commas between them are a sweep, -m seed=0,1.
 
 EXAMPLES
     python train.py
@@ -33,6 +40,29 @@ EXIT STATUS
 """
 
 
+def help_for(arguments: Arguments) -> str:
+    """What `--help` prints: the pages of the options and keys that the other words name, else the manual.
+
+    Without `--help`, only words that end in =? ask for theirs, as objective=? or steps=?.
+    """
+    extra, words = arguments.folders("--config-dir"), arguments.overrides
+    if "--help" not in arguments.options:
+        words = [word for word in words if word.endswith("=?")]
+    _import_plugins(arguments.overrides)
+    pages = [page(*pair, extra) for pair in asked_for(words, extra)]
+    named = {word.partition("=")[0] for word in words}
+    known = "".join("\n".join(_key(*key)) + "\n" for key in keys() if key[0] in named)
+    return "\n".join(filter(None, [*pages, known])) or manual()
+
+
+def _import_plugins(overrides: Sequence[str]) -> None:
+    """Import what `plugins=[...]` names, so that components of one's own have pages too."""
+    for names in (o.partition("=")[2] for o in overrides if o.startswith("plugins=")):
+        from ebm_lab.experiment import import_plugins
+
+        import_plugins(re.findall(r"[\w.]+", names))
+
+
 def manual() -> str:
     """The whole text."""
     return USAGE.format(groups="\n".join(map(_group, GROUPS)), keys=_keys())
@@ -41,18 +71,35 @@ def manual() -> str:
 def _group(group: str) -> str:
     lines = [f"    {group}"]
     for option in options(group):
-        lines.append(f"        {option:<14} {comment(group, option)}".rstrip())
+        lines += _entry(f"        {option:<14} {comment(group, option)}".rstrip(), 23)
     return "\n".join(lines) if len(lines) > 1 else f"    {group}\n        (none yet)"
 
 
 def comment(group: str, option: str) -> str:
-    """The first comment of an option's YAML."""
+    """The comment with which an option's YAML begins."""
     path = config_dir() / group / f"{option}.yaml"
-    comments = re.findall(r"^# (?!@)(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE) if path.exists() else []
-    return comments[0] if comments else ""
+    return summary(path.read_text(encoding="utf-8")) if path.exists() else ""
 
 
 def _keys() -> str:
+    lines: list[str] = []
+    for key in keys():
+        lines += _key(*key)
+    return "\n".join(lines) + "\n"
+
+
+def _key(name: str, default: str, about: str) -> list[str]:
+    return _entry(f"    {name}={default:<{18 - len(name)}} {about}", 24)
+
+
+def keys() -> list[tuple[str, str, str]]:
+    """Name, default and whole comment of each key of configs/train.yaml."""
     text = (config_dir() / "train.yaml").read_text(encoding="utf-8")
-    found = re.findall(r"^(\w+): (\S+) +# (.+)$", text, re.MULTILINE)
-    return "\n".join(f"    {name}={default:<{18 - len(name)}} {about}" for name, default, about in found) + "\n"
+    found = re.findall(r"^(\w+): (\S+) +# (.+(?:\n +# .+)*)$", text, re.MULTILINE)
+    return [(name, default, re.sub(r"\n +# ", " ", about)) for name, default, about in found]
+
+
+def _entry(text: str, column: int) -> list[str]:
+    """`text`, whose explanation begins at `column`, on lines that a terminal shows whole."""
+    lines = textwrap.wrap(text[column:], WIDTH - column, break_on_hyphens=False) or [""]
+    return [text[:column] + lines[0], *(" " * column + line for line in lines[1:])]

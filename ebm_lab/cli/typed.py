@@ -115,7 +115,7 @@ def _hint(override: str, config: Mapping[str, Any]) -> Any:
     target: Callable = RunSettings
     if where:
         for plugin in config.get("plugins") or ():
-            with suppress(ImportError, TypeError):  # told when the run is assembled
+            with suppress(Exception):  # whatever it is, it is told when the run is assembled
                 importlib.import_module(plugin)
         name = values.get("name")
         if where[0] not in PACKAGES or not isinstance(name, str):
