@@ -1,11 +1,9 @@
 """The life of a run: its directory, its loggers, its end; and how to take one up again or load what it trained."""
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +27,10 @@ from ebm_lab.training.facts import build_logger, check_logger, describe, fingerp
 from ebm_lab.training.guard import advice
 from ebm_lab.training.processes import Processes
 from ebm_lab.training.rundir import RunDir
+from ebm_lab.training.signals import Signals
 from ebm_lab.training.trainer import Trainer
 
-EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75}
+EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75, "SIGHUP": 75}
 """Exit status of the command line by the run's status, or by the signal that ended it; 2 is a mistake in the settings.
 75 is what sysexits.h calls a temporary failure: run the same again, with resume."""
 
@@ -141,41 +140,65 @@ def ended(run: RunDir, plugins: Sequence[str]) -> Result:
 
 def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
     """Train, evaluate on the test split, and close; whatever happens, the summary says what did."""
-    processes = trainer.processes
-    processes.lead(lambda: run.write_summary({"status": "running", **facts, **vars(trainer.counters)}))
+    trainer.processes.lead(lambda: run.write_summary({"status": "running", **facts, **vars(trainer.counters)}))
     final: dict[str, Any] = {}
-    status, error = "failed", None
-    try:
-        with signals(trainer):
-            ended = trainer.fit()
-        status = "finished" if ended in ("done", "max_seconds") else "interrupted"
-        final["ended_by"] = ended
-        if status == "finished":
-            final |= trainer.evaluate("test")
-            if trainer.failed:
-                final["failed_evaluations"] = trainer.failed
-            if trainer.unsaved is not None:
-                trainer.save()
-            if found := trainer.guard.weigh(final):
-                tips = advice(found, trainer.config, chains=False, dataset=trainer.dataset)
-                raise Diverged(f"step {trainer.counters.step}: {found[0].seen}. {tips}")
-    except Diverged as problem:
-        status, final["message"] = "diverged", str(problem)
-        trainer.say(f"diverged: {problem}")
-    except KeyboardInterrupt as stop:
-        status, final["ended_by"] = "interrupted", "SIGTERM" if isinstance(stop, Terminated) else "SIGINT"
-    except Exception as problem:
-        final["message"] = f"{type(problem).__name__}: {problem}"
-        error = UserError(final["message"]) if isinstance(problem, OSError) else problem
+    error: Exception | None = None
+    torn = False
+    with Signals(trainer) as signals:
+        try:
+            status = _fit(trainer, signals, final)
+        except Diverged as problem:
+            status, final["message"] = "diverged", str(problem)
+            trainer.say(f"diverged: {problem}")
+        except KeyboardInterrupt as stop:
+            status, torn = "interrupted", True
+            final["ended_by"] = trainer.stop or ("SIGTERM" if isinstance(stop, Terminated) else "SIGINT")
+        except Exception as problem:
+            status, torn = "failed", True
+            final["message"] = f"{type(problem).__name__}: {problem}"
+            error = UserError(final["message"]) if isinstance(problem, OSError) else problem
+        signals.phase = "closing"
+        summary = _close(trainer, run, status, final, facts, torn)
+    if summary["status"] == "interrupted":
+        again = pasteable("python train.py", override("resume", run.path))
+        trainer.say(f"interrupted at step {trainer.counters.step}; continue with: {again}")
+    if error is not None:
+        raise error
+    return summary
+
+
+def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
+    """Train and evaluate; returns the status and fills `final` for the summary."""
+    final["ended_by"] = ended = trainer.fit()
+    if ended not in ("done", "max_seconds"):
+        return "interrupted"
+    signals.phase = "evaluating"
+    final |= trainer.evaluate("test")
+    if trainer.failed:
+        final["failed_evaluations"] = trainer.failed
     if trainer.unsaved is not None:
-        status, final["message"] = "failed", f"step {trainer.counters.step} is on no disk: {trainer.unsaved}"
-    trainer.clock.tick(trainer.counters)
-    c = trainer.counters
+        trainer.save()
+    if found := trainer.guard.weigh(final):
+        tips = advice(found, trainer.config, chains=False, dataset=trainer.dataset)
+        raise Diverged(f"step {trainer.counters.step}: {found[0].seen}. {tips}")
+    return "finished"
+
+
+def _close(
+    trainer: Trainer, run: RunDir, status: str, final: dict[str, Any], facts: dict[str, Any], torn: bool
+) -> dict[str, Any]:
+    """Write the summary and close the loggers; returns the summary. `torn`: the other processes may be anywhere."""
+    c, processes = trainer.counters, trainer.processes
+    if trainer.unsaved is not None:
+        status, final["message"] = "failed", f"step {c.step} is on no disk: {trainer.unsaved}"
+    if status in ("diverged", "failed"):
+        final["ended_by"] = status
+    trainer.clock.tick(c)
     trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
     summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
     summary |= {"train_cpu_seconds": c.train_cpu_seconds, "rollbacks": len(trainer.guard.events)}
     summary["said"] = trainer.said
-    if error is None:  # else the others may be anywhere
+    if not torn or processes.world == 1:
         summary |= processes.total(c.cpu)
     with ExitStack() as stack:
         for logger in reversed(trainer.loggers):
@@ -184,33 +207,9 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
             if processes.first:
                 run.write_summary(summary)
         except OSError as problem:
-            raise UserError(f"{run.summary_file} can't be written ({problem.strerror}): {dumps(summary)}") from None
-    if status == "interrupted":
-        again = pasteable("python train.py", override("resume", run.path))
-        trainer.say(f"interrupted at step {c.step}; continue with: {again}")
-    if error is not None:
-        raise error
+            text = dumps(summary)
+            raise UserError(f"{run.summary_file} can't be written ({problem.strerror}): {text}") from None
     return summary
-
-
-@contextmanager
-def signals(trainer: Trainer) -> Iterator[None]:
-    """Within: SIGINT and SIGTERM end the run after the current step, with a checkpoint; a second SIGINT at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if trainer.stop and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        trainer.stop = signal.Signals(number).name
-
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def take_weights(trainer: Trainer, path: str) -> None:
