@@ -67,6 +67,24 @@ def test_a_run_whose_console_is_lost_ends_as_ever_and_says_nothing_wrong(how, st
     same(state(run)["objective"], state(straight)["objective"])
 
 
+@pytest.mark.slow
+def test_a_terminal_that_goes_away_ends_no_run(straight, tmp_path):
+    """With its progress bar, which a thread of its own draws."""
+    master, slave = os.openpty()
+    command = [sys.executable, str(ROOT / "train.py"), *RUN]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=slave, stdout=slave, stderr=subprocess.PIPE, text=True
+    )
+    os.close(slave)
+    assert os.read(master, 100)
+    os.close(master)
+    said = process.communicate(timeout=100)[1]
+    assert (process.returncode, said) == (0, "")
+    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert summary(tmp_path)["status"] == "finished" and lines(run) == lines(straight)
+
+
 def test_the_summary_keeps_why_the_console_fell_silent(tmp_path):
     status, said = shell(tmp_path, "CMD >/dev/full", *RUN)
     assert status == 0 and said == ""
