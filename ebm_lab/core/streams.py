@@ -19,6 +19,8 @@ class SafeStream:
         self.lost: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
+        if name == "stream":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:

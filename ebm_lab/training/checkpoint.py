@@ -20,6 +20,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.places import places_of
 from ebm_lab.core.settings import flat
 from ebm_lab.core.shell import pasteable
+from ebm_lab.core.streams import safe_streams
 from ebm_lab.training.counters import Counters
 from ebm_lab.training.rundir import FORMAT, RunDir
 
@@ -158,6 +159,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 if __name__ == "__main__":  # a checkpoint's config as YAML
     try:
-        print(yaml.safe_dump(load(Path(sys.argv[1])).get("config", {}), sort_keys=False), end="")
+        with safe_streams():
+            print(yaml.safe_dump(load(Path(sys.argv[1])).get("config", {}), sort_keys=False), end="")
     except UserError as problem:
         sys.exit(f"error: {problem}")

@@ -1,5 +1,6 @@
 """A console or a logger that fails ended the run: whatever happens to either costs no training and no record."""
 
+import copy
 import io
 import json
 import os
@@ -184,6 +185,11 @@ def test_what_the_encoding_lacks_is_written_with_backslashes():
     stream.write("r\u00e9sum\u00e9 \u2713\n")
     stream.flush()
     assert raw.getvalue() == b"r\\xe9sum\\xe9 \\u2713\n" and stream.lost is None
+
+
+def test_a_safe_stream_can_be_copied():
+    stream = SafeStream(Bare())
+    assert copy.copy(stream).stream is stream.stream
 
 
 def test_a_reader_that_left_says_nothing_at_the_end_of_the_process(tmp_path):
