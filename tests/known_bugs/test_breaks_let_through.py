@@ -12,6 +12,7 @@ from ebm_lab.core.diagnostics import rhat, split
 from ebm_lab.core.flow import Flow
 from ebm_lab.core.noise import fit_noise
 from ebm_lab.core.view import EvalView
+from ebm_lab.evaluation import ais
 from ebm_lab.experiment import assemble
 from ebm_lab.samplers.annealed_langevin import AnnealedLangevin
 from tests.helpers import Drift, Exact, Points, covariance, exact_sample, gaussian_energy
@@ -100,6 +101,17 @@ def test_reverse_ais_begins_at_training_points_or_chains_moved_by_exact_steps(la
         evaluation(chains=20, base=law, reverse_moves=4)(view(energy, data, chains=chains))
         assert moved == [1.0] * 4 and len(seen[0]) == 20
         assert float(torch.cdist(seen[0], pool).amin(1).max()) < 1e-5, "but for the rounding of cdist"
+
+
+def test_only_ais_s_pilot_adapts_its_steps(generator, monkeypatch):
+    """E[w] = Z is exact where the kernels of the runs that count do not depend on their own states."""
+    kernels = []
+    pilot = ais.pilot
+    monkeypatch.setattr(ais, "pilot", lambda e, b, kernel, n, g: kernels.append(kernel) or pilot(e, b, kernel, n, g))
+    monkeypatch.setattr(Journey, "forward", lambda self, n, steps: kernels.append(self.kernel) or torch.zeros(n))
+    data = Points(exact_sample(torch.zeros(3).double(), covariance(3, generator), 300, generator))
+    evaluation(chains=20)(view(gaussian_energy(torch.zeros(3).double(), torch.eye(3).double()), data))
+    assert [k.step_size.target for k in kernels] == [0.8, None, None, None]
 
 
 # --- samplers -----------------------------------------------------------------------------------------------------
