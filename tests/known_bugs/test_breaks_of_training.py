@@ -18,6 +18,7 @@ from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.experiment import assemble
 from ebm_lab.objectives.pcd import PCD
 from ebm_lab.samplers.langevin import Langevin
+from ebm_lab.samplers.mala import MALA
 from ebm_lab.samplers.tempering import Tempering
 from ebm_lab.samplers.underdamped import Underdamped
 from ebm_lab.training import counters as clocks
@@ -414,6 +415,17 @@ def test_short_gradients_are_not_lengthened_to_the_clip():
     assert Langevin(1.0, steps=5, step_size=1.0, noise_scale=0.0, clip_grad=None)(
         lambda y: 0.5 * y.square().sum(1), x, {}, generator=torch.Generator()
     ).grad_evals == 10  # fmt: skip
+
+
+def test_a_warm_up_of_three_proposals_adapts_in_three_and_not_in_the_fourth(generator):
+    fixed = {"step_size": 0.5, "target_acceptance": 0.6, "adapt_rate": 0.1, "temperature": 1.0}
+    sampler = MALA(1.0, steps=1, mass="diagonal", warmup=3, **fixed)
+    x, state, sizes, widths = torch.randn(50, 2, generator=generator).double(), {}, [], []
+    for _ in range(5):
+        x, state, _, _ = sampler(lambda y: y.square().sum(1), x, state, generator=generator)
+        sizes.append(float(state["log_eps"]))
+        widths.append(float(state["var"][0]))
+    assert len(set(sizes)) == len(set(widths)) == 3 and sizes[2:] == sizes[2:3] * 3 and widths[2:] == widths[2:3] * 3
 
 
 def test_hot_replicas_turns_and_trips_are_kept_from_call_to_call(generator):
