@@ -247,6 +247,14 @@ def test_ksd_is_the_mean_over_widths_of_held_out_data_samples_and_noise(split, t
     assert m["ksd2_noise"] == pytest.approx(float(by_width(noise, temperature)[0].mean()), rel=1e-9)
 
 
+@pytest.mark.parametrize("train, held, fits", [(2, 2, True), (1, 9, False), (9, 1, False)])
+def test_ksd_asks_for_two_points_of_both_splits(train, held, fits, generator):
+    data = Splits(generator)
+    data.train, data.test = data.train[:train], data.test[:held]
+    reason = KSD(widths=[1.0], points=100, bootstraps=9).applies(look(data, generator)[0])
+    assert (reason is None) == fits
+
+
 def test_fisher_s_errors_are_those_of_means_and_its_gaussian_is_the_training_s(split, generator):
     """s - s_data = -2 (x - 0.5) + x: D_F of each law by hand, with std / sqrt(n); the box is the held-out data's."""
     data = Splits(generator)

@@ -370,6 +370,40 @@ def test_data_noise_of_chains_is_in_units_of_the_data_s_scale(generator):
     assert float(seen[0].std()) == pytest.approx(0.3 * data.scale, rel=0.04)
 
 
+LENGTHS = {
+    "cnce": (
+        ["objective.width_min=0.2", "objective.width_max=0.4"],
+        lambda o: (o.kernel.narrow, o.kernel.wide),
+        (0.2, 0.4),
+    ),
+    "mpf": (
+        ["objective.width_min=0.2", "objective.width_max=0.4"],
+        lambda o: (o.kernel.narrow, o.kernel.wide),
+        (0.2, 0.4),
+    ),
+    "ed": (["objective.blur=0.7"], lambda o: (o.blur,), (0.7,)),
+    "fdssm": (["objective.step=0.05"], lambda o: (o.step,), (0.05,)),
+    "nce": ([], lambda o: (), ()),
+    "sm": ([], lambda o: (), ()),
+    "ssm": ([], lambda o: (), ()),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths_and_noise_of_an_objective_are_in_units_of_the_data_s_scale(name, monkeypatch):
+    """On data whose scale is not 1: what is added to a batch has std data_noise * scale, and so have all lengths."""
+    more, lengths, expected = LENGTHS[name]
+    data = ["dataset=gaussian", "dataset.dim=2", "dataset.std_min=40", "dataset.std_max=60", "energy=mlp"]
+    made = trainer(*data, f"objective={name}", "objective.data_noise=0.3", *more, evaluations="")
+    scale, seen = made.dataset.scale, []
+    assert scale > 30
+    assert lengths(made.objective) == pytest.approx(tuple(scale * v for v in expected))
+    module = "cnce" if name == "mpf" else name
+    monkeypatch.setattr(f"ebm_lab.objectives.{module}.with_noise", lambda x, std, g: seen.append(std) or x)
+    made._train_step(1)
+    assert seen == pytest.approx([0.3 * scale])
+
+
 def test_refreshing_tells_the_mean_acceptance_of_all_its_proposals(generator, monkeypatch):
     answers = iter([torch.tensor([True, True]), torch.tensor([False, False]), torch.tensor([True, True])])
     monkeypatch.setattr("ebm_lab.core.contrastive.independence_step", lambda e, x, q, g: (x, next(answers)))
