@@ -302,6 +302,15 @@ def test_likelihood_of_each_split_by_one_evaluation(generator):
         assert found == pytest.approx([log_z, nll, true, nll - true, 0.25 - log_z], rel=1e-9)
 
 
+@pytest.mark.parametrize("d, by_quadrature", [(1, True), (2, True), (3, False)])
+def test_log_z_without_a_formula_is_known_in_one_and_two_dimensions(d, by_quadrature, generator):
+    view, _, _ = look(Splits(generator, (d,)), generator, energy=lambda x: (x - 0.5).square().sum(1))
+    evaluation = Likelihood(cells=100)
+    assert (evaluation.applies(view) is None) == by_quadrature
+    if by_quadrature:
+        assert evaluation(view).metrics["log_z"] == pytest.approx(d / 2 * math.log(math.pi), abs=1e-3)
+
+
 class Three(Points):
     def log_prob(self, x):
         return -0.5 * x.square().sum(1)
