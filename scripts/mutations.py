@@ -140,6 +140,7 @@ def skipped(tree: ast.AST) -> set[int]:
             inside = [*node.args] if isinstance(node.func, ast.Attribute) or called(node) == "range" else []
         elif isinstance(node, ast.Call):
             inside = [a for a in node.args if _is_axis(a)]
+            inside += [k.value for k in node.keywords if k.arg and k.arg.startswith("dim")]
         elif isinstance(node, ast.BinOp) and isinstance(node.left, ast.List):
             inside = [node.right]
         found |= {id(n) for part in inside for n in ast.walk(part)}

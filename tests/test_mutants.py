@@ -65,7 +65,7 @@ def test_what_cannot_matter_is_left_alone(kinds):
     lines = [
         "def report(x):",
         '    say(f"{x - 1} of {x ** 2}")',
-        "    return x.quantile(q, -1) + torch.cat(parts, -1)",
+        "    return x.quantile(q, -1) + torch.cat(parts, dim=-1)",
         "def plot(axes, x):",
         "    axes.plot(x - 1)",
         "def picture(x):",
