@@ -136,6 +136,19 @@ def test_mmd_compares_samples_training_points_and_noise_with_held_out_data(split
     assert m_far["mmd2_floor_std"] == pytest.approx(m["mmd2_floor_std"], rel=0.5), "samples have no part in the floor"
 
 
+def test_the_permutation_test_asks_for_the_value_of_the_sets_as_they_are(generator, monkeypatch):
+    """5 points against 9: the observed labelling is the first five, all others have five as well."""
+    from ebm_lab.evaluation import mmd
+
+    asked, of_labels = [], mmd.mmd2_of_labels
+    monkeypatch.setattr(mmd, "mmd2_of_labels", lambda k, a: asked.append(a) or of_labels(k, a))
+    x, y = torch.randn(5, 2, generator=generator).double(), torch.randn(9, 2, generator=generator).double()
+    mmd.permutation_test(x, y, [1.0], generator)
+    (own,) = (a for a in asked if len(a) == 1)
+    assert own[0].tolist() == [True] * 5 + [False] * 9
+    assert all(bool((a.sum(1) == 5).all()) for a in asked) and sum(map(len, asked)) == 1 + mmd.PERMUTATIONS
+
+
 def test_mmd_takes_no_more_held_out_points_than_asked(generator):
     data = Splits(generator)
     view, _, samples = look(data, generator)
