@@ -1,28 +1,24 @@
 """The life of a run: its directory, its loggers, its end; and how to take one up again or load what it trained."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import nn
 
-from ebm_lab.core.errors import Diverged, NotRegistered, Terminated, UserError
-from ebm_lab.core.interfaces import Dataset, Sampler
+from ebm_lab.core.errors import Diverged, Terminated, UserError
+from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.isolation import isolated
-from ebm_lab.core.places import moved
 from ebm_lab.core.shell import override, pasteable
 from ebm_lab.core.strict_json import dumps
-from ebm_lab.experiment import assemble, import_plugins, pick_device
-from ebm_lab.known_data import LOADED, same_data, way_out, without_rows
+from ebm_lab.experiment import assemble
+from ebm_lab.load import load_run
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.resume import reopen, unfinished
-from ebm_lab.training import checkpoint
 from ebm_lab.training.facts import build_logger, check_logger, describe, fingerprint, introduce, label, rows
 from ebm_lab.training.guard import advice
 from ebm_lab.training.processes import Processes
@@ -233,76 +229,3 @@ def take_weights(trainer: Trainer, path: str) -> None:
             own[name].scale = other.scale
     for average, parameter in zip(trainer.ema.average, trainer.ema.parameters, strict=True):
         average.copy_(parameter.detach())
-
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """A run taken back from its directory: `energy` holds the weights asked for."""
-
-    energy: nn.Module
-    dataset: Dataset
-    sampler: Sampler | None
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    trainer: Trainer
-    path: Path
-
-
-@isolated()
-def load_run(
-    path: str | Path,
-    *,
-    which: Literal["last", "best"] = "last",
-    ema: bool = True,
-    device: str = "cpu",
-    plugins: Sequence[str] = (),
-    evaluation: Mapping[str, Any] | None = None,
-    dataset: Mapping[str, str | os.PathLike[str]] | None = None,
-    data: Literal["same", "kept"] = "same",
-) -> LoadedRun:
-    """Load a run's energy, data set and config. Raises UserError where the data are gone or have changed.
-
-    which: the last checkpoint or the best on the validation split; ema: averaged weights, or raw ones; plugins: the
-    modules to import for the run's own components, none unless named here; evaluation: settings by name, instead of
-    those that the run had; dataset: where the data lie now, {"path": ...} or {"root": ...}; data: `kept` does without
-    data that are gone or have changed: `run.dataset` then has the place, size, bounds and transform that the run kept
-    of them, and no rows.
-    """
-    run = RunDir.open(path, "run")
-    pick_device(device)
-    import_plugins(list(plugins))
-    config = {**run.read_config(), "device": device, "plugins": [], "resume": None, "init_from": None}
-    if evaluation is not None:
-        config["evaluation"] = dict(evaluation)
-    config = moved(config, dataset or {})
-    file = run.best if which == "best" else run.last
-    content = checkpoint.of_run(run, file, pick_device(device))
-    try:
-        trainer = _restored(config, content, file, keep=data == "kept" and not dataset)
-    except NotRegistered as error:
-        own = run.read_config().get("plugins")
-        named = f"; the run was made with plugins=[{','.join(own)}]: give that, if you trust its code" if own else ""
-        raise UserError(f"{error}{named}") from None
-    checkpoint.same_config(content, config, file)
-    if ema:
-        torch._foreach_copy_([p.data for p in trainer.ema.parameters], trainer.ema.average)
-    trainer.objective.eval()
-    return LoadedRun(
-        trainer.objective.energy, trainer.dataset, trainer.sampler, config, run.read_summary(), trainer, run.path
-    )
-
-
-def _restored(config: dict[str, Any], content: Mapping[str, Any], file: Path, keep: bool) -> Trainer:
-    """The trained state on its own data; where those are gone or changed, on what the run kept of them if `keep`."""
-    try:
-        known = same_data(config, content, file)
-    except NotRegistered:
-        raise
-    except UserError as error:
-        checkpoint.same_config(content, config, file)
-        if not keep:
-            raise UserError(f"{error}{way_out(config, content, LOADED)}") from None
-        return without_rows(config, content, file, str(error))
-    trainer, _ = assemble(config, dataset=known)
-    trainer.restore(content)
-    return trainer

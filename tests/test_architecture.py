@@ -16,6 +16,7 @@ FLOOR = {
     "checks": 2,
     "experiment": 3,
     "known_data": 4,
+    "load": 5,
     "resume": 5,
     "run": 6,
     "compare": 7,

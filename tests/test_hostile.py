@@ -20,7 +20,7 @@ from ebm_lab.cli.report import report
 from ebm_lab.cli.tools import sample
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import find
-from ebm_lab.run import load_run
+from ebm_lab.load import load_run
 from ebm_lab.training.rundir import RunDir
 from tests.test_nothing_lost import command, content  # noqa: F401 (a fixture)
 from tests.test_report import CHROMIUM, HOSTILE, browse, make_run

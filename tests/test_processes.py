@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 import ebm_lab
 from ebm_lab.core.errors import UserError
-from ebm_lab.run import load_run
+from ebm_lab.load import load_run
 from ebm_lab.training.processes import Processes
 from tests.test_resume import QUICK, lines, same, state
 from tests.together import BATCH, CHOICES, WHOLE, built

@@ -10,30 +10,29 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from io import TextIOWrapper
 from typing import Any
 
 from ebm_lab.core.errors import Terminated, UserError
+from ebm_lab.core.streams import safe_streams
 
 
 @contextmanager
 def command() -> Iterator[None]:
-    """Run the body as a command: a mistake is a line and status 2, SIGINT a word and 130, SIGTERM a word and 75."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what its encoding lacks is written as an escape, not raised as an error
-            stream.reconfigure(errors="backslashreplace")
-    before = _watch()
-    try:
-        yield
-    except UserError as error:
-        sys.exit(complain(error))
-    except KeyboardInterrupt as stop:
-        terminated = isinstance(stop, Terminated)
-        complain("terminated" if terminated else "interrupted", "")
-        sys.exit(75 if terminated else 130)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """Run the body as a command: a mistake is a line and status 2, SIGINT a word and 130, SIGTERM a word and 75; what
+    can't be printed ends nothing."""
+    with safe_streams():
+        before = _watch()
+        try:
+            yield
+        except UserError as error:
+            sys.exit(complain(error))
+        except KeyboardInterrupt as stop:
+            terminated = isinstance(stop, Terminated)
+            complain("terminated" if terminated else "interrupted", "")
+            sys.exit(75 if terminated else 130)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 came: list[int] = []

@@ -52,8 +52,9 @@ def evaluate(
     from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.core.places import moved
     from ebm_lab.experiment import import_plugins
-    from ebm_lab.run import RunDir, load_run
+    from ebm_lab.load import load_run
     from ebm_lab.training.processes import Processes
+    from ebm_lab.training.rundir import RunDir
 
     keep_freed_memory()
     processes = Processes.join()

@@ -8,7 +8,6 @@ from ebm_lab.cli.commands import command, import_from_here
 from ebm_lab.cli.compose import compose_config, keys_of
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.isolation import isolated
-from ebm_lab.core.streams import safe_streams
 
 HELP = """Train the classifier in whose features samples of images are compared (evaluation=feature_fid), and fit the
 mixture of Gaussians that is printed beside them; both are kept under <output_dir>/features.
@@ -53,13 +52,12 @@ def features(overrides: Sequence[str]) -> None:
     print(f"{time.perf_counter() - began:.1f} s")
 
 
-@safe_streams()
 def main() -> None:
     """The command line of `scripts/features.py`."""
     arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP)
-        return
     with command():
+        if not arguments or {"-h", "--help"} & set(arguments):
+            print(HELP)
+            return
         import_from_here()
         features(arguments)

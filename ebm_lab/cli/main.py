@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BEGAN = time.perf_counter()
 
 
-@safe_streams()
 def main() -> None:
     """Compose, validate, train; see `--help` for the exit status."""
     # Threads that spin while they wait take the cores from every other run of the machine; OpenMP reads this once.

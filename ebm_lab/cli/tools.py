@@ -14,10 +14,9 @@ from ebm_lab.cli.commands import command, import_from_here
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.isolation import isolated
 from ebm_lab.core.settings import check, settings_of
-from ebm_lab.core.streams import safe_streams
 
 if TYPE_CHECKING:
-    from ebm_lab.run import LoadedRun
+    from ebm_lab.load import LoadedRun
 
 
 @isolated()
@@ -50,7 +49,7 @@ def sample(
     from ebm_lab.core.pictures import grid, save_png
     from ebm_lab.core.random import stream
     from ebm_lab.core.view import EvalView
-    from ebm_lab.run import load_run
+    from ebm_lab.load import load_run
 
     keep_freed_memory()
     place = data_place(overrides or {})
@@ -103,16 +102,15 @@ def check_sampling(loaded: "LoadedRun", **given: float | None) -> None:
             raise UserError(f"{key}={value}: sampler '{name}' goes down the model's noise levels by its own settings")
 
 
-@safe_streams()
 def main(tool: Callable, argv: list[str] | None = None) -> None:
     """Run `tool` with `key=value` arguments; a mistake in them is one line and exit status 2."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or {"-h", "--help"} & set(argv):
-        print(f"{tool.__name__}: {inspect.getdoc(tool)}\n")
-        for name, p in settings_of(tool).items():
-            print(f"    {name}={'<required>' if p.default is p.empty else p.default}")
-        return
     with command():
+        if not argv or {"-h", "--help"} & set(argv):
+            print(f"{tool.__name__}: {inspect.getdoc(tool)}\n")
+            for name, p in settings_of(tool).items():
+                print(f"    {name}={'<required>' if p.default is p.empty else p.default}")
+            return
         import_from_here()
         tool(**check(tool, _parse(argv, settings_of(tool)), ""))
 

@@ -41,7 +41,7 @@ def group(line: Line) -> str:
 
 
 def _of(run: Path, group: str, tops: dict[str, float], found: dict[str, Path], folder: Path) -> Tensor | None:
-    from ebm_lab.run import load_run
+    from ebm_lab.load import load_run
 
     loaded = load_run(run, evaluation={})
     energy, dataset = loaded.energy, loaded.dataset

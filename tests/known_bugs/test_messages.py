@@ -16,7 +16,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build, names
 from ebm_lab.core.settings import check
 from ebm_lab.experiment import assemble
-from ebm_lab.run import load_run
+from ebm_lab.load import load_run
 from tests.helpers import Points
 from tests.test_cli import call
 
