@@ -71,7 +71,7 @@ def _panel(nodes: Tensor, log_ps: Sequence[Tensor], top: float) -> Tensor:
     p = (log_ps[-1].exp() / top).clamp(0, 1).view(side, side).T.flip(0)
     rgb = torch.from_numpy(colormaps["magma"](p.cpu().numpy())[..., :3])
     low, high = nodes[0], nodes[-1]
-    height = round(side * float((high[1] - low[1]) / (high[0] - low[0])))
+    height = round(side * min(max(float((high[1] - low[1]) / (high[0] - low[0])), 0.2), 5.0))
     image = (255 * rgb).round().permute(2, 0, 1)[None]
     return torch.nn.functional.interpolate(image, (height, side), mode="bilinear")[0].to(torch.uint8)
 

@@ -68,5 +68,5 @@ def _plane(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor
             axes.plot(*points[:2000].cpu().T.numpy(), ".", ms=1.5, alpha=0.6, color="C0")
             axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
 
-    aspect = (high[1] - low[1]) / (high[0] - low[0])
+    aspect = min(max((high[1] - low[1]) / (high[0] - low[0]), 0.2), 5.0)  # no picture a thousand times as high as wide
     return pictures.figure(draw, 3.1 * (len(maps) + len(clouds)), 2.8 * aspect + 0.7)

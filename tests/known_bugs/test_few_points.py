@@ -110,6 +110,13 @@ def test_a_density_is_drawn_around_points_without_an_extent(rows, d, generator):
     assert Density(cells=20)(view).images["density"].shape[0] == 3
 
 
+@pytest.mark.parametrize("far", [[0.0, 1000.0], [1000.0, 0.0]])
+def test_a_density_with_an_outlier_is_a_picture_of_a_sane_size(far, generator):
+    data = Points(torch.cat([torch.randn(50, 2, generator=generator), torch.tensor([far])]))
+    view = EvalView(lambda x: 0.5 * (x**2).sum(1), data, "test", None, 5, 3, generator)
+    assert max(Density(cells=20)(view).images["density"].shape) < 2500
+
+
 def test_a_singular_covariance_has_no_gaussian_score():
     assert gaussian_score(torch.tensor([[0.0, 1.0], [2.0, 3.0]])) is None
     assert gaussian_score(torch.tensor([[0.0, 1.0], [2.0, 3.0], [1.0, -1.0]])) is not None
