@@ -81,8 +81,9 @@ class Cubature:
         """The first mesh."""
         edges = []
         for reach in self.frame.reach.tolist():
-            inner = torch.linspace(math.log(10) - reach, reach - math.log(10), CELLS + 1).double()
-            edges.append(torch.cat([torch.tensor([-reach]), inner, torch.tensor([reach])]).to(self.frame.centre))
+            inner = torch.linspace(math.log(10) - reach, reach - math.log(10), CELLS + 1, dtype=torch.float64)
+            ends = torch.tensor([-reach, reach], dtype=torch.float64)
+            edges.append(torch.cat([ends[:1], inner, ends[1:]]).to(self.frame.centre))
         self.edges = edges
         self.low = torch.cartesian_prod(*[e[:-1] for e in edges]).view(-1, self.d)
         self.width = torch.cartesian_prod(*[e.diff() for e in edges]).view(-1, self.d)
