@@ -120,7 +120,7 @@ def chosen(files: str) -> list[str]:
 
 def mutations(file: str) -> Iterator[Mutant]:
     """All mutants of a file, in its order."""
-    text = (ROOT / file).read_text()
+    text = (ROOT / file).read_text(encoding="utf-8")
     lines = text.splitlines()
     for number, what, source in mutated(text):
         line = lines[number - 1].strip()
@@ -132,7 +132,7 @@ def mutations(file: str) -> Iterator[Mutant]:
 def imported(path: Path) -> set[str]:
     """The project's files that a file imports."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -202,7 +202,7 @@ def attack(mutant: Mutant, trees: "Queue[Path]", timeout: float) -> str | None:
     tree = trees.get()
     target = tree / mutant.file
     try:
-        target.write_text(mutant.source)
+        target.write_text(mutant.source, encoding="utf-8")
         near, far = tests[:3], tests[3:]  # most are killed by the nearest, and collecting all the others takes seconds
         return run(tree, near, timeout) or (run(tree, far, timeout) if far else None)
     finally:

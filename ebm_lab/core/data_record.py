@@ -69,6 +69,10 @@ class DataRecord:
         for name, kind in kinds.items():
             if not isinstance(found := values[name], kind):
                 raise UserError(f"{where}: not the checkpoint of a run, its 'data.{name}' is a {type(found).__name__}")
+        numbers = [*(values["bounds"] or ()), *(values["log_prob"] or ()), *values["rows"].values()]
+        sound = all(isinstance(n, int | float) for n in numbers) and len(values["bounds"] or (0, 0)) == 2
+        if not sound or list(values["mean"].shape) != values["shape"]:
+            raise UserError(f"{where}: not the checkpoint of a run, its 'data' is no record of a data set")
         tensors = {name: values[name].cpu() for name in ("mean", "shift", "unit")}
         return cls(**{**values, **tensors})
 

@@ -160,11 +160,13 @@ def test_a_checkpoint_without_a_record_is_read_as_before(trained, data, tmp_path
     assert ebm_lab.train([f"resume={old}", "steps=3"], quiet=True).summary["step"] == 3
 
 
-@pytest.mark.parametrize("bad", [3, {}, {"rows": {}}, "mean"])
+@pytest.mark.parametrize(
+    "bad", [3, {}, {"rows": {}}, ("mean", "far"), ("bounds", [1.0]), ("rows", {"train": "many"}), ("shape", [7])]
+)
 def test_a_damaged_record_is_refused_in_one_line(bad, trained, tmp_path):
     run = shutil.copytree(trained[0].path, tmp_path / "runs" / "run")
     content = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
-    content["data"] = {**content["data"], "mean": "far"} if bad == "mean" else bad
+    content["data"] = {**content["data"], bad[0]: bad[1]} if isinstance(bad, tuple) else bad
     torch.save(content, run / "checkpoints" / "last.pt")
     refused(lambda: ebm_lab.load_run(run), "not the checkpoint of a run, its 'data")
 

@@ -91,7 +91,7 @@ def test_a_config_with_foreign_letters_in_a_comment_is_read_by_any_locale(tmp_pa
     (tmp_path / "mine" / "experiment" / "small.yaml").write_text(text, encoding="utf-8")
     settings = TERMINALS["LC_ALL=C without UTF-8"]
     status, _, problem = command(
-        "train.py", "--config-dir", "mine", *SHORT, "+experiment=small", cwd=tmp_path, **settings
+        "train.py", "--config-dir", "mine", *SHORT, "experiment=small", cwd=tmp_path, **settings
     )
     assert status == 0, problem
     config = yaml.safe_load(next(tmp_path.glob("outputs/runs/*/config.yaml")).read_text(encoding="utf-8"))
