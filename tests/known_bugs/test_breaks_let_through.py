@@ -7,6 +7,7 @@ import torch
 
 import ebm_lab
 from ebm_lab.cli.compose import compose_config
+from ebm_lab.core.annealed_importance import fixed_schedule
 from ebm_lab.core.annealed_path import Journey, Path
 from ebm_lab.core.diagnostics import rhat, split
 from ebm_lab.core.flow import Flow
@@ -80,6 +81,22 @@ def test_ais_says_so_where_few_chains_carry_the_weights(even, generator, monkeyp
     report = evaluation(chains=40)(view(gaussian_energy(torch.zeros(3).double(), torch.eye(3).double()), data))
     said = [note for note in report.notes if "chains carry the weights" in note]
     assert len(said) == (0 if even else 1) and all("1.0 of 40 chains" in note for note in said)
+
+
+def test_ais_learnt_error_is_what_was_learnt_minus_what_was_found(generator, monkeypatch):
+    monkeypatch.setattr(Journey, "forward", lambda self, n, steps: torch.full((n,), 2.0).double())
+    monkeypatch.setattr(Journey, "reverse", lambda self, x, steps: torch.full((len(x),), 2.0).double())
+    data = Points(exact_sample(torch.zeros(3).double(), covariance(3, generator), 300, generator))
+    seen = view(lambda x: 0.5 * x.square().sum(1), data, learnt_log_z=2.75)
+    assert evaluation()(seen).metrics["ais_learnt_error"] == pytest.approx(0.75)
+
+
+def test_schedules_of_temperatures_by_their_formulas():
+    steep = [1 / (1 + math.exp(4 - 8 * k / 4)) for k in range(5)]
+    sigmoid = [(v - steep[0]) / (steep[4] - steep[0]) for v in steep]
+    assert fixed_schedule("sigmoid", 4) == pytest.approx(sigmoid)
+    assert fixed_schedule("linear", 4) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert fixed_schedule("geometric", 4) == pytest.approx([0, 1e-3, 1e-2, 1e-1, 1])
 
 
 def test_steps_at_a_temperature_lie_between_those_of_the_pilot():
