@@ -10,6 +10,7 @@ from ebm_lab.compare.plan import safe
 from ebm_lab.compare.table import Line
 from ebm_lab.core import pictures
 from ebm_lab.core.quadrature import framed_log_density
+from ebm_lab.core.random import subset
 
 CELLS = 159
 """Of a density's picture, a side."""
@@ -48,7 +49,7 @@ def _of(run: Path, group: str, tops: dict[str, float], found: dict[str, Path], f
     if not getattr(energy, "has_energy", True) or dataset.mean.numel() > 2:
         samples = sorted((run / "images").glob("samples_*.png"))
         return _read(samples[-1]) if samples else None
-    nodes, log_p = framed_log_density(energy, dataset.test[:2000], CELLS)
+    nodes, log_p = framed_log_density(energy, subset(dataset.test, 2000), CELLS)
     with torch.no_grad():
         truth = dataset.log_prob(nodes)
     if group not in tops:

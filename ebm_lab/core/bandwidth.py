@@ -13,9 +13,12 @@ import math
 import torch
 from torch import Tensor
 
+from ebm_lab.core.random import subset
+
 
 def leave_one_out(x: Tensor, sigmas: Tensor, queries: int = 500) -> Tensor:
-    """Mean leave-one-out log-likelihood in nats, (n, *shape) and (S,) -> (S,), over the first `queries` points."""
+    """Mean leave-one-out log-likelihood in nats, (n, *shape) and (S,) -> (S,), over the first `queries`
+    points, which are to be in random order."""
     flat = x.flatten(1).double()
     n, d = flat.shape
     m = min(queries, n)
@@ -32,7 +35,7 @@ def leave_one_out(x: Tensor, sigmas: Tensor, queries: int = 500) -> Tensor:
 
 def distinct(x: Tensor, most: int = 20_000) -> Tensor:
     """The different ones among `most` rows of x (n, *shape), flat, on the CPU and in random order."""
-    points = torch.unique(x.flatten(1)[:most].cpu(), dim=0)
+    points = torch.unique(subset(x, most).flatten(1).cpu(), dim=0)
     return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ebm_lab.core.blur import noise_level, two_digits
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.random import subset
 
 Sigma = PositiveFloat | Literal["auto"]
 
@@ -56,8 +57,8 @@ class Ladder:
 
 
 def largest_distance(x: Tensor, points: int = 4000) -> float:
-    """The largest distance between two of the first `points` rows of x (n, *shape)."""
-    flat = x[:points].flatten(1)
+    """The largest distance between two of `points` rows of x (n, *shape), drawn at random."""
+    flat = subset(x, points).flatten(1)
     return max(float(torch.cdist(part, flat).max()) for part in flat.split(500))
 
 

@@ -9,6 +9,7 @@ from ebm_lab.core.distributions import Distribution, Gaussian, UniformBox
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.flow import Flow
 from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.core.random import subset
 
 NoiseLaw = Literal["gaussian", "mixture", "uniform", "flow"]
 
@@ -52,6 +53,6 @@ def _fit_mixture(flat: Tensor, components: int, generator: Generator) -> tuple[T
     from sklearn.mixture import GaussianMixture  # a slow import, needed only here
 
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    spread = float(flat.var(0).mean())
-    model = GaussianMixture(components, reg_covar=1e-3 * spread, random_state=seed).fit(flat[:10_000].cpu().numpy())
+    spread, x = float(flat.var(0).mean()), subset(flat, 10_000).cpu().numpy()
+    model = GaussianMixture(components, reg_covar=1e-3 * spread, random_state=seed).fit(x)
     return torch.from_numpy(model.weights_), torch.from_numpy(model.means_), torch.from_numpy(model.covariances_)

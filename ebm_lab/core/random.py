@@ -45,3 +45,17 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 def with_noise(x: Tensor, std: float, generator: Generator) -> Tensor:
     """x + std * N(0, I), (B, *shape) -> (B, *shape); x itself, and nothing drawn, where std is 0."""
     return x + std * torch.empty_like(x).normal_(generator=generator) if std else x
+
+
+def row_order(total: int) -> Tensor:
+    """A fixed random order of `total` rows, (total,), the same on every machine."""
+    return torch.randperm(total, generator=stream(0, "rows"))
+
+
+def subset(x: Tensor, n: int) -> Tensor:
+    """n rows of x (N, *shape) drawn at random, always the same ones; x itself where it has no more.
+
+    Never the first ones: rows may be stored in some order, by class or by size. Tensors of one length lose the same
+    rows, so that labels stay with their points, and no other stream is drawn from.
+    """
+    return x if len(x) <= n else x[row_order(len(x))[:n].to(x.device)]

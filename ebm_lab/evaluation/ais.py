@@ -36,6 +36,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen, in_parts
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.metropolis import Metropolis
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import build, register
 from ebm_lab.core.view import EvalView, Report
 from ebm_lab.evaluation.likelihood import exact_log_z
@@ -46,7 +47,7 @@ Shape = Literal["covariance", "diagonal", "isotropic"]
 def fit_base(energy: EnergyFn, dataset: Dataset, shape: Shape, floor: float) -> Whitened:
     """The energy in the coordinates of N(mean, S), S the training data's covariance (of 20,000 points at most), its
     diagonal or its mean variance, plus floor * scale^2 * I: pixels that never change would leave it singular."""
-    flat = dataset.train[:20_000].flatten(1).double()
+    flat = subset(dataset.train, 20_000).flatten(1).double()
     d, spread = flat.shape[1], flat.T.cov().view(flat.shape[1], -1)
     eye = torch.eye(d, dtype=flat.dtype, device=flat.device)
     if shape != "covariance":

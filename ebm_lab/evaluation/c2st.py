@@ -21,6 +21,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.significance import labellings, p_value
 from ebm_lab.core.view import EvalView, Report
@@ -65,11 +66,11 @@ class C2ST:
 
     def __call__(self, view: EvalView) -> Report:
         n = self._count(view)
-        data, samples = view.held_out[:n], view.samples[:n]
+        data, samples = subset(view.held_out, n), view.samples[:n]
         if not samples.isfinite().all():
             return Report(notes=["c2st: some samples are not finite, and anything tells them from data"])
         value, p, _ = self.test(samples, data, self.permutations, view.generator)
-        floor, _, spread = self.test(view.dataset.train[:n], data, self.permutations, view.generator)
+        floor, _, spread = self.test(subset(view.dataset.train, n), data, self.permutations, view.generator)
         noise, _, _ = self.test(view.film[0][1][:n], data, 1, view.generator)
         metrics = {"c2st_accuracy": value, "c2st_p": p, "c2st_accuracy_noise": noise, "c2st_points": 2.0 * n}
         metrics |= {"c2st_accuracy_floor": floor, "c2st_accuracy_floor_std": spread}

@@ -3,7 +3,7 @@
 Reported: the share of samples that it gives a class with probability above `confident`, how many classes those cover,
 and the entropy of their histogram; beside them the same share on held-out real images (a ceiling) and on uniform noise
 (a floor), and its accuracy. And each sample beside its nearest training image, with the mean distance next to that of
-held-out images (the first 500): samples much nearer than those are copies.
+held-out images (500 of them): samples much nearer than those are copies.
 """
 
 import warnings
@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -58,7 +59,7 @@ class Classifier:
             "confident_share_noise": len(sure["noise"]) / len(noise),
             "classifier_accuracy": self._accuracy(view.held_out, labels[view.split]),
             "nearest_distance": float(distance.mean()),
-            "nearest_distance_real": float(nearest_images(view.held_out[:500], data.train)[1].mean()),
+            "nearest_distance_real": float(nearest_images(subset(view.held_out, 500), data.train)[1].mean()),
         }
         pairs = torch.stack([samples[:50], nearest[:50]], 1).flatten(0, 1)
         return Report(metrics, {"nearest": pictures.grid(pairs, bounds, columns=10)})
@@ -71,7 +72,8 @@ class Classifier:
             warnings.simplefilter("ignore", ConvergenceWarning)
             epochs = max(1, self.passes // min(self.points, len(x)))
             model = MLPClassifier((self.hidden,), max_iter=epochs, random_state=0)
-            return model.fit(x[: self.points].flatten(1).cpu().numpy(), y[: self.points].cpu().numpy())
+            x, y = subset(x, self.points), subset(y, self.points)
+            return model.fit(x.flatten(1).cpu().numpy(), y.cpu().numpy())
 
     def _sure(self, x: Tensor) -> Tensor:
         """The classes of those rows of x that get one with more than the wanted probability."""

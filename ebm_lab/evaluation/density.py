@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.quadrature import framed_log_density
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -27,7 +28,7 @@ class Density:
 
     @torch.no_grad()
     def __call__(self, view: EvalView) -> Report:
-        data = view.held_out[:2000]
+        data = subset(view.held_out, 2000)
         nodes, log_p = framed_log_density(view.energy, data, self.cells)
         draw = _line if view.dataset.event_shape[0] == 1 else _plane
         return Report(images={"density": draw(view, nodes, log_p.cpu(), data)})

@@ -26,6 +26,7 @@ from ebm_lab.core.feature_net import FeatureNet, FeatureSettings, feature_net
 from ebm_lab.core.frechet import feature_distance, subset_mmd2
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.principal_mixture import MixtureSettings, PrincipalMixture, principal_mixture
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.settings import check
 from ebm_lab.core.view import EvalView, Report
@@ -65,10 +66,10 @@ class FeatureFID:
         labels, bounds = view.dataset.labels, view.dataset.bounds
         assert labels and bounds, "applies() asks for both"
         n = min(view.count, len(view.held_out))
-        reference = net.features(view.dataset.train[: self.reference])
+        reference = net.features(subset(view.dataset.train, self.reference))
         clouds = {
             "": view.samples[:n].clamp(*bounds),
-            "_floor": view.held_out[:n],
+            "_floor": subset(view.held_out, n),
             "_mixture": mixture.sample(n, view.generator),
             "_noise": view.dataset.start.sample(n, view.generator),
         }

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.places import Place
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -69,8 +70,8 @@ class FID:
     def __call__(self, view: EvalView) -> Report:
         bounds, n = view.dataset.bounds, min(view.count, len(view.held_out))
         assert bounds, "applies() asks for bounds"
-        real = view.dataset.train[: self.reference]
-        of_samples, floor = fids(self._metric(), real, [view.samples[:n], view.held_out[:n]], bounds, self.batch_size)
+        real, held_out = subset(view.dataset.train, self.reference), subset(view.held_out, n)
+        of_samples, floor = fids(self._metric(), real, [view.samples[:n], held_out], bounds, self.batch_size)
         metrics = {"fid": of_samples, "fid_floor": floor, "fid_samples": float(n), "fid_reference": float(len(real))}
         weights = "averaged" if view.averaged else "raw"
         note = (

@@ -29,6 +29,7 @@ from torch import Tensor
 from ebm_lab.core.distributions import UniformBox
 from ebm_lab.core.functional import flat_sum, frozen
 from ebm_lab.core.levels import data_score
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 from ebm_lab.evaluation.modes import total_variation, weights_of_density, weights_of_samples
@@ -53,7 +54,7 @@ class Fisher:
         return "the data's true density has no gradient" if view.dataset.score(view.held_out[:1]) is None else None
 
     def __call__(self, view: EvalView) -> Report:
-        x = view.held_out[: self.points]
+        x = subset(view.held_out, self.points)
         box = UniformBox(view.held_out.amin(0), view.held_out.amax(0))
         laws = {"data": x, "box": box.sample(len(x), view.generator)}
         if view.sampler is not None:

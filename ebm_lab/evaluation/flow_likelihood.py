@@ -16,6 +16,7 @@ from torch import Tensor
 from ebm_lab.core.bits import PIXELS, bits_per_dim
 from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.probability_flow import flow_log_prob
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -34,16 +35,16 @@ class FlowLikelihood:
     def __call__(self, view: EvalView) -> Report:
         model = view.energy
         assert isinstance(model, NoiseLevels), "applies() asks for it"
-        x = view.held_out[: self.points]
+        x = subset(view.held_out, self.points)
         v = None
         if x[0].numel() > self.exact_dim:
             v = torch.empty_like(x).bernoulli_(0.5, generator=view.generator).mul_(2).sub_(1)
         log_p = self._log_prob(model, x, v, self.steps)
         few = max(1, len(x) // 10)
-        coarse = self._log_prob(model, x[:few], None if v is None else v[:few], max(1, self.steps // 2))
+        coarse = self._log_prob(model, subset(x, few), None if v is None else subset(v, few), max(1, self.steps // 2))
         metrics = {
             "flow_nll": -float(log_p.mean()),
-            "flow_error": float((log_p[:few] - coarse).abs().mean()),
+            "flow_error": float((subset(log_p, few) - coarse).abs().mean()),
         }
         if len(x) > 1:
             metrics["flow_nll_se"] = float(log_p.std()) / len(x) ** 0.5

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate, in_parts
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report, too_few
 
@@ -42,12 +43,12 @@ class Histograms:
     @torch.no_grad()
     def __call__(self, view: EvalView) -> Report:
         data, n = view.dataset, self.points
-        sets = {"train": data.train[:n], "held-out": view.held_out[:n]}
+        sets = {"train": subset(data.train, n), "held-out": subset(view.held_out, n)}
         sets["noise"] = data.start.sample(len(sets["held-out"]), view.generator)
         if view.sampler is not None:
             sets["samples"] = view.samples[:n]
         if data.outside is not None:
-            sets["outside"] = data.outside[:n]
+            sets["outside"] = subset(data.outside, n)
         e = {name: in_parts(partial(evaluate, view.energy), x, 4096).double().cpu() for name, x in sets.items()}
         middle, median = e["held-out"].mean(), e["held-out"].median()
         metrics = {"e_std": float(e["held-out"].std())}

@@ -29,6 +29,7 @@ from ebm_lab.core import pictures
 from ebm_lab.core.functional import EnergyFn, per_sample
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.levels import NoiseLevels
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import build, register
 from ebm_lab.core.view import EvalView, Report, walk
 from ebm_lab.evaluation.chains import markov
@@ -118,7 +119,7 @@ class Inpainting:
         return None if view.has_energy or levels else "a score network without a sampler completes nothing"
 
     def __call__(self, view: EvalView) -> Report:
-        real, bounds, train = view.held_out[: self.images], view.dataset.bounds, view.dataset.train
+        real, bounds, train = subset(view.held_out, self.images), view.dataset.bounds, view.dataset.train
         assert bounds is not None, "applies() asks for it"
         unknown = hole_mask(self.hole, view.dataset.event_shape).to(real.device)
         x = real.repeat_interleave(self.completions, 0)

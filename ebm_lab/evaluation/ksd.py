@@ -27,6 +27,7 @@ from torch import Tensor
 from ebm_lab.core.functional import frozen, in_parts
 from ebm_lab.core.levels import data_score
 from ebm_lab.core.neighbours import median_distance
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.significance import p_value, random_signs
 from ebm_lab.core.stein import bootstrap_std, imq_stein_kernel, u_statistic, wild_bootstrap
@@ -62,13 +63,13 @@ class KSD:
     def applies(self, view: EvalView) -> str | None:
         if lacking := too_few(view, held_out=2, train=2):
             return f"an unbiased U-statistic {lacking}"
-        equal = median_distance(view.dataset.train[: self.points]) == 0
+        equal = median_distance(subset(view.dataset.train, self.points)) == 0
         return "most training points are equal: their distances give the kernels no width" if equal else None
 
     def __call__(self, view: EvalView) -> Report:
-        unit = median_distance(view.dataset.train[: self.points])
+        unit = median_distance(subset(view.dataset.train, self.points))
         widths = [w * unit for w in self.widths]
-        metrics = self._test(view, "ksd2_data", view.held_out, 1.0, widths)
+        metrics = self._test(view, "ksd2_data", subset(view.held_out, self.points), 1.0, widths)
         if view.sampler is not None and view.count > 1:
             metrics |= self._test(view, "ksd2_samples", view.samples, view.temperature, widths)
             noise = view.film[0][1][: self.points]

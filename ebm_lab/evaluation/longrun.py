@@ -30,6 +30,7 @@ from torch import Tensor
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.neighbours import median_distance
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import build, register
 from ebm_lab.core.view import EvalView, Report, too_few, walk
 from ebm_lab.evaluation.chains import COLOURS, markov, needs_energy
@@ -93,20 +94,20 @@ class LongRun:
             return reason
         if lacking := too_few(view, held_out=2, train=2):
             return f"a comparison of means and spreads {lacking}"
-        equal = median_distance(view.held_out[:1000]) == 0
+        equal = median_distance(subset(view.held_out, 1000)) == 0
         return "most held-out points are equal: their distances give the kernels no width" if equal else None
 
     def __call__(self, view: EvalView) -> Report:
         report, held = Report(), view.held_out
         steps = {m: min(m * view.steps, self.max_steps) for m in self.multiples}
         with torch.no_grad():
-            real = in_parts(partial(evaluate, view.energy), held[:4096], 1024).double().cpu()
+            real = in_parts(partial(evaluate, view.energy), subset(held, 4096), 1024).double().cpu()
         report.metrics = {"longrun_e_data": float(real.mean()), "longrun_e_std": float(real.std())}
         curves, stops, fates = {}, {}, {}
         for name, x in self._starts(view).items():
             curves[name], stops[name], fates[name] = self._run(view, x, sorted(set(steps.values())))
         data, widths = self._reference(view)
-        self._compare(report, "floor", view.dataset.train[-self.chains :], data, widths, view.dataset.scale)
+        self._compare(report, "floor", subset(view.dataset.train, self.chains), data, widths, view.dataset.scale)
         for name, stop in stops.items():
             for m, k in steps.items():
                 e = curves[name][fates[name][k]]
@@ -150,7 +151,7 @@ class LongRun:
         return curve, states, reached
 
     def _reference(self, view: EvalView) -> tuple[Tensor, list[float]]:
-        data = view.held_out[:1000].flatten(1).double()
+        data = subset(view.held_out, 1000).flatten(1).double()
         return data, [w * median_distance(data) for w in self.widths]
 
     def _compare(self, report: Report, name: str, x: Tensor, data: Tensor, widths: list[float], scale: float) -> None:
@@ -206,7 +207,7 @@ class LongRun:
 
     def _cloud(self, axes: Any, x: Tensor, held: Tensor) -> None:
         """The first two coordinates, or a histogram of the only one."""
-        points, data = x.flatten(1).cpu().numpy(), held[:1000].flatten(1).cpu().numpy()
+        points, data = x.flatten(1).cpu().numpy(), subset(held, 1000).flatten(1).cpu().numpy()
         if data.shape[1] == 1:
             axes.hist(data[:, 0], 40, density=True, color="0.85")
             axes.hist(points[:, 0], 20, density=True, histtype="step", color="#d95f02")

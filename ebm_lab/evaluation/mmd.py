@@ -16,6 +16,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core.neighbours import median_distance
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.significance import labellings, p_value
 from ebm_lab.core.view import EvalView, Report, too_few
@@ -73,12 +74,12 @@ class MMD:
             return "the run has no sampler to draw samples with"
         if lacking := too_few(view, held_out=2, train=2, samples=2):
             return f"an unbiased U-statistic {lacking}"
-        equal = median_distance(view.held_out[: self.points]) == 0
+        equal = median_distance(subset(view.held_out, self.points)) == 0
         return "most held-out points are equal: their distances give the kernels no width" if equal else None
 
     def __call__(self, view: EvalView) -> Report:
-        data = view.held_out.flatten(1)[: self.points].double()
-        reference = view.dataset.train.flatten(1)[: view.count].double()
+        data = subset(view.held_out, self.points).flatten(1).double()
+        reference = subset(view.dataset.train, view.count).flatten(1).double()
         samples = view.samples.flatten(1).double()
         widths = [w * median_distance(data) for w in self.widths]
         p, _ = permutation_test(samples, data, widths, view.generator)

@@ -23,6 +23,7 @@ from ebm_lab.core.cubature import Cubature, NoIntegral
 from ebm_lab.core.functional import EnergyFn
 from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.quadrature import budget
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -81,7 +82,7 @@ class Modes:
         assert mixture is not None, "applies() asks for it"
         if view.sampler is not None:
             report.metrics |= self._of_points(mixture, view.samples, "")
-            report.metrics |= self._of_points(mixture, view.dataset.train[: view.count], "_real")
+            report.metrics |= self._of_points(mixture, subset(view.dataset.train, view.count), "_real")
             report.notes = ["modes_kl and modes_tv, from few samples, err upwards: by about what modes_*_real are"]
         found = weights_of_density(view, mixture, self.cells)
         if found is not None:

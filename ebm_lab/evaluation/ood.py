@@ -43,6 +43,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import evaluate, flat_sum, in_parts, per_sample
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.levels import NoiseLevels, data_score
+from ebm_lab.core.random import row_order, subset
 from ebm_lab.core.registry import build, find, register
 from ebm_lab.core.view import EvalView, Report
 
@@ -108,14 +109,15 @@ class OutOfDistribution:
     def _sets(self, view: EvalView, report: Report) -> dict[str, Tensor]:
         """Held-out points first, then what is not of the data."""
         data, g = view.dataset, view.generator
-        x = view.held_out[: self.points]
+        x = subset(view.held_out, self.points)
         sets = {"held-out": x}
         if data.outside is not None:
-            sets["outside"] = data.outside[: self.points]
+            sets["outside"] = subset(data.outside, self.points)
         if data.bounds is not None:
             sets |= self._others(data, report)
             sets["uniform"] = data.start.sample(len(x), g)
-            sets["interpolation"] = (x + x.roll(1, 0)) / 2
+            mixed = x[row_order(len(x)).to(x.device)]  # else neighbours may be of one class
+            sets["interpolation"] = (mixed + mixed.roll(1, 0)) / 2
         else:
             low, high = data.train.amin(0), data.train.amax(0)
             sets["uniform"] = UniformBox(low - (high - low) / 4, high + (high - low) / 4).sample(len(x), g)
@@ -143,14 +145,14 @@ class OutOfDistribution:
             if other.event_shape != own.event_shape:
                 report.notes.append(f"ood: {name} is left out: its images are {other.event_shape}")
                 continue
-            found[name] = other.test[: self.points].to(own.train)
+            found[name] = subset(other.test, self.points).to(own.train)
         return found
 
     @torch.no_grad()
     def _typical_energy(self, view: EvalView) -> float | None:
         if not view.has_energy:
             return None
-        return float(in_parts(partial(evaluate, view.energy), view.dataset.train[:10_000], 1024).mean())
+        return float(in_parts(partial(evaluate, view.energy), subset(view.dataset.train, 10_000), 1024).mean())
 
     def _scores(self, view: EvalView, x: Tensor, level: float | None) -> dict[str, Tensor]:
         """(n,) each, the higher the more like the data."""

@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core.neighbours import expected_coverage, prdc
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -30,12 +31,12 @@ class PRDC:
         return None if n > self.neighbours else f"{self.neighbours} nearest neighbours among {n} points do not exist"
 
     def __call__(self, view: EvalView) -> Report:
-        real, samples = _flat(view.held_out[: self.points]), _flat(view.samples[: self.points])
+        real, samples = _flat(subset(view.held_out, self.points)), _flat(view.samples[: self.points])
         if not samples.isfinite().all():
             return Report(notes=["prdc: some samples are not finite, so that they have no nearest neighbours"])
         n, m = len(real), len(samples)
         values = {f"prdc_{name}": v for name, v in prdc(real, samples, self.neighbours).items()}
-        others = {"real": _flat(view.dataset.train[:m]), "noise": _flat(view.film[0][1][:m])}
+        others = {"real": _flat(subset(view.dataset.train, m)), "noise": _flat(view.film[0][1][:m])}
         for suffix, x in others.items():
             values |= {f"prdc_{name}_{suffix}": v for name, v in prdc(real, x, self.neighbours).items()}
         values["prdc_coverage_expected"] = expected_coverage(n, m, self.neighbours)

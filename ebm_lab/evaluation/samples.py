@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import evaluate
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -28,7 +29,7 @@ class Samples:
     def __call__(self, view: EvalView) -> Report:
         samples, report = view.samples, Report()
         if view.has_energy:
-            drawn = {"data": view.held_out[:4096], "samples": samples, "noise": view.film[0][1]}
+            drawn = {"data": subset(view.held_out, 4096), "samples": samples, "noise": view.film[0][1]}
             report.metrics = {f"e_{name}": float(evaluate(view.energy, x).mean()) for name, x in drawn.items()}
             report.metrics["energy_gap"] = report.metrics["e_data"] - report.metrics["e_samples"]
         if "acceptance" in view.chain_metrics:

@@ -26,6 +26,7 @@ from ebm_lab.core.functional import EnergyFn, divergence, flat_sum, score
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.layers import NON_SMOOTH
 from ebm_lab.core.levels import NoiseLevels
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.view import EvalView, Report
 
@@ -54,7 +55,7 @@ class ScoreMatchingLoss:
         return None
 
     def __call__(self, view: EvalView) -> Report:
-        x = view.held_out[: self.points]
+        x = subset(view.held_out, self.points)
         exact = x[0].numel() <= self.exact_dim
         values = [self._loss(view.energy, part, exact, view.generator) for part in x.split(BATCH)]
         j = torch.cat(values).double().cpu()
