@@ -15,6 +15,7 @@ from ebm_lab.core import cached as cache
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.frechet import feature_distance, frechet_distance, moments, polynomial_mmd2, subset_mmd2
 from ebm_lab.core.principal_mixture import MixtureSettings, principal_mixture
+from ebm_lab.core.random import subset
 from ebm_lab.core.registry import build
 from ebm_lab.core.view import EvalView
 from ebm_lab.evaluation.feature_fid import FeatureFID
@@ -366,8 +367,8 @@ def test_fid_on_a_view_names_its_floor(digits, monkeypatch):
     monkeypatch.setattr(fid, "_metric", lambda: FrechetInceptionDistance(Flat(), reset_real_features=False))
     report = fid(view_of(digits, digits.val[:100]))
     assert report.metrics["fid_samples"] == 100 and report.metrics["fid_reference"] == 300
-    z = [((x + 1) / 2 * 255).round()[:, 0].flatten(1)[:, :3] for x in (digits.val[:100], digits.test[:100])]
-    real = ((digits.train[:300] + 1) / 2 * 255).round()[:, 0].flatten(1)[:, :3]
+    z = [((x + 1) / 2 * 255).round()[:, 0].flatten(1)[:, :3] for x in (digits.val[:100], subset(digits.test, 100))]
+    real = ((subset(digits.train, 300) + 1) / 2 * 255).round()[:, 0].flatten(1)[:, :3]
     for name, cloud in zip(("fid", "fid_floor"), z, strict=True):
         assert report.metrics[name] == pytest.approx(feature_distance(cloud, real), rel=1e-6, abs=1e-6)
 
