@@ -88,7 +88,7 @@ def advice(troubles: Iterable[Trouble], config: Mapping[str, Any], chains: bool,
     tips = [*first, *of_sampler(kinds, has), *noise]
     if at_fault:
         tips = [*first, *of_sampler(kinds, has), has.smaller("optim.lr"), *noise]
-    elif kinds != {"acceptance"} and (not tips or not (noise or "likelihood" in kinds)):
+    elif kinds != {"acceptance"} and (not tips or "gap" in kinds or not (noise or "likelihood" in kinds)):
         tips.append(has.smaller("optim.lr"))
     if kinds & {"gap", "finite"} and has.equal("objective.energy_l2", 0):
         tips.append("objective.energy_l2=0.01")

@@ -154,6 +154,7 @@ def test_more_tips_follow_where_more_is_to_be_seen():
     uneven = normal() * torch.tensor([1.0, 1e5])
     raw = "dataset=array dataset.path=x.npy dataset.scaling=none objective=pcd"
     assert {"dataset.scaling=standardize", "sampler.mass=diagonal"} <= {*tips("acceptance", raw, uneven, chains=True)}
+    assert any(tip.startswith(RATE) for tip in tips("gap", raw, uneven, chains=True)), "a gap is the rate's too"
     fixed = tips("acceptance", "objective=pcd sampler.target_acceptance=null", chains=True)
     assert "sampler.target_acceptance=0.6" in fixed
     cold = tips("gap", "objective=mle_short sampler=langevin", chains=True)
