@@ -77,6 +77,17 @@ def import_from_here() -> None:
             sys.path.append(os.getcwd())
 
 
+@contextmanager
+def importing_from_here() -> Iterator[None]:
+    """The same within the body alone: Hydra, which looks for plugins of its own along the path, is not to see it."""
+    before = [*sys.path]
+    import_from_here()
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 def _run(module: str, function: str) -> None:
     with command():
         getattr(import_module(f"ebm_lab.cli.{module}"), function)()

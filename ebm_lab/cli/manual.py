@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 
 from ebm_lab.cli.arguments import Arguments
+from ebm_lab.cli.commands import importing_from_here
 from ebm_lab.cli.compose import GROUPS, config_dir, options
 from ebm_lab.cli.pages import WIDTH, asked_for, page, summary
 
@@ -60,7 +61,8 @@ def _import_plugins(overrides: Sequence[str]) -> None:
     for names in (o.partition("=")[2] for o in overrides if o.startswith("plugins=")):
         from ebm_lab.experiment import import_plugins
 
-        import_plugins(re.findall(r"[\w.]+", names))
+        with importing_from_here():
+            import_plugins(re.findall(r"[\w.]+", names))
 
 
 def manual() -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from ebm_lab.cli.commands import importing_from_here
 from ebm_lab.cli.quoting import parse, quoted
 
 
@@ -115,7 +116,7 @@ def _hint(override: str, config: Mapping[str, Any]) -> Any:
     target: Callable = RunSettings
     if where:
         for plugin in config.get("plugins") or ():
-            with suppress(Exception):  # whatever it is, it is told when the run is assembled
+            with suppress(Exception), importing_from_here():  # a mistake is told when the run is assembled
                 importlib.import_module(plugin)
         name = values.get("name")
         if where[0] not in PACKAGES or not isinstance(name, str):
