@@ -37,7 +37,7 @@ EXAMPLES
 
 EXIT STATUS
     0 finished   1 failed   2 a mistake in the settings   3 diverged
-    75 ended by SIGTERM, 130 by SIGINT: resume=<run>, or the same command with resume=auto, goes on
+    75 ended by SIGTERM or SIGHUP, 130 by SIGINT: resume=<run>, or the same command with resume=auto, goes on
 """
 
 

@@ -110,20 +110,31 @@ def _hint(override: str, config: Mapping[str, Any]) -> Any:
     if not isinstance(values, Mapping) or isinstance(values.get(setting), bool | int | float):
         return Any
     from ebm_lab.core.errors import UserError
-    from ebm_lab.core.registry import PACKAGES, find
+    from ebm_lab.core.registry import PACKAGES
     from ebm_lab.experiment import RunSettings
 
     target: Callable = RunSettings
     if where:
-        for plugin in config.get("plugins") or ():
-            with suppress(Exception), importing_from_here():  # a mistake is told when the run is assembled
-                importlib.import_module(plugin)
         name = values.get("name")
         if where[0] not in PACKAGES or not isinstance(name, str):
             return Any
         try:
-            target = find(where[0], name)
+            target = _component(where[0], name, config.get("plugins") or ())
         except UserError:
             return Any
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     return hints.get(setting, Any)
+
+
+def _component(kind: str, name: str, plugins: Sequence[str]) -> Callable:
+    """The component of that name; plugins are imported only where the lab has none."""
+    from ebm_lab.core.errors import NotRegistered
+    from ebm_lab.core.registry import find
+
+    try:
+        return find(kind, name)
+    except NotRegistered:
+        for plugin in plugins:
+            with suppress(Exception), importing_from_here():  # a mistake is told when the run is assembled
+                importlib.import_module(plugin)
+        return find(kind, name)

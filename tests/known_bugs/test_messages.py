@@ -53,6 +53,7 @@ def own(tmp_path, monkeypatch):
     """A directory with a module of one's own, importable, and a way to put YAMLs beside it."""
     (tmp_path / "own_of_mine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_of_mine", raising=False)  # that of another test, in its own directory
 
     def put(name, text):
         file = tmp_path / "own" / name
