@@ -15,6 +15,7 @@ from ebm_lab.core.contrastive import Contrastive
 from ebm_lab.core.flow import Flow
 from ebm_lab.core.interfaces import Batch, Chain, Loss, Sampler
 from ebm_lab.core.levels import NoiseLevels
+from ebm_lab.core.view import Report
 from ebm_lab.experiment import assemble
 from ebm_lab.objectives.pcd import PCD
 from ebm_lab.samplers.langevin import Langevin
@@ -281,12 +282,12 @@ def test_an_evaluation_s_random_numbers_depend_on_seed_split_step_and_its_own_na
             return None
 
         def __call__(self, view):
-            return float(torch.rand((), generator=view.generator))
+            return Report({"drawn": float(torch.rand((), generator=view.generator))})
 
     def drawn(name, split="val", step=3, seed=0):
         made = trainer(f"seed={seed}", evaluations="")
         made.evaluators, made.counters.step = {"a": Draws(), "b": Draws()}, step
-        return made.report(name, made.view(split))
+        return made.report(name, made.view(split)).metrics["drawn"]
 
     seen = [drawn("a"), drawn("b"), drawn("a", "test"), drawn("a", step=4), drawn("a", seed=1)]
     assert len(set(seen)) == 5 and drawn("a") == seen[0]
