@@ -56,7 +56,7 @@ MISTAKES = [
     ("evaluation=[foo]", "evaluation=foo: no such option; allowed: .*likelihood"),
     ("evaluation.likelihood.cells=0", "evaluation.likelihood.cells=0: should be greater than 0"),
     ("recipe=foo", "recipe=foo: no such option; allowed: "),
-    ("logger=wandb logger.mode=x", "logger.mode=x: should be 'auto', 'online' or 'offline'"),
+    ("logger=wandb logger.mode=x", "logger.mode=x: should be 'auto', 'online', 'offline' or 'disabled'"),
     ("steps=[", "steps=.: can't be read as key=value"),
     ("batch_size=5000", "objective.buffer_size=1000: must be at least batch_size=5000"),
     ("dataset=two_moons objective=multi_dsm energy=mlp", "objective 'multi_dsm' needs a model of many noise levels"),

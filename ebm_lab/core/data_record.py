@@ -10,12 +10,12 @@ from torch import Tensor
 from ebm_lab.core.cached import digest
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.random import stream
+from ebm_lab.core.random import stream, subset
 from ebm_lab.core.transforms import Affine
 
 SPLITS = ("train", "val", "test")
 PROBES = 4
-"""Test rows at which the true log-density is kept."""
+"""How many test rows the true log-density is kept of."""
 
 
 def fingerprints(dataset: Dataset) -> dict[str, str]:
@@ -45,7 +45,7 @@ class DataRecord:
     @classmethod
     def of(cls, dataset: Dataset, rows: Mapping[str, int], digests: Mapping[str, str]) -> "DataRecord":
         """The record of a data set; rows and digests: from before it was cut to `max_train`."""
-        log_prob = dataset.log_prob(dataset.test[:PROBES])
+        log_prob = dataset.log_prob(subset(dataset.test, PROBES))
         return cls(
             rows=dict(rows),
             digests=dict(digests),

@@ -91,7 +91,7 @@ def safe_streams() -> Iterator[None]:
 def _safe(stream: Any) -> Any:
     if isinstance(stream, SafeStream):
         return stream
-    return SafeStandardStream(open(os.devnull, "w") if stream is None else stream)
+    return SafeStandardStream(open(os.devnull, "w", encoding="utf-8") if stream is None else stream)
 
 
 def _take_low_descriptors() -> None:

@@ -6,7 +6,8 @@ The gap estimates KL(p_data || p_model) on the same points. log Z comes from the
 else in one and two dimensions from adaptive cubature (core/cubature.py) over ten million data scales. Two numbers say
 what it is worth: `log_z_error_bound`, nats, of the cubature; and `log_z_change`, what the outermost decade of the reach
 adds to log Z, so that mass far from the data is seen and not assumed. Either above 0.01 is said in a note; above 1 nat
-there is no likelihood to report.
+there is no likelihood to report, only `nll_uncertain` where mass was found and not resolved, by which the guard still
+sees a model that has lost the data.
 Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
 per dimension (core/bits.py).
 """
@@ -51,12 +52,15 @@ class Likelihood:
         if _formula(view) is None:
             report.metrics |= {"log_z_change": known.change, "log_z_error_bound": known.bound}
             report.notes += doubts(known)
-            if max(known.change, known.bound) > 1:
+            if known.change > 1:
                 return report
         log_z = known.value
         with torch.no_grad():
             e = in_parts(partial(evaluate, view.energy), view.held_out, 65_536)
         nll = float(e.double().mean()) + log_z
+        if known.bound > 1:
+            report.metrics["nll_uncertain"] = nll
+            return report
         report.metrics |= {"nll": nll, "log_z": log_z}
         if view.dataset.bounds is not None:
             report.metrics["bits_per_dim"] = bits_per_dim(nll, view.dataset)

@@ -117,7 +117,7 @@ class WandB:
             self.ticks = max(self.ticks + max(1, step - self.step), run.step, self.least)
             self.step = step
             with suppress(OSError):
-                Path(run.settings.sync_dir, TICK).write_text(str(self.ticks))
+                Path(run.settings.sync_dir, TICK).write_text(str(self.ticks), encoding="utf-8")
         return self.ticks
 
     def _try(self, action: Any) -> None:
@@ -150,7 +150,7 @@ class WandB:
         run = self._init(wandb, "offline", suffix)
         where = Path(run.settings.sync_dir)
         parts = [_relative(part) for part in (*earlier, where)]
-        view = pasteable("wandb leet", self.directory / "wandb")
+        view = pasteable("wandb leet", _relative(self.directory / "wandb"))
         self.info.say(f"W&B: offline; view: {view}; upload later: {pasteable('wandb sync', *parts)}")
         return run
 
@@ -213,7 +213,7 @@ def refusal(run: Any) -> str | None:
     """Why the service refused what came after the run was opened, as W&B's own process has written it into its log;
     None where it took everything. wandb tells it to the terminal alone."""
     try:
-        lines = Path(run.settings.log_internal).read_text(errors="replace").splitlines()
+        lines = Path(run.settings.log_internal).read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, AttributeError, TypeError):
         return None
     for line in lines:
@@ -226,7 +226,7 @@ def refusal(run: Any) -> str | None:
 
 def _tick_of(part: Path) -> int:
     try:
-        return int((part / TICK).read_text())
+        return int((part / TICK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return -1
 

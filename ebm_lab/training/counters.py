@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Counters:
-    """What a run has come to; travels in the checkpoint. `best` is the best validation value of `monitor` so far."""
+    """What a run has come to; travels in the checkpoint. `best` is the best validation value of `best_by` so far."""
 
     step: int = 0
     grad_evals: int = 0
@@ -20,7 +20,7 @@ class Counters:
     eval_cpu_seconds: float = 0.0
     best: float | None = None
     best_step: int | None = None
-    monitor: str | None = None
+    best_by: str | None = None
 
     @property
     def train_cpu_seconds(self) -> float:

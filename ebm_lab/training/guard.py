@@ -137,12 +137,13 @@ class Guard:
 
     def weigh(self, metrics: Mapping[str, float]) -> list[Trouble]:
         """The trouble of a trained model whose evaluation on the test points reports these metrics."""
-        if not self.enabled or self.tempered or "nll" not in metrics:
+        nll = metrics.get("nll", metrics.get("nll_uncertain"))
+        if not self.enabled or self.tempered or nll is None:
             return []
         noise = noise_nll(self.dataset)
-        if metrics["nll"] <= noise + self.floor:
+        if nll <= noise + self.floor:
             return []
-        text = f"nll is {metrics['nll']:.3g} (the starting noise has {noise:.3g}, limit {noise + self.floor:.3g})"
+        text = f"nll is {nll:.3g} (the starting noise has {noise:.3g}, limit {noise + self.floor:.3g})"
         return [Trouble(f"the model lost the data: {text}", "likelihood")]
 
     def learn(self, metrics: Mapping[str, float], step: int) -> bool:

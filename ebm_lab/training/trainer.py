@@ -154,10 +154,10 @@ class Trainer(Trained):
     def _validate(self) -> dict[str, float]:
         metrics = self.evaluate("val")
         best, first = self.counters.best, next((m for m in MONITORS if m in metrics), None)
-        monitor = first if best is None else self.counters.monitor or first
+        monitor = first if best is None else self.counters.best_by or first
         if monitor in metrics and (best is None or metrics[monitor] < best):
             self.counters.best, self.counters.best_step = metrics[monitor], self.counters.step
-            self.counters.monitor = monitor
+            self.counters.best_by = monitor
             self.save(best=True)
         return {f"val/{name}": value for name, value in metrics.items()}
 

@@ -35,7 +35,7 @@ def run(tmp_path, *more):
 
 def bits(result):
     """Every number that the run ended with: its weights and its results."""
-    timed = ("seconds", "cpu", "steps_per_second", "command", "pid", "evals_per")
+    timed = ("seconds", "cpu", "steps_per_second", "command", "pid", "evals_per", "git_commit")
     numbers = {k: v for k, v in result.summary.items() if not any(t in k for t in timed)}
     weights = {k: v.tolist() for k, v in result.energy.state_dict().items()}
     return json.dumps([numbers, weights], sort_keys=True)

@@ -55,7 +55,7 @@ def test_a_value_that_is_no_number_never_becomes_the_best(bad, tmp_path):
 def test_one_monitor_is_not_compared_with_another(tmp_path):
     """Where nll is missing once, the smaller numbers of mmd2 don't take its place."""
     result = train(tmp_path, {"nll": 3.0, "mmd2": 0.5}, {"mmd2": 0.1}, {"nll": 2.0, "mmd2": 0.4}, {"nll": 2.0})
-    assert (result.summary["best"], result.summary["best_step"], result.summary["monitor"]) == (2.0, 3, "nll")
+    assert (result.summary["best"], result.summary["best_step"], result.summary["best_by"]) == (2.0, 3, "nll")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("float division"), ValueError("n_samples=1\nof 2"), MemoryError()])

@@ -213,7 +213,8 @@ def test_what_is_typed_reaches_the_run():
         ["dataset=two_moons", "objective=ssm", "dataset.train=100", "logger=none", "output_dir=1e5", "steps=2"]
     )
     trainer, resolved = assemble(config)
-    assert resolved["output_dir"] == "1e5" and trainer.schedule.steps == 2
+    assert config["output_dir"] == "1e5" and resolved["output_dir"] == str(Path("1e5").absolute())
+    assert trainer.schedule.steps == 2
 
 
 @pytest.mark.parametrize("value", ["a=b", "über", "x,y"])
