@@ -304,9 +304,7 @@ def test_a_kill_at_any_write_leaves_a_directory_that_resumes_to_the_same_bits(ev
             train(stiff(tmp_path, name, "steps=40", "checkpoint_every=10"), quiet=True)
         (path, *_) = [*(tmp_path / name / "runs").iterdir(), None]
         if path is None or not (path / "summary.json").is_file():
-            assert (function, n) in (("replace", 1), ("replace", 2)), (
-                "only before the first summary the run had not begun"
-            )
+            assert function == "replace" and n <= 3, "config.yaml, metrics.jsonl, summary.json: then the run has begun"
             continue
         if not (path / "checkpoints" / "last.pt").is_file() or state(path)["counters"]["step"] < 40:
             ebm_lab.train([f"resume={path}"], quiet=True)
