@@ -54,19 +54,21 @@ def load_run(
     of them, and no rows.
     """
     run = RunDir.open(path, "run")
-    pick_device(device)
+    place, own = pick_device(device), run.read_config()
     import_plugins(list(plugins))
-    config = {**run.read_config(), "device": device, "plugins": [], "resume": None, "init_from": None}
+    config = {**own, "device": device, "plugins": [], "resume": None, "init_from": None}
     if evaluation is not None:
         config["evaluation"] = dict(evaluation)
     config = moved(config, dataset or {})
     file = run.best if which == "best" else run.last
-    content = checkpoint.of_run(run, file, pick_device(device))
+    content = checkpoint.of_run(run, file, place)
     try:
         trainer = _restored(config, content, file, keep=data == "kept" and not dataset)
     except NotRegistered as error:
-        own = run.read_config().get("plugins")
-        named = f"; the run was made with plugins=[{','.join(own)}]: give that, if you trust its code" if own else ""
+        theirs = own.get("plugins")
+        named = (
+            f"; the run was made with plugins=[{','.join(theirs)}]: give that, if you trust its code" if theirs else ""
+        )
         raise UserError(f"{error}{named}") from None
     checkpoint.same_config(content, config, file)
     if ema:
