@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from ebm_lab.cli.api import train
     from ebm_lab.core.errors import UserError
     from ebm_lab.core.registry import register
-    from ebm_lab.load import load_run
+    from ebm_lab.runs.load import load_run
 
 __all__ = ["UserError", "load_run", "register", "train"]
 _HOMES = {
     "UserError": "ebm_lab.core.errors",
-    "load_run": "ebm_lab.load",
+    "load_run": "ebm_lab.runs.load",
     "register": "ebm_lab.core.registry",
     "train": "ebm_lab.cli.api",
 }

@@ -1,7 +1,7 @@
 """Break the equations in small ways, one at a time, and see whether the tests notice.
 
     python scripts/mutants.py files=all jobs=2 sample=1000 [seed=0] [timeout=300]
-    python scripts/mutants.py files=ebm_lab/objectives/dsm.py,ebm_lab/core/metropolis.py jobs=1
+    python scripts/mutants.py files=ebm_lab/objectives/dsm.py,ebm_lab/samplers/_metropolis.py jobs=1
     python scripts/mutants.py files=all list=true           # what would be tried, and how many
 
 A mutant is one change of one file in a copy of the project: a sign, a factor 2, a root left out, a mean for a median
@@ -46,8 +46,8 @@ BAR = 0.95
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("ebm_lab/objectives/ed.py", "y = x + self.blur * torch.empty_like(x).normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/ed.py", "y + self.blur * around"): "the noise's law is symmetric",
-    ("ebm_lab/core/distributions.py", "noise.normal_"): "the noise's law is symmetric",
-    ("ebm_lab/core/distributions.py", "z.normal_"): "the noise's law is symmetric",
+    ("ebm_lab/distributions/elementary.py", "noise.normal_"): "the noise's law is symmetric",
+    ("ebm_lab/distributions/elementary.py", "z.normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/cnce.py", "x + shift, 0.0)[0] for shift in (-v, v)"): "both signs are taken",
 }
 """(file, a piece of the line): why a change there leaves what is computed as it is."""

@@ -28,7 +28,7 @@ from torch import Tensor
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.cli.tools import main
 from ebm_lab.core import pictures
-from ebm_lab.experiment import assemble
+from ebm_lab.runs.assemble import assemble
 
 METHODS = {
     "dsm": ["objective=dsm", "objective.sigma=0.1"],

@@ -19,7 +19,7 @@ import ebm_lab
 from ebm_lab.cli.tools import main
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.functional import evaluate
-from ebm_lab.run import Result
+from ebm_lab.runs.train import Result
 
 OBJECTIVES = ("cd", "pcd", "nce", "ssm", "dsm", "multi_dsm")
 

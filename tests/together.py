@@ -1,4 +1,4 @@
-"""What two processes do at once, for tests/test_processes.py: `python -m tests.together <folder>` in each."""
+"""What two processes do at once, for tests/training/test_distributed.py: `python -m tests.together <folder>` in each."""
 
 import sys
 from pathlib import Path
@@ -10,10 +10,10 @@ from torch.overrides import TorchFunctionMode
 
 import ebm_lab
 from ebm_lab.cli.compose import compose_config
-from ebm_lab.experiment import assemble
+from ebm_lab.runs.assemble import assemble
+from ebm_lab.training.distributed import Processes
 from ebm_lab.training.gradients import Gradients
-from ebm_lab.training.processes import Processes
-from tests.test_resume import OBJECTIVES, QUICK, stop_at
+from tests.runs.test_resume import OBJECTIVES, QUICK, stop_at
 
 BATCH = 64
 FIXED = ["sampler.target_acceptance=null"]

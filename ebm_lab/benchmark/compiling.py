@@ -2,7 +2,7 @@
 
     steps to break even = (CPU time of compiling) / (CPU time of an eager step - of a compiled one)
 
-beside the number from which `compile=auto` compiles, by what a step does (training/worth.py).
+beside the number from which `compile=auto` compiles, by what a step does (training/compile/policy.py).
 
 Compiling is measured twice, in fresh processes: with torch's cache on disk empty, and with what the first one left
 there, which is how the other runs of a sweep find it. It is the CPU time of the second step, with the compilers that
@@ -23,8 +23,8 @@ from ebm_lab.benchmark.apart import alone
 from ebm_lab.benchmark.cases import NETWORKS, filled
 from ebm_lab.benchmark.field import images_file
 from ebm_lab.benchmark.timing import calibrate, timed
-from ebm_lab.core.memory import keep_freed_memory
-from ebm_lab.training import worth
+from ebm_lab.training.compile import policy as worth
+from ebm_lab.training.memory import keep_freed_memory
 from ebm_lab.training.trainer import Trainer
 
 CHOICES = {

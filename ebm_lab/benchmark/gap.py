@@ -27,8 +27,8 @@ from ebm_lab.benchmark.peers import Job
 from ebm_lab.core.errors import Diverged
 from ebm_lab.core.functional import in_parts
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.memory import keep_freed_memory
-from ebm_lab.core.quadrature import box_log_z
+from ebm_lab.distributions.quadrature import box_log_z
+from ebm_lab.training.memory import keep_freed_memory
 
 DATASETS = ("two_moons", "eight_gaussians")
 OBJECTIVES = ("dsm", "ssm", "sm", "nce", "cd", "pcd")

@@ -19,7 +19,7 @@ from ebm_lab.benchmark.apart import together
 from ebm_lab.benchmark.cases import CHAIN, PLAIN
 from ebm_lab.benchmark.nets import plain as plain_net
 from ebm_lab.benchmark.timing import Work, race
-from ebm_lab.core.memory import keep_freed_memory
+from ebm_lab.training.memory import keep_freed_memory
 
 POINTS = ("dataset=two_moons", "energy=mlp", "energy.hidden=[128,128]", *PLAIN)
 

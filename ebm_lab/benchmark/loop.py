@@ -17,9 +17,9 @@ from typing import Any
 from ebm_lab.benchmark import ours
 from ebm_lab.benchmark.apart import alone
 from ebm_lab.benchmark.timing import median_interval
-from ebm_lab.core.memory import keep_freed_memory
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
+from ebm_lab.training.memory import keep_freed_memory
 from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trainer import Trainer
 

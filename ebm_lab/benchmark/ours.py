@@ -8,7 +8,7 @@ import torch
 
 from ebm_lab.benchmark.timing import Work
 from ebm_lab.core.interfaces import Sampler
-from ebm_lab.experiment import assemble
+from ebm_lab.runs.assemble import assemble
 from ebm_lab.training.trainer import Trainer
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]

@@ -24,7 +24,7 @@ from ebm_lab.benchmark import ours, peers
 from ebm_lab.benchmark.cases import NETWORKS, PLAIN, Case, sampler_case, step_cases
 from ebm_lab.benchmark.field import contestants, images_file
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.memory import keep_freed_memory
+from ebm_lab.training.memory import keep_freed_memory
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 FIRST = ("steps=1", "samples=4", "sample_steps=1", "logger.mode=offline")

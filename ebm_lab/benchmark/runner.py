@@ -15,7 +15,7 @@ from ebm_lab.benchmark.cases import Case, sampler_cases, step_cases
 from ebm_lab.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
 from ebm_lab.benchmark.ours import Compose, variants
 from ebm_lab.benchmark.timing import CLOCKS, Race, Work, race
-from ebm_lab.core.memory import keep_freed_memory
+from ebm_lab.training.memory import keep_freed_memory
 
 Say = Callable[[str], None]
 

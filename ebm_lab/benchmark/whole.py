@@ -13,7 +13,7 @@ from ebm_lab.benchmark.cases import left_out
 from ebm_lab.benchmark.ours import Compose
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.whole import write_whole
-from ebm_lab.training.facts import git_commit
+from ebm_lab.runs.record import git_commit
 
 Say = Callable[[str], None]
 

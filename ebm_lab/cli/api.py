@@ -10,7 +10,7 @@ from ebm_lab.core.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from ebm_lab.run import Result
+    from ebm_lab.runs.train import Result
 
 
 def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None, quiet: bool = False) -> "Result":
@@ -18,7 +18,7 @@ def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None
 
     config_dir: a directory with further configs, as --config-dir. Raises UserError for a mistake in the settings.
     """
-    from ebm_lab.run import train as run
+    from ebm_lab.runs.train import train as run
 
     return run(_resumed(compose_config(overrides, config_dir), overrides), quiet=quiet)
 
@@ -32,8 +32,8 @@ def _resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     if config.get("resume") in (None, "auto"):
         return config
     from ebm_lab.core.places import moved
-    from ebm_lab.experiment import import_plugins
-    from ebm_lab.training.facts import RESUME_MAY_CHANGE
+    from ebm_lab.runs.assemble import import_plugins
+    from ebm_lab.runs.record import RESUME_MAY_CHANGE
     from ebm_lab.training.rundir import RunDir
 
     old = RunDir.open(str(config["resume"]), "resume").read_config()

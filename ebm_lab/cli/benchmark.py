@@ -30,7 +30,7 @@ def benchmark(
 
     from ebm_lab.benchmark import whole
     from ebm_lab.cli.compose import compose_config
-    from ebm_lab.compare.page import machine
+    from ebm_lab.reports.compare.page import machine
 
     said = " ".join(a for a in sys.argv[1:] if not a.startswith("out="))
     command = f"python scripts/benchmark.py {said}".strip()

@@ -13,11 +13,11 @@ from pydantic import PositiveFloat, PositiveInt
 from ebm_lab.cli.compose import options
 from ebm_lab.cli.manual import comment
 from ebm_lab.cli.tools import main
-from ebm_lab.compare.plan import Arm, Case, Study, Unit, cases, mine, pieces, varied
 from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.reports.compare.plan import Arm, Case, Study, Unit, cases, mine, pieces, varied
 
 if TYPE_CHECKING:
-    from ebm_lab.compare.runner import Runner
+    from ebm_lab.reports.compare.runner import Runner
 
 LEFT_OUT = {"mle_short": "its energy learns to be sampled in few cold steps and is no log-density, so it has no gap"}
 """Objectives that `objectives=all` leaves out, and why; to be had by name."""
@@ -51,7 +51,7 @@ def compare(
     are copied under name, for scripts/results.py; train: false only writes the tables and the page of what there is.
     Tables and page show the cases of this command.
     """
-    from ebm_lab.compare.runner import Runner
+    from ebm_lab.reports.compare.runner import Runner
 
     known = options("objective")
     chosen = [o for o in known if o not in LEFT_OUT] if objectives == "all" else _known("objectives", objectives, known)
@@ -76,7 +76,7 @@ def compare(
     for path in show(runner, wanted, pieces(columns), fresh=train):
         print(path)
     if publish:
-        from ebm_lab.compare import page
+        from ebm_lab.reports.compare import page
 
         for path in page.publish(runner.out, Path(publish), name):
             print(path)
@@ -85,8 +85,8 @@ def compare(
 def show(runner: "Runner", wanted: Sequence[Case], asked: Sequence[str], fresh: bool) -> list[Path]:
     """Write comparison.csv, comparison.md and index.html of what there is; returns the files. `fresh`: this command is
     the one that trained."""
-    from ebm_lab.compare import images, page, table
-    from ebm_lab.compare.runner import read
+    from ebm_lab.reports.compare import images, page, table
+    from ebm_lab.reports.compare.runner import read
 
     out = runner.out
     rows = [table.row(case, runner.study, runner) for case in wanted]

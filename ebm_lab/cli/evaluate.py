@@ -15,12 +15,12 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ebm_lab.cli.compose import config_dir, options
 from ebm_lab.cli.tools import check_sampling, data_place, main, writable
 from ebm_lab.core.errors import UserError, one_of
-from ebm_lab.core.isolation import isolated
 from ebm_lab.core.strict_json import dumps
 from ebm_lab.core.whole import write_whole
+from ebm_lab.runs.isolation import isolated
 
 if TYPE_CHECKING:
-    from ebm_lab.core.view import EvalView, Report
+    from ebm_lab.core.eval_view import EvalView, Report
     from ebm_lab.training.trainer import Trainer
 
 
@@ -49,11 +49,11 @@ def evaluate(
     """
     import torch
 
-    from ebm_lab.core.memory import keep_freed_memory
     from ebm_lab.core.places import moved
-    from ebm_lab.experiment import import_plugins
-    from ebm_lab.load import load_run
-    from ebm_lab.training.processes import Processes
+    from ebm_lab.runs.assemble import import_plugins
+    from ebm_lab.runs.load import load_run
+    from ebm_lab.training.distributed import Processes
+    from ebm_lab.training.memory import keep_freed_memory
     from ebm_lab.training.rundir import RunDir
 
     keep_freed_memory()

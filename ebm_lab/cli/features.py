@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ebm_lab.cli.commands import command, import_from_here
 from ebm_lab.cli.compose import compose_config, keys_of
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.isolation import isolated
+from ebm_lab.runs.isolation import isolated
 
 HELP = """Train the classifier in whose features samples of images are compared (evaluation=feature_fid), and fit the
 mixture of Gaussians that is printed beside them; both are kept under <output_dir>/features.
@@ -27,7 +27,7 @@ def features(overrides: Sequence[str]) -> None:
 
     from ebm_lab.core.registry import build
     from ebm_lab.evaluation.feature_fid import unfit
-    from ebm_lab.experiment import build_dataset, import_plugins, pick_device, pick_threads, run_settings
+    from ebm_lab.runs.assemble import build_dataset, import_plugins, pick_device, pick_threads, run_settings
 
     for override, key in zip(overrides, keys_of(overrides), strict=True):
         if key not in CONCERNED:

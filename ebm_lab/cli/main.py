@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from ebm_lab.cli.arguments import Arguments
-    from ebm_lab.run import Result
+    from ebm_lab.runs.train import Result
 
 BEGAN = time.perf_counter()
 
@@ -87,8 +87,8 @@ def _hydra(arguments: "Arguments") -> int:
 def run_composed(config: "DictConfig", overrides: list[str], began: tuple[float, float]) -> "Result":
     """Run one composed config."""
     from ebm_lab.cli.api import prepare
-    from ebm_lab.core.memory import keep_freed_memory
-    from ebm_lab.run import train
+    from ebm_lab.runs.train import train
+    from ebm_lab.training.memory import keep_freed_memory
 
     stop_if_asked()
     import_from_here()

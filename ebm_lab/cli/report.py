@@ -21,8 +21,8 @@ def report(
     outputs: where the runs are; out: the file (default: <outputs>/report.html); points: of a curve at most; embed:
     megabytes of pictures inside the page, the others are linked from the run directories.
     """
-    from ebm_lab.report.collect import find, read
-    from ebm_lab.report.page import page
+    from ebm_lab.reports.overview.collect import find, read
+    from ebm_lab.reports.overview.page import page
 
     root = Path(outputs)
     if not root.is_dir():

@@ -12,11 +12,11 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ebm_lab.cli.commands import command, import_from_here
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.isolation import isolated
 from ebm_lab.core.settings import check, settings_of
+from ebm_lab.runs.isolation import isolated
 
 if TYPE_CHECKING:
-    from ebm_lab.load import LoadedRun
+    from ebm_lab.runs.load import LoadedRun
 
 
 @isolated()
@@ -44,12 +44,12 @@ def sample(
     import numpy as np
     import torch
 
-    from ebm_lab.core.data_record import KeptData
-    from ebm_lab.core.memory import keep_freed_memory
+    from ebm_lab.core.eval_view import EvalView
     from ebm_lab.core.pictures import grid, save_png
     from ebm_lab.core.random import stream
-    from ebm_lab.core.view import EvalView
-    from ebm_lab.load import load_run
+    from ebm_lab.runs.data_record import KeptData
+    from ebm_lab.runs.load import load_run
+    from ebm_lab.training.memory import keep_freed_memory
 
     keep_freed_memory()
     place = data_place(overrides or {})

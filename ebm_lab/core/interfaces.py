@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.distributions import Distribution, IsotropicGaussian, UniformBox
 from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, score
-from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.transforms import Affine, identity
+from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian, UniformBox
+from ebm_lab.distributions.mixture import GaussianMixture
 
 if TYPE_CHECKING:
-    from ebm_lab.core.data_record import DataRecord
+    from ebm_lab.runs.data_record import DataRecord
 
 
 class Batch(NamedTuple):

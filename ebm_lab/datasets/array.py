@@ -1,7 +1,7 @@
 """Your own rows: a table or array on disk, as points.
 
 `.npy`: an (n, ...) array of real or whole numbers or truth values; `.npz`: an archive with one array, or the one named
-`key`; `.csv`: UTF-8 text of numbers, one row a line, with an optional first line of names (`core/tables.py` has the
+`key`; `.csv`: UTF-8 text of numbers, one row a line, with an optional first line of names (`_tables.py` has the
 rules). Everything after the first axis is the event shape. What is none of these is refused, and what was decided about
 a file is said in `notes`.
 """
@@ -14,15 +14,15 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from ebm_lab.core.archives import BROKEN, read_array
 from ebm_lab.core.cached import digest
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
-from ebm_lab.core.splits import split_indices
-from ebm_lab.core.tables import read_table
 from ebm_lab.core.transforms import identity, standardising
+from ebm_lab.datasets._archives import BROKEN, read_array
+from ebm_lab.datasets._splits import split_indices
+from ebm_lab.datasets._tables import read_table
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 SUFFIXES = (".npy", ".npz", ".csv")

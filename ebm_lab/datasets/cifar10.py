@@ -15,10 +15,10 @@ from pydantic import NonNegativeInt
 from torch import Tensor
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.images import HeldOut, OfficialImages, refuse_packed, unavailable
 from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
-from ebm_lab.core.splits import Classes
+from ebm_lab.datasets._images import HeldOut, OfficialImages, refuse_packed, unavailable
+from ebm_lab.datasets._splits import Classes
 
 FOLDER = "cifar-10-batches-py"
 BROKEN = (

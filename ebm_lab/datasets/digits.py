@@ -11,8 +11,8 @@ from pydantic import Field, NonNegativeInt
 
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
-from ebm_lab.core.splits import Classes, keep_classes, split_indices
 from ebm_lab.core.transforms import Affine
+from ebm_lab.datasets._splits import Classes, keep_classes, split_indices
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 

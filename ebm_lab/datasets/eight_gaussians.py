@@ -10,9 +10,9 @@ import math
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.registry import register
-from ebm_lab.core.synthetic import Synthetic
+from ebm_lab.datasets._synthetic import Synthetic
+from ebm_lab.distributions.mixture import GaussianMixture
 
 
 @register("dataset", "eight_gaussians")

@@ -7,10 +7,10 @@ https://arxiv.org/abs/1708.07747.
 
 from pydantic import NonNegativeInt
 
-from ebm_lab.core.images import HeldOut, OfficialImages, idx_pair
 from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
-from ebm_lab.core.splits import Classes
+from ebm_lab.datasets._images import HeldOut, OfficialImages, idx_pair
+from ebm_lab.datasets._splits import Classes
 
 
 @register("dataset", "fashion_mnist")

@@ -1,8 +1,8 @@
 """Your own images: every picture in a folder and the folders below it, cut to squares of one size.
 
 The shorter side is resized to `size`, the middle is kept, and pixels 0 to 255 are mapped linearly to [-1, 1].
-`core/picture_files.py` says how a file's numbers become such pixels. If every picture lies in a folder below the first,
-the names of those folders, sorted, are the labels 0, 1, ...; `core/folders.py` says which files count. What is passed
+`_picture_files.py` says how a file's numbers become such pixels. If every picture lies in a folder below the first,
+the names of those folders, sorted, are the labels 0, 1, ...; `_folders.py` says which files count. What is passed
 over or decided is said in `notes`.
 """
 
@@ -14,12 +14,12 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.folders import find_pictures, folder_labels, shown
-from ebm_lab.core.images import Images
-from ebm_lab.core.picture_files import Square, read_square
 from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
-from ebm_lab.core.splits import split_indices
+from ebm_lab.datasets._folders import find_pictures, folder_labels, shown
+from ebm_lab.datasets._images import Images
+from ebm_lab.datasets._picture_files import Square, read_square
+from ebm_lab.datasets._splits import split_indices
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Range = Literal["auto"] | Annotated[list[float], Field(min_length=2, max_length=2)]

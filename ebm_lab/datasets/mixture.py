@@ -11,9 +11,9 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.registry import register
-from ebm_lab.core.synthetic import Synthetic
+from ebm_lab.datasets._synthetic import Synthetic
+from ebm_lab.distributions.mixture import GaussianMixture
 
 
 @register("dataset", "mixture")

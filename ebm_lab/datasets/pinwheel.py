@@ -16,9 +16,9 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.registry import register
-from ebm_lab.core.synthetic import Synthetic
+from ebm_lab.datasets._synthetic import Synthetic
+from ebm_lab.distributions.mixture import GaussianMixture
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:

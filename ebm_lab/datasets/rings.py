@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core.registry import register
-from ebm_lab.core.synthetic import Synthetic
+from ebm_lab.datasets._synthetic import Synthetic
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.curves import NoisyCurves
 from ebm_lab.core.registry import register
-from ebm_lab.core.synthetic import Synthetic
+from ebm_lab.datasets._synthetic import Synthetic
+from ebm_lab.distributions.curves import NoisyCurves
 
 
 @dataclass(frozen=True)

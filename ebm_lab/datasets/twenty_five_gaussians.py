@@ -6,9 +6,9 @@ p(x) = 1/25 sum_{i,j} N(x; spacing (i, j), std^2 I),    i, j in {-2, -1, 0, 1, 2
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from ebm_lab.core.mixtures import GaussianMixture
 from ebm_lab.core.registry import register
-from ebm_lab.core.synthetic import Synthetic
+from ebm_lab.datasets._synthetic import Synthetic
+from ebm_lab.distributions.mixture import GaussianMixture
 
 
 @register("dataset", "twenty_five_gaussians")

@@ -9,10 +9,10 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.curves import NoisyCurves
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import stream
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.curves import NoisyCurves
 
 
 def moon(which: int, t: Tensor) -> Tensor:

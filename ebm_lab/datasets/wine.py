@@ -18,9 +18,9 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
-from ebm_lab.core.splits import split_indices
-from ebm_lab.core.tables import read_table
 from ebm_lab.core.transforms import standardising
+from ebm_lab.datasets._splits import split_indices
+from ebm_lab.datasets._tables import read_table
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 

@@ -13,9 +13,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ebm_lab.core.interfaces import Dataset, Energy
-from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, make_activation
-from ebm_lab.core.levels import require_images
 from ebm_lab.core.registry import register
+from ebm_lab.models.layers import Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.models.levels import require_images
 
 
 @register("energy", "conv")

@@ -27,10 +27,10 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ebm_lab.core.distributions import IsotropicGaussian
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.elementary import IsotropicGaussian
 
 
 def gaussian_kernel(a: Tensor, b: Tensor, width: Tensor | float) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ebm_lab.core.functional import GradientFn
 from ebm_lab.core.interfaces import Dataset, Energy
-from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, initialise, make_activation
-from ebm_lab.core.perceptron import perceptron
 from ebm_lab.core.registry import register
+from ebm_lab.models.layers import Activation, ConfineShape, Quadratic, initialise, make_activation
+from ebm_lab.models.perceptron import perceptron
 
 ROWS = 4096
 """Points whose gradient is taken at once: what lies between two layers of many more fits into no cache."""

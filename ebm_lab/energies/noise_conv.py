@@ -5,7 +5,7 @@
 
 The factor gives the score of f the size that images ask for: they lie on a thin set, where the score is about
 1 / sigma. 3x3 convolutions, of which the first keeps the image's size and each further one halves it, then a linear
-layer; each layer is scaled and shifted by what Fourier features of log sigma say (core/conditioning.py).
+layer; each layer is scaled and shifted by what Fourier features of log sigma say (models/conditioning.py).
 """
 
 from typing import Annotated
@@ -13,18 +13,18 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor, channels_last, nn
 
-from ebm_lab.core.conditioning import Film
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.ladder import Sigma
-from ebm_lab.core.layers import Activation, make_activation
-from ebm_lab.core.levels import NoiseEnergy, require_images
 from ebm_lab.core.registry import register
+from ebm_lab.models.conditioning import Film
+from ebm_lab.models.ladder import Sigma
+from ebm_lab.models.layers import Activation, make_activation
+from ebm_lab.models.levels import NoiseEnergy, require_images
 
 
 @register("energy", "noise_conv")
 class NoiseConv(NoiseEnergy):
     """Images (C, H, W). `channels`: per convolution; `hidden`: width of the linear layer; `sigma_min`, `sigma_max`,
-    `levels`: the ladder, `auto` from the data (core/ladder.py)."""
+    `levels`: the ladder, `auto` from the data (models/ladder.py)."""
 
     def __init__(
         self,

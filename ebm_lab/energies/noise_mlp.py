@@ -3,7 +3,7 @@
     E(x, sigma) = -log N(x; mean, v^2 I) + f(u, log sigma)
     u = (x - mean) / v,    v^2 = sigma^2 + scale^2
 
-Each hidden layer is scaled and shifted by what Fourier features of log sigma say (core/conditioning.py). f grows at
+Each hidden layer is scaled and shifted by what Fourier features of log sigma say (models/conditioning.py). f grows at
 most linearly, so that Z exists at every level.
 """
 
@@ -12,18 +12,18 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.conditioning import FilmMLP
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.ladder import Sigma
-from ebm_lab.core.layers import Activation
-from ebm_lab.core.levels import NoiseEnergy
 from ebm_lab.core.registry import register
+from ebm_lab.models.conditioning import FilmMLP
+from ebm_lab.models.ladder import Sigma
+from ebm_lab.models.layers import Activation
+from ebm_lab.models.levels import NoiseEnergy
 
 
 @register("energy", "noise_mlp")
 class NoiseMLP(NoiseEnergy):
     """Any event shape, flattened. `hidden`: widths of the hidden layers; `sigma_min`, `sigma_max` and `levels`: the
-    ladder, `auto` from the data (core/ladder.py)."""
+    ladder, `auto` from the data (models/ladder.py)."""
 
     def __init__(
         self,

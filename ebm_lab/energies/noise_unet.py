@@ -3,7 +3,7 @@
     E(x, sigma) = -log N(x; mean, v^2 I) - (scale / sigma) u . F(w, log sigma)
     u = (x - mean) / v,    v^2 = sigma^2 + scale^2,    w = u / sqrt(1 + |u|^2 / (9 d))
 
-with F of core/unet.py. w is nearly u where the data are (|u|^2 is about d) and bounded elsewhere, so that u . F grows
+with F of models/unet.py. w is nearly u where the data are (|u|^2 is about d) and bounded elsewhere, so that u . F grows
 no faster than |u| and Z exists. Where F changes slowly, the score is the base's plus scale / (sigma v) F: that of
 score_unet with the same F, and unlike it the gradient of something.
 
@@ -19,17 +19,17 @@ from torch import Tensor
 
 from ebm_lab.core.functional import flat_sum, per_sample
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.ladder import Sigma
-from ebm_lab.core.layers import Activation
-from ebm_lab.core.levels import NoiseEnergy, require_images
 from ebm_lab.core.registry import register
-from ebm_lab.core.unet import UNet
+from ebm_lab.models.ladder import Sigma
+from ebm_lab.models.layers import Activation
+from ebm_lab.models.levels import NoiseEnergy, require_images
+from ebm_lab.models.unet import UNet
 
 
 @register("energy", "noise_unet")
 class NoiseUNet(NoiseEnergy):
     """Images (C, H, W). `channels`: one entry per size of the U-Net; `sigma_min`, `sigma_max`, `levels`: the ladder,
-    `auto` from the data (core/ladder.py)."""
+    `auto` from the data (models/ladder.py)."""
 
     def __init__(
         self,

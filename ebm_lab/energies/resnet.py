@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from ebm_lab.core.interfaces import Dataset, Energy
-from ebm_lab.core.layers import Activation, ConfineShape, Quadratic, make_activation
-from ebm_lab.core.levels import require_images
 from ebm_lab.core.registry import register
+from ebm_lab.models.layers import Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.models.levels import require_images
 
 
 class Block(nn.Module):

@@ -3,7 +3,7 @@
     s(x, sigma) = -(x - mean) / v^2 + scale / (sigma v) F(u, log sigma)
     u = (x - mean) / v,    v^2 = sigma^2 + scale^2
 
-with F of core/unet.py. The field need not be the gradient of anything: one backward pass less per step than an energy,
+with F of models/unet.py. The field need not be the gradient of anything: one backward pass less per step than an energy,
 and no density but by the probability-flow ODE.
 """
 
@@ -13,17 +13,17 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.ladder import Sigma
-from ebm_lab.core.layers import Activation
-from ebm_lab.core.levels import ScoreNetwork, require_images
 from ebm_lab.core.registry import register
-from ebm_lab.core.unet import UNet
+from ebm_lab.models.ladder import Sigma
+from ebm_lab.models.layers import Activation
+from ebm_lab.models.levels import ScoreNetwork, require_images
+from ebm_lab.models.unet import UNet
 
 
 @register("energy", "score_unet")
 class ScoreUNet(ScoreNetwork):
     """Images (C, H, W). `channels`: one entry per size of the U-Net; `sigma_min`, `sigma_max`, `levels`: the ladder,
-    `auto` from the data (core/ladder.py)."""
+    `auto` from the data (models/ladder.py)."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
     ais_log_z = log mean w,    E[w] = Z;    ais_nll = E_test[ E(x) ] + ais_log_z
 
-w and its estimators: core/annealed_importance.py. Since E[log mean w] <= log Z, the log-likelihood is over-stated on
+w and its estimators: _annealed_importance.py. Since E[log mean w] <= log Z, the log-likelihood is over-stated on
 average, by as much as the weights are uneven: `ais_ess` is the number of chains that carry the sum, of
 `ais_chains`, and ais_log_z_se the jackknife's standard error. Modes that no chain from the base finds are missing
 from both. The base is a Gaussian fitted to the training data and the chains move in coordinates in which it is N(0, I);
@@ -29,17 +29,17 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.annealed_importance import Whitened, effective_sample_size, log_mean_exp
-from ebm_lab.core.annealed_path import Journey, Schedule, pilot
-from ebm_lab.core.bits import PIXELS, bits_per_dim
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen, in_parts
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.metropolis import Metropolis
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import build, register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.evaluation._annealed_importance import Whitened, effective_sample_size, log_mean_exp
+from ebm_lab.evaluation._annealed_path import Journey, Schedule, pilot
+from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
 from ebm_lab.evaluation.likelihood import exact_log_z
+from ebm_lab.samplers._metropolis import Metropolis
 
 Shape = Literal["covariance", "diagonal", "isotropic"]
 

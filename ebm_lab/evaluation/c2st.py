@@ -21,10 +21,10 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.significance import labellings, p_value
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.statistics.permutation import labellings, p_value
 
 
 def accuracies(z: Tensor, labels: Tensor, width: float, ridge: float, folds: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Whether the run's Markov chains converge, and how many independent draws they are worth.
 
 Chains from noise and from the training data are first warmed up and then watched: the energy and a few random
-projections v . x / scale after each call of the sampler. The formulas are those of core/diagnostics.py.
+projections v . x / scale after each call of the sampler. The formulas are those of statistics/diagnostics.py.
 
     ess_*:    effective sample size of all draws of one start, at most about `chain_draws`; of projections the smallest
     rhat_*:   split R-hat; without a start's name over the chains of both, so that it sees whether they meet
@@ -25,11 +25,11 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.diagnostics import autocorrelation, correlation_time, effective_sample_size, rhat
+from ebm_lab.core.eval_view import EvalView, Report, walk
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.registry import build, register
-from ebm_lab.core.view import EvalView, Report, walk
+from ebm_lab.statistics.diagnostics import autocorrelation, correlation_time, effective_sample_size, rhat
 
 COLOURS = {"noise": "#d95f02", "data": "#1f5fa8", "buffer": "#1b9e77"}
 

@@ -5,10 +5,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.quadrature import framed_log_density
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.distributions.quadrature import framed_log_density
 
 
 @register("evaluation", "density")

@@ -2,7 +2,7 @@
 
     feature_fid = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),    feature_kid = MMD^2 with k = (z . z' / d + 1)^3
 
-between the features z of samples and of training images (core/feature_net.py, core/frechet.py). This is no FID, whose
+between the features z of samples and of training images (_feature_net.py, statistics/frechet.py). This is no FID, whose
 features are Inception's: its numbers compare with each other on one data set and with nothing else. Beside each stand,
 at the same number of images, that of held-out real images (a floor, which a model can't be expected below), of a
 mixture of Gaussians on principal components (what a model without a network reaches) and of noise (a ceiling). Samples
@@ -22,14 +22,14 @@ from typing import Any
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.feature_net import FeatureNet, FeatureSettings, feature_net
-from ebm_lab.core.frechet import feature_distance, subset_mmd2
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.principal_mixture import MixtureSettings, PrincipalMixture, principal_mixture
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.settings import check
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.distributions.principal_mixture import MixtureSettings, PrincipalMixture, principal_mixture
+from ebm_lab.evaluation._feature_net import FeatureNet, FeatureSettings, feature_net
+from ebm_lab.statistics.frechet import feature_distance, subset_mmd2
 
 
 @register("evaluation", "feature_fid")

@@ -21,10 +21,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.places import Place
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 LIBRARIES = ("torchmetrics", "torch_fidelity")

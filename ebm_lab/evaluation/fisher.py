@@ -26,13 +26,13 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.distributions import UniformBox
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.functional import flat_sum, frozen
-from ebm_lab.core.levels import data_score
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.distributions.elementary import UniformBox
 from ebm_lab.evaluation.modes import total_variation, weights_of_density, weights_of_samples
+from ebm_lab.models.levels import data_score
 
 
 def fisher_divergence(s_model: Tensor, s_data: Tensor) -> Tensor:

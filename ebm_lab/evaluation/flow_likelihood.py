@@ -1,24 +1,24 @@
 """Held-out likelihood by the probability-flow ODE, for models of many noise levels: energies and score networks.
 
-    flow_nll = -E_test[ log q_sigma_min(x) ],    log q_sigma_min by core/probability_flow.py
+    flow_nll = -E_test[ log q_sigma_min(x) ],    log q_sigma_min by models/probability_flow.py
 
 in nats: of the model's law at its lowest level, for data as they are. For an energy it is the law that its scores at
 all levels carry down from noise, which is exp(-E(x, sigma_min)) / Z only as far as the levels agree. The divergence is
 exact up to `exact_dim` dimensions, d backward passes a step; above, it is Hutchinson's estimate, whose standard error
 over the points is reported with that of the points themselves as `flow_nll_se`. `flow_error` is what half the steps
-would have changed, on a tenth of the points. For images also in bits per dimension (core/bits.py).
+would have changed, on a tenth of the points. For images also in bits per dimension (_bits_per_dim.py).
 """
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.bits import PIXELS, bits_per_dim
-from ebm_lab.core.levels import NoiseLevels
-from ebm_lab.core.probability_flow import flow_log_prob
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
+from ebm_lab.models.levels import NoiseLevels
+from ebm_lab.models.probability_flow import flow_log_prob
 
 
 @register("evaluation", "flow_likelihood")

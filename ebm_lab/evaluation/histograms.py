@@ -19,10 +19,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.eval_view import EvalView, Report, too_few
 from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report, too_few
 
 COLOURS = {"train": "#1f5fa8", "held-out": "black", "samples": "#d95f02", "noise": "#777777", "outside": "#1b9e77"}
 

@@ -26,13 +26,13 @@ from pydantic import PositiveInt
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core import pictures
+from ebm_lab.core.eval_view import EvalView, Report, walk
 from ebm_lab.core.functional import EnergyFn, per_sample
 from ebm_lab.core.interfaces import Sampler
-from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import build, register
-from ebm_lab.core.view import EvalView, Report, walk
 from ebm_lab.evaluation.chains import markov
+from ebm_lab.models.levels import NoiseLevels
 
 Hole = Literal["lower", "right", "centre"]
 

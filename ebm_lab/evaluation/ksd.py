@@ -1,4 +1,4 @@
-"""Kernel Stein discrepancy (core/stein.py) of held-out data and of samples against the model's score: no log Z needed.
+"""Kernel Stein discrepancy (statistics/stein.py) of held-out data and of samples against the model's score: no log Z needed.
 
     ksd2_data: could the held-out data come from the model?    ksd2_samples: has the sampler reached the model?
 
@@ -24,14 +24,14 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from ebm_lab.core.eval_view import EvalView, Report, too_few
 from ebm_lab.core.functional import frozen, in_parts
-from ebm_lab.core.levels import data_score
-from ebm_lab.core.neighbours import median_distance
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.significance import p_value, random_signs
-from ebm_lab.core.stein import bootstrap_std, imq_stein_kernel, u_statistic, wild_bootstrap
-from ebm_lab.core.view import EvalView, Report, too_few
+from ebm_lab.models.levels import data_score
+from ebm_lab.statistics.permutation import p_value, random_signs
+from ebm_lab.statistics.prdc import median_distance
+from ebm_lab.statistics.stein import bootstrap_std, imq_stein_kernel, u_statistic, wild_bootstrap
 
 
 def stein_kernels(x: Tensor, s: Tensor, widths: list[float]) -> Tensor:

@@ -28,13 +28,13 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.eval_view import EvalView, Report, too_few, walk
 from ebm_lab.core.functional import evaluate, in_parts
-from ebm_lab.core.neighbours import median_distance
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import build, register
-from ebm_lab.core.view import EvalView, Report, too_few, walk
 from ebm_lab.evaluation.chains import COLOURS, markov, needs_energy
 from ebm_lab.evaluation.mmd import mmd2
+from ebm_lab.statistics.prdc import median_distance
 
 Curve = dict[int, Tensor]
 """Steps to the energies of all chains there, (n,)."""

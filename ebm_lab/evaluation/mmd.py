@@ -15,11 +15,11 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.neighbours import median_distance
+from ebm_lab.core.eval_view import EvalView, Report, too_few
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.significance import labellings, p_value
-from ebm_lab.core.view import EvalView, Report, too_few
+from ebm_lab.statistics.permutation import labellings, p_value
+from ebm_lab.statistics.prdc import median_distance
 
 PERMUTATIONS = 200
 """A p-value is known to 1 in 200. No setting: runs that were trained before there was a test can be evaluated too."""

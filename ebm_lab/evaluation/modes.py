@@ -19,13 +19,13 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.cubature import Cubature, NoIntegral
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.functional import EnergyFn
-from ebm_lab.core.mixtures import GaussianMixture
-from ebm_lab.core.quadrature import budget
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.distributions.cubature import Cubature, NoIntegral
+from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.distributions.quadrature import budget
 
 
 def kl(p: Tensor, q: Tensor) -> float:

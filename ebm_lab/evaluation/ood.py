@@ -16,7 +16,7 @@ and beside them the trivial baselines
 
 Held-out data are the positives: `ood_auroc_<score>_<set>` is the probability that
 a held-out point outscores another, `ood_aupr_..` average precision, 0.5 for a constant, `ood_fpr95_..` the share of the
-other set that passes where 95 % of the held-out data do (core/detection.py); `.._low` and `.._high` bound the 95 %
+other set that passes where 95 % of the held-out data do (statistics/detection.py); `.._low` and `.._high` bound the 95 %
 bootstrap interval over the points, for this one model: another seed can lie outside. Intensity is turned the way that
 separates the set at hand, which no detector could know: its AUROC is the best that this one number can do. High
 likelihood is no proof of being typical, so a model may lose to it.
@@ -37,15 +37,15 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.detection import detection, intervals, labelled
-from ebm_lab.core.distributions import UniformBox
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.functional import evaluate, flat_sum, in_parts, per_sample
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.levels import NoiseLevels, data_score
 from ebm_lab.core.random import row_order, subset
 from ebm_lab.core.registry import build, find, register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.distributions.elementary import UniformBox
+from ebm_lab.models.levels import NoiseLevels, data_score
+from ebm_lab.statistics.detection import detection, intervals, labelled
 
 TRIVIAL = ("intensity", "distance", "constant")
 COLOURS = {

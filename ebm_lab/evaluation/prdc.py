@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage of samples among held-out data (core/neighbours.py), in data space.
+"""Precision, recall, density and coverage of samples among held-out data (statistics/prdc.py), in data space.
 
 Precision and density fall where samples lie off the data, recall and coverage where data lie off the samples; density
 exceeds 1 where samples crowd the data's densest places. `_real` is the same of as many training points in the samples'
@@ -11,10 +11,10 @@ features they say more.
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.neighbours import expected_coverage, prdc
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.statistics.prdc import expected_coverage, prdc
 
 
 @register("evaluation", "prdc")

@@ -9,10 +9,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
 
 
 @register("evaluation", "samples")

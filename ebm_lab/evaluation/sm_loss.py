@@ -22,13 +22,13 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.functional import EnergyFn, divergence, flat_sum, score
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.layers import NON_SMOOTH
-from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.core.view import EvalView, Report
+from ebm_lab.models.layers import NON_SMOOTH
+from ebm_lab.models.levels import NoiseLevels
 
 BATCH = 256
 LARGEST = 4096

@@ -28,13 +28,13 @@ import copy
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.contrastive import Contrastive
-from ebm_lab.core.entropy import nearest_neighbour_entropy
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen
 from ebm_lab.core.interfaces import Chain, Dataset, Loss, Sampler
-from ebm_lab.core.layers import require_smooth
 from ebm_lab.core.registry import register
+from ebm_lab.models.layers import require_smooth
+from ebm_lab.objectives._contrastive import Contrastive
+from ebm_lab.statistics.entropy import nearest_neighbour_entropy
 
 
 def chain_divergence(energy: EnergyFn, x_neg: Tensor, entropy: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def chain_divergence(energy: EnergyFn, x_neg: Tensor, entropy: Tensor) -> Tensor
 
 @register("objective", "cd")
 class CD(Contrastive):
-    """k is the sampler's `steps`. `data_noise` and `energy_l2` as in core/contrastive.py; the chains begin at the noisy
+    """k is the sampler's `steps`. `data_noise` and `energy_l2` as in _contrastive.py; the chains begin at the noisy
     data.
 
     `neglected_term`: the signed coefficient of the neglected term, 0 to leave it out; it needs a sampler without accept

@@ -26,9 +26,9 @@ from torch.nn.functional import softplus
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
-from ebm_lab.core.kernels import Kernel
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
+from ebm_lab.objectives._kernels import Kernel
 
 
 def conditional_odds(energy: EnergyFn, x: Tensor, x_new: Tensor, log_ratio: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -21,11 +21,11 @@ import torch
 from pydantic import PositiveFloat
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.blur import noise_level
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, score
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.blur import noise_level
 
 
 def denoising_score_matching(energy: EnergyFn, x: Tensor, eps: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +48,7 @@ def dsm_control_variate(energy: EnergyFn, x: Tensor, eps: Tensor, sigma: float) 
 class DSM(Objective):
     """Settings: `sigma`, the noise level in data units; `auto` takes 4/3 of the bandwidth that maximises the
     leave-one-out likelihood of a kernel density estimate on the training data, but for points no more than what costs
-    0.01 nats (core/blur.py): a little more blur than the bandwidth costs little in few dimensions and weighs
+    0.01 nats (distributions/blur.py): a little more blur than the bandwidth costs little in few dimensions and weighs
     neighbouring modes against each other by many more points. `antithetic`: each noise vector is used with both signs,
     which cancels the odd part of the gradient's variance (most of it when sigma is small) at twice the cost.
     `control_variate`: take away sigma^2 c / 2, which cancels its leading term, at twice the cost; antithetic noise

@@ -14,16 +14,16 @@ Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, e
 from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.contrastive import Contrastive
 from ebm_lab.core.interfaces import Chain, Dataset, Sampler
 from ebm_lab.core.registry import register
+from ebm_lab.objectives._contrastive import Contrastive
 
 
 @register("objective", "mle")
 class MLE(Contrastive):
     """k is the sampler's `steps`; noise is the data set's `start`. `refresh`: independence-Metropolis proposals of that
     noise before them, exact steps that settle how much mass each mode gets where noise and model overlap (few
-    dimensions). `data_noise` and `energy_l2` as in core/contrastive.py."""
+    dimensions). `data_noise` and `energy_l2` as in _contrastive.py."""
 
     def __init__(
         self,

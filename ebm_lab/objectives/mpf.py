@@ -30,7 +30,7 @@ def minimum_probability_flow(
 
 @register("objective", "mpf")
 class MPF(Displaced):
-    """Settings as in Displaced (objectives/cnce.py)."""
+    """Settings as in Displaced (cnce.py)."""
 
     def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return minimum_probability_flow(self.energy, x, x_new, log_ratio)

@@ -27,9 +27,9 @@ from torch import Generator, Tensor
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import flat_sum, level_gradients, per_sample
 from ebm_lab.core.interfaces import Batch, Loss, Objective
-from ebm_lab.core.ladder import Ladder
-from ebm_lab.core.levels import NoiseEnergy, NoiseLevels
 from ebm_lab.core.registry import register
+from ebm_lab.models.ladder import Ladder
+from ebm_lab.models.levels import NoiseEnergy, NoiseLevels
 
 
 def space_loss(s: Tensor, z: Tensor, sigma: Tensor) -> Tensor:

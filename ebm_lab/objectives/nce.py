@@ -18,13 +18,13 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
-from ebm_lab.core.distributions import Distribution
-from ebm_lab.core.flow import Flow
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
-from ebm_lab.core.noise import NoiseLaw, fit_noise
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.elementary import Distribution
+from ebm_lab.distributions.flow import Flow
+from ebm_lab.distributions.noise import NoiseLaw, fit_noise
 
 
 def noise_contrastive_estimation(

@@ -17,11 +17,11 @@ from typing import Annotated
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.buffer import ReplayBuffer
-from ebm_lab.core.contrastive import Contrastive
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Chain, Dataset, Sampler
 from ebm_lab.core.registry import register
+from ebm_lab.objectives._contrastive import Contrastive
+from ebm_lab.objectives._replay_buffer import ReplayBuffer
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -30,7 +30,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class PCD(Contrastive):
     """Settings: `buffer_size` chains, of which a batch advances per step by the sampler's steps; `restart`, the
     probability per visit of beginning anew from noise; `refresh`, independence-Metropolis proposals from that noise per
-    visit; `data_noise` and `energy_l2` as in core/contrastive.py."""
+    visit; `data_noise` and `energy_l2` as in _contrastive.py."""
 
     rows = ("buffer.x", "buffer.age")
 

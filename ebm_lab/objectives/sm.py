@@ -16,9 +16,9 @@ from torch import Generator, Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, flat_sum, score_and_trace
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
-from ebm_lab.core.layers import require_smooth
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
+from ebm_lab.models.layers import require_smooth
 
 COSTLY = 16
 """Above this dimension a step costs ten sliced ones or more (`python scripts/theory.py out=docs only=estimators`)."""

@@ -20,9 +20,9 @@ from torch import Generator, Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score_and_curvature
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
-from ebm_lab.core.layers import require_smooth
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
+from ebm_lab.models.layers import require_smooth
 
 Projection = Literal["gaussian", "rademacher", "sphere"]
 

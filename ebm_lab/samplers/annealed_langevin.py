@@ -14,9 +14,9 @@ Generation, 2020 (the final denoising), arXiv:2009.05475.
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, empty_like
 
-from ebm_lab.core.annealing import LevelSampler
-from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.registry import register
+from ebm_lab.models.levels import NoiseLevels
+from ebm_lab.samplers._annealing import LevelSampler
 from ebm_lab.samplers.langevin import langevin_step
 
 

@@ -15,15 +15,15 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.adaptation import Mass
 from ebm_lab.core.functional import flat_sum
-from ebm_lab.core.metropolis import Metropolis, Point, Target
 from ebm_lab.core.registry import register
+from ebm_lab.samplers._adaptation import Mass
+from ebm_lab.samplers._metropolis import Metropolis, Point, Target
 
 
 @register("sampler", "hmc")
 class HMC(Metropolis):
-    """`steps` proposals of `leapfrog` leapfrog steps of size h; the other settings are those of core/metropolis.py."""
+    """`steps` proposals of `leapfrog` leapfrog steps of size h; the other settings are those of _metropolis.py."""
 
     def __init__(
         self,

@@ -17,15 +17,15 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.adaptation import Mass
-from ebm_lab.core.metropolis import Metropolis, Point, Target
 from ebm_lab.core.registry import register
+from ebm_lab.samplers._adaptation import Mass
+from ebm_lab.samplers._metropolis import Metropolis, Point, Target
 from ebm_lab.samplers.langevin import log_acceptance
 
 
 @register("sampler", "mala")
 class MALA(Metropolis):
-    """`steps` steps of size eps; the settings are those of core/metropolis.py."""
+    """`steps` steps of size eps; the settings are those of _metropolis.py."""
 
     def __init__(
         self,

@@ -16,10 +16,10 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.annealing import LevelSampler
 from ebm_lab.core.functional import flat_sum
-from ebm_lab.core.levels import NoiseLevels
 from ebm_lab.core.registry import register
+from ebm_lab.models.levels import NoiseLevels
+from ebm_lab.samplers._annealing import LevelSampler
 
 
 def reverse_diffusion(x: Tensor, s: Tensor, z: Tensor, sigma: float, tau: float) -> Tensor:

@@ -17,10 +17,10 @@ from itertools import pairwise
 from pydantic import PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.annealing import LevelSampler
-from ebm_lab.core.levels import NoiseLevels
-from ebm_lab.core.probability_flow import flow, heun_step
 from ebm_lab.core.registry import register
+from ebm_lab.models.levels import NoiseLevels
+from ebm_lab.models.probability_flow import flow, heun_step
+from ebm_lab.samplers._annealing import LevelSampler
 
 
 @register("sampler", "probability_flow")

@@ -27,12 +27,12 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.adaptation import StepSize
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, frozen, gradient_of
 from ebm_lab.core.interfaces import Chain, Sampler
-from ebm_lab.core.metropolis import Point, Target, accept, choose
 from ebm_lab.core.registry import register
+from ebm_lab.samplers._adaptation import StepSize
+from ebm_lab.samplers._metropolis import Point, Target, accept, choose
 from ebm_lab.samplers.langevin import log_acceptance
 
 

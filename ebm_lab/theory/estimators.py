@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.contrastive import contrast
-from ebm_lab.core.distributions import IsotropicGaussian
 from ebm_lab.core.functional import EnergyFn
 from ebm_lab.core.random import seeded
+from ebm_lab.distributions.elementary import IsotropicGaussian
+from ebm_lab.objectives._contrastive import contrast
 from ebm_lab.objectives.dsm import denoising_score_matching, dsm_control_variate
 from ebm_lab.objectives.fdssm import finite_difference_ssm
 from ebm_lab.objectives.sm import implicit_score_matching

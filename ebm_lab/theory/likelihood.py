@@ -12,10 +12,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
-from ebm_lab.core.contrastive import contrast
-from ebm_lab.core.distributions import Distribution, IsotropicGaussian
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, evaluate
-from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
+from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.objectives._contrastive import contrast
 from ebm_lab.objectives.nce import noise_contrastive_estimation
 from ebm_lab.samplers.langevin import langevin_step
 from ebm_lab.theory.line import (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, score
-from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.objectives.sm import implicit_score_matching
 
 THETA = (0.6, 0.2, -0.8)

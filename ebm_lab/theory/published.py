@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from ebm_lab.core.contrastive import contrast
 from ebm_lab.core.functional import energy_and_grad, flat_sum, score, score_and_trace
+from ebm_lab.objectives._contrastive import contrast
 from ebm_lab.objectives.cnce import shifted_nce
 from ebm_lab.objectives.ssm import sliced_score_matching
 from ebm_lab.samplers.langevin import langevin_step

@@ -21,7 +21,7 @@ from ebm_lab.core.places import places_of
 from ebm_lab.core.settings import flat
 from ebm_lab.core.shell import pasteable
 from ebm_lab.core.streams import safe_streams
-from ebm_lab.training.counters import Counters
+from ebm_lab.training.costs import Counters
 from ebm_lab.training.rundir import FORMAT, RunDir
 
 KINDS = {"counters": dict, "machine": dict, "config": dict, "generator": Tensor}

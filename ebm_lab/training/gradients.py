@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebm_lab.core.interfaces import Batch, Objective
-from ebm_lab.training.processes import Processes, without_sync
+from ebm_lab.training.distributed import Processes, without_sync
 
 Precision = Literal["float32", "bfloat16"]
 

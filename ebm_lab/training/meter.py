@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ebm_lab.training.processes import Processes
+from ebm_lab.training.distributed import Processes
 
 
 class Meter:

@@ -7,16 +7,16 @@ from typing import Any
 from torch import Generator
 
 from ebm_lab.core.errors import Diverged, UserError
+from ebm_lab.core.eval_view import Evaluator, EvalView, Report, Share
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.random import stream
-from ebm_lab.core.view import Evaluator, EvalView, Report, Share
 from ebm_lab.training import checkpoint
-from ebm_lab.training.counters import Clock, Counters
+from ebm_lab.training.costs import Clock, Counters
+from ebm_lab.training.distributed import Processes, all_equal
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.guard import Guard
 from ebm_lab.training.meter import Meter
-from ebm_lab.training.optim import Optimiser
-from ebm_lab.training.processes import Processes, all_equal
+from ebm_lab.training.optimiser import Optimiser
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from ebm_lab.core.streams import say
 from ebm_lab.training import checkpoint
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.guard import Trouble, advice
-from ebm_lab.training.optim import step_all
+from ebm_lab.training.optimiser import step_all
 from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trained import Failure, Trained
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.interfaces import Chain, Sampler
-from ebm_lab.core.view import EvalView
 from tests.helpers import Drift, Points, gaussian_energy
 
 MALA = {"name": "mala", "steps": 5, "step_size": 0.3, "temperature": 1.0, "mass": "identity", "warmup": None}

@@ -14,7 +14,7 @@ from ebm_lab.samplers.predictor_corrector import PredictorCorrector
 from ebm_lab.samplers.probability_flow import ProbabilityFlow
 from ebm_lab.samplers.underdamped import Underdamped
 from tests.helpers import gaussian_energy
-from tests.test_annealed import gaussian_model
+from tests.samplers.test_annealed import gaussian_model
 
 FIXED = {"target_acceptance": None, "adapt_rate": 0.0, "mass": "identity", "warmup": None}
 N = 40_000

@@ -13,7 +13,7 @@ import torch
 from ebm_lab.cli.main import main
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build
-from tests.test_datasets_real import DUMPS, MNIST, write_cifar, write_idx
+from tests.datasets.test_datasets_real import DUMPS, MNIST, write_cifar, write_idx
 
 ROWS = np.random.default_rng(0).normal(size=(60, 3))
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import ebm_lab
-from ebm_lab.core.bandwidth import bandwidth
-from ebm_lab.core.blur import NATS, blur_cost, largest_blur, local_variances, noise_level, two_digits
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.ladder import make_ladder
-from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.distributions.bandwidth import bandwidth
+from ebm_lab.distributions.blur import NATS, blur_cost, largest_blur, local_variances, noise_level, two_digits
+from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.models.ladder import make_ladder
 from tests.helpers import Points
 
 AUTO = 4 / 3

@@ -7,19 +7,19 @@ import torch
 
 import ebm_lab
 from ebm_lab.cli.compose import compose_config
-from ebm_lab.core.annealed_importance import fixed_schedule
-from ebm_lab.core.annealed_path import Journey, Path
-from ebm_lab.core.diagnostics import rhat, split
-from ebm_lab.core.flow import Flow
-from ebm_lab.core.noise import fit_noise
-from ebm_lab.core.view import EvalView
+from ebm_lab.core.eval_view import EvalView
+from ebm_lab.distributions.flow import Flow
+from ebm_lab.distributions.noise import fit_noise
 from ebm_lab.evaluation import ais
-from ebm_lab.experiment import assemble
+from ebm_lab.evaluation._annealed_importance import fixed_schedule
+from ebm_lab.evaluation._annealed_path import Journey, Path
+from ebm_lab.runs.assemble import assemble
 from ebm_lab.samplers.annealed_langevin import AnnealedLangevin
+from ebm_lab.statistics.diagnostics import rhat, split
+from tests.evaluation.test_ais import evaluation, view
 from tests.helpers import Drift, Exact, Points, covariance, exact_sample, gaussian_energy
-from tests.test_ais import evaluation, view
-from tests.test_annealed import check_law, draw
-from tests.test_levels import gaussian_model
+from tests.models.test_levels import gaussian_model
+from tests.samplers.test_annealed import check_law, draw
 
 TINY = ["objective=dsm", "dataset=two_moons", "dataset.train=200", "dataset.held_out=60", "energy.hidden=[8]"]
 TINY += ["logger=none", "batch_size=16", "steps=4", "samples=20", "sample_steps=10", "sampler.steps=5"]

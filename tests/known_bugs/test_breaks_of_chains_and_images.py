@@ -9,11 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ebm_lab.core.distributions import IsotropicGaussian
-from ebm_lab.core.frechet import feature_distance, polynomial_mmd2
-from ebm_lab.core.mixtures import GaussianMixture
+from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.random import row_order, subset
-from ebm_lab.core.view import EvalView
+from ebm_lab.distributions.elementary import IsotropicGaussian
+from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.evaluation import inpainting
 from ebm_lab.evaluation.chains import Chains
 from ebm_lab.evaluation.classifier import Classifier
@@ -24,9 +23,10 @@ from ebm_lab.evaluation.longrun import LongRun, apart
 from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.evaluation.modes import Modes
 from ebm_lab.evaluation.ood import OutOfDistribution
+from ebm_lab.statistics.frechet import feature_distance, polynomial_mmd2
 from tests.helpers import Drift, Points
 from tests.known_bugs.given import LAW, MALA, Splits, Witness, copied, energy_of, equal_sets, look
-from tests.test_levels import LADDER, ExactMixture, gaussian_model
+from tests.models.test_levels import LADDER, ExactMixture, gaussian_model
 
 
 @pytest.fixture(params=["val", "test"])
@@ -369,7 +369,7 @@ def test_ood_scores_are_those_of_their_definitions(split, generator):
 def test_ood_sets_are_what_they_are_called(split, generator):
     """Interpolations are means of two held-out images; shifted points lie 2 scales away; the box reaches a quarter of
     the training's range beyond it."""
-    from ebm_lab.core.view import Report
+    from ebm_lab.core.eval_view import Report
 
     data, ood = Splits(generator), OutOfDistribution(**OOD)
     held = getattr(data, split)

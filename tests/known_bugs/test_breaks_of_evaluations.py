@@ -8,13 +8,11 @@ import math
 import pytest
 import torch
 
-from ebm_lab.core.bits import bits_per_dim
-from ebm_lab.core.mixtures import GaussianMixture
-from ebm_lab.core.neighbours import expected_coverage, prdc
+from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.random import subset
-from ebm_lab.core.stein import imq_stein_kernel, u_statistic
 from ebm_lab.core.transforms import Affine
-from ebm_lab.core.view import EvalView
+from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.evaluation._bits_per_dim import bits_per_dim
 from ebm_lab.evaluation.c2st import C2ST
 from ebm_lab.evaluation.density import Density
 from ebm_lab.evaluation.fisher import Fisher
@@ -26,9 +24,11 @@ from ebm_lab.evaluation.mmd import MMD, mmd2
 from ebm_lab.evaluation.prdc import PRDC
 from ebm_lab.evaluation.samples import Samples
 from ebm_lab.evaluation.sm_loss import ScoreMatchingLoss
+from ebm_lab.statistics.prdc import expected_coverage, prdc
+from ebm_lab.statistics.stein import imq_stein_kernel, u_statistic
 from tests.helpers import Points, gaussian_energy
 from tests.known_bugs.given import Splits, Witness, energy_of, equal_sets, look
-from tests.test_levels import LADDER, ExactMixture, gaussian_model
+from tests.models.test_levels import LADDER, ExactMixture, gaussian_model
 
 
 @pytest.fixture(params=["val", "test"])

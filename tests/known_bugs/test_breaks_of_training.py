@@ -11,27 +11,27 @@ import torch
 from torch import nn
 
 from ebm_lab.cli.compose import compose_config
-from ebm_lab.core.contrastive import Contrastive
-from ebm_lab.core.flow import Flow
+from ebm_lab.core.eval_view import Report
 from ebm_lab.core.interfaces import Batch, Chain, Loss, Sampler
-from ebm_lab.core.levels import NoiseLevels
-from ebm_lab.core.view import Report
-from ebm_lab.experiment import assemble
+from ebm_lab.distributions.flow import Flow
+from ebm_lab.models.levels import NoiseLevels
+from ebm_lab.objectives._contrastive import Contrastive
 from ebm_lab.objectives.pcd import PCD
+from ebm_lab.runs.assemble import assemble
 from ebm_lab.samplers.langevin import Langevin
 from ebm_lab.samplers.mala import MALA
 from ebm_lab.samplers.tempering import Tempering
 from ebm_lab.samplers.underdamped import Underdamped
-from ebm_lab.training import counters as clocks
+from ebm_lab.training import costs as clocks
 from ebm_lab.training.batches import Batches
-from ebm_lab.training.counters import Clock, Counters
+from ebm_lab.training.costs import Clock, Counters
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients
 from ebm_lab.training.guard import Guard, noise_distance, noise_nll
 from ebm_lab.training.meter import Meter
-from ebm_lab.training.optim import SGD, Adam, norm_names, step_all
+from ebm_lab.training.optimiser import SGD, Adam, norm_names, step_all
 from tests.helpers import Drift, Points, gaussian_energy
-from tests.test_levels import gaussian_model
+from tests.models.test_levels import gaussian_model
 
 TINY = ["objective=nce", "dataset=two_moons", "dataset.train=200", "dataset.held_out=60", "energy.hidden=[8]"]
 TINY += ["logger=none", "batch_size=16", "steps=10", "samples=20", "sample_steps=30", "ema=0.9"]
@@ -407,7 +407,7 @@ def test_lengths_and_noise_of_an_objective_are_in_units_of_the_data_s_scale(name
 
 def test_refreshing_tells_the_mean_acceptance_of_all_its_proposals(generator, monkeypatch):
     answers = iter([torch.tensor([True, True]), torch.tensor([False, False]), torch.tensor([True, True])])
-    monkeypatch.setattr("ebm_lab.core.contrastive.independence_step", lambda e, x, q, g: (x, next(answers)))
+    monkeypatch.setattr("ebm_lab.objectives._contrastive.independence_step", lambda e, x, q, g: (x, next(answers)))
     objective = contrastive(Points(torch.randn(50, 2).double()), generator)
     objective.refresh = 3
     assert float(objective(Batch(torch.zeros(2, 2).double())).metrics["refreshed"]) == pytest.approx(2 / 3)
@@ -415,7 +415,7 @@ def test_refreshing_tells_the_mean_acceptance_of_all_its_proposals(generator, mo
 
 def test_the_contrast_s_gradient_does_not_run_through_the_chain(generator):
     """Chains that depend on theta differentiably: the gradient is that at fixed ends."""
-    from ebm_lab.core.contrastive import contrast
+    from ebm_lab.objectives._contrastive import contrast
 
     theta = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     x = torch.randn(5, 2, generator=generator).double()

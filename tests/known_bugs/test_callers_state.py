@@ -19,8 +19,8 @@ import torch
 import ebm_lab
 from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.cli.tools import sample
-from ebm_lab.core.isolation import isolated
 from ebm_lab.core.random import seeded, stream
+from ebm_lab.runs.isolation import isolated
 
 SHORT = [
     "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",

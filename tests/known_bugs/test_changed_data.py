@@ -17,9 +17,9 @@ from ebm_lab.cli.tools import sample
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.registry import register
-from ebm_lab.experiment import assemble
-from ebm_lab.run import take_weights
-from ebm_lab.training.facts import fingerprint
+from ebm_lab.runs.assemble import assemble
+from ebm_lab.runs.record import fingerprint
+from ebm_lab.runs.train import take_weights
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(600, 2))
@@ -227,7 +227,7 @@ def test_wine_that_changed_is_refused(tmp_path):
 
 
 def test_mnist_in_another_root_must_be_the_same_images(tmp_path):
-    from tests.test_datasets_real import write_idx
+    from tests.datasets.test_datasets_real import write_idx
 
     for name in ("one", "two"):
         write_idx(tmp_path / name / "MNIST" / "raw")
@@ -307,7 +307,7 @@ def config_of(folder, energy):
 
 @pytest.fixture
 def plugged(tmp_path, monkeypatch):
-    from ebm_lab.run import train as run
+    from ebm_lab.runs.train import train as run
 
     return lambda energy="plugged_mean": run(config_of(tmp_path, energy), quiet=True)
 

@@ -14,7 +14,7 @@ import ebm_lab
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import register
 from ebm_lab.core.streams import SafeStream
-from tests.test_resume import lines, same, state
+from tests.runs.test_resume import lines, same, state
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["objective=dsm", "dataset=two_moons", "dataset.train=300", "dataset.held_out=100", "energy.hidden=[8]"]
@@ -241,7 +241,7 @@ register("logger", "failing")(Failing)
 @pytest.mark.parametrize("kind", ["exit", "system", "user", "any"])
 def test_a_logger_that_raises_ends_no_run(where, kind, straight, tmp_path, capsys):
     from ebm_lab.cli.compose import compose_config
-    from ebm_lab.run import train
+    from ebm_lab.runs.train import train
 
     config = compose_config([*RUN, "evaluation=[density]", "eval_every=10", f"output_dir={tmp_path}"])
     config["logger"] = {"name": "failing", "where": where, "kind": kind}
@@ -270,7 +270,7 @@ def test_a_run_that_can_not_write_its_own_files_still_closes_the_others(tmp_path
         raise OSError(28, "No space left on device")
 
     from ebm_lab.cli.compose import compose_config
-    from ebm_lab.run import train
+    from ebm_lab.runs.train import train
 
     monkeypatch.setattr(Files, "close", full)
     config = compose_config([*RUN, f"output_dir={tmp_path}"])

@@ -14,8 +14,8 @@ import ebm_lab
 from ebm_lab.core.errors import Diverged
 from ebm_lab.training.guard import Trouble
 from ebm_lab.training.trainer import Trainer
-from tests.test_processes import port
-from tests.test_resume import QUICK, lines, same, state
+from tests.runs.test_resume import QUICK, lines, same, state
+from tests.training.test_distributed import port
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [*QUICK, "objective=dsm", "sampler=none", "evaluation=[likelihood]", "evaluation.likelihood.cells=20", "steps=12"]

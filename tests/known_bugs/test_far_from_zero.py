@@ -12,7 +12,7 @@ from ebm_lab.cli.tools import sample
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build
 from ebm_lab.core.transforms import Affine
-from tests.test_resume import QUICK
+from tests.runs.test_resume import QUICK
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(600, 2))

@@ -14,12 +14,12 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.view import EvalView
+from ebm_lab.core.eval_view import EvalView
 from ebm_lab.evaluation.density import Density
 from ebm_lab.evaluation.fisher import gaussian_score
-from ebm_lab.experiment import assemble
+from ebm_lab.runs.assemble import assemble
+from tests.evaluation.test_evaluate_all import FAST
 from tests.helpers import Points
-from tests.test_evaluate_all import FAST
 
 SHORT = ["steps=2", "logger=none", "threads=1", "sample_steps=4", "compile=off"]
 EVERY = (

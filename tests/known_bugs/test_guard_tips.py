@@ -10,7 +10,7 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.training.guard import Trouble, advice
 from tests.helpers import Points
-from tests.test_guard_settings import known
+from tests.training.test_guard_settings import known
 
 RATE = "a smaller optim.lr (now "
 

@@ -8,23 +8,23 @@ import pytest
 import torch
 
 import ebm_lab
-from ebm_lab.checks import check_fit
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.cli.evaluate import roster
 from ebm_lab.cli.main import main
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build, names
 from ebm_lab.core.settings import check
-from ebm_lab.experiment import assemble
-from ebm_lab.load import load_run
+from ebm_lab.runs.assemble import assemble
+from ebm_lab.runs.checks import check_fit
+from ebm_lab.runs.load import load_run
+from tests.cli.test_cli import call
 from tests.helpers import Points
-from tests.test_cli import call
 
 OWN = """
 import torch
 from ebm_lab import register
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.view import Report
+from ebm_lab.core.eval_view import Report
 
 
 @register("dataset", "own_points")

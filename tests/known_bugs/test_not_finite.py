@@ -11,10 +11,10 @@ import ebm_lab
 from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.cli.sweep import jobs, record
 from ebm_lab.core.errors import Diverged
+from ebm_lab.core.eval_view import Report
 from ebm_lab.core.registry import register
 from ebm_lab.core.strict_json import dumps, loads
-from ebm_lab.core.view import Report
-from ebm_lab.report import collect
+from ebm_lab.reports.overview import collect
 from ebm_lab.training.rundir import RunDir
 from tests.known_bugs.test_few_points import refuse, strict
 
@@ -113,7 +113,7 @@ def test_the_record_of_a_sweep_holds_numbers_only(tmp_path):
 
 def test_a_likelihood_of_nan_energies_is_left_out_with_a_word(tmp_path):
     """Weights that are nan: no likelihood, and the note says where."""
-    from ebm_lab.core.view import EvalView
+    from ebm_lab.core.eval_view import EvalView
     from ebm_lab.evaluation.likelihood import Likelihood
     from tests.helpers import Points
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 import ebm_lab
-from ebm_lab.core.bandwidth import distinct
+from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.ladder import largest_distance
-from ebm_lab.core.mixtures import GaussianMixture
-from ebm_lab.core.noise import fit_noise
 from ebm_lab.core.random import row_order, subset
-from ebm_lab.core.view import EvalView
+from ebm_lab.distributions.bandwidth import distinct
+from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.distributions.noise import fit_noise
 from ebm_lab.evaluation.ais import fit_base
 from ebm_lab.evaluation.c2st import C2ST
 from ebm_lab.evaluation.classifier import Classifier
@@ -24,6 +23,7 @@ from ebm_lab.evaluation.modes import Modes
 from ebm_lab.evaluation.prdc import PRDC
 from ebm_lab.evaluation.samples import Samples
 from ebm_lab.evaluation.sm_loss import ScoreMatchingLoss
+from ebm_lab.models.ladder import largest_distance
 
 MIXTURE = GaussianMixture(
     torch.tensor([0.5, 0.5]).double(), torch.tensor([[-4.0, 0.0], [4.0, 0.0]]).double(), torch.ones(2, 1).double()

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from ebm_lab.core.mixtures import GaussianMixture
-from ebm_lab.core.quadrature import box_log_z, framed_log_density
-from ebm_lab.core.view import EvalView
+from ebm_lab.core.eval_view import EvalView
+from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.distributions.quadrature import box_log_z, framed_log_density
 from ebm_lab.evaluation.ais import AIS
 from ebm_lab.evaluation.likelihood import Likelihood
 from ebm_lab.evaluation.modes import quadrature_weights

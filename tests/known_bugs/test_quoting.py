@@ -13,8 +13,8 @@ import yaml
 
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
-from ebm_lab.experiment import assemble
-from tests.test_cli import call
+from ebm_lab.runs.assemble import assemble
+from tests.cli.test_cli import call
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -90,7 +90,7 @@ def test_a_run_that_is_stopped_before_it_began_leaves_no_directory(stop, tmp_pat
 
     for place in ("introduce", "describe", "Console", "Files"):
         with monkeypatch.context() as patch, pytest.raises(stop):
-            patch.setattr(f"ebm_lab.run.{place}", interrupt)
+            patch.setattr(f"ebm_lab.runs.train.{place}", interrupt)
             ebm_lab.train([*SHORT, f"output_dir={tmp_path}"], quiet=True)
         assert not list((tmp_path / "runs").iterdir()), place
     with monkeypatch.context() as patch, pytest.raises(stop):
@@ -116,7 +116,7 @@ def test_a_resumed_run_that_is_stopped_as_it_starts_stays_whole(tmp_path, monkey
     run = ebm_lab.train([*SHORT, f"output_dir={tmp_path}"], quiet=True).path
     before = {f: f.read_bytes() for f in run.rglob("*.pt")}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ebm_lab.run.introduce", interrupt)
+        patch.setattr("ebm_lab.runs.train.introduce", interrupt)
         ebm_lab.train([f"resume={run}", "steps=8"], quiet=True)
     assert {f: f.read_bytes() for f in run.rglob("*.pt")} == before
     assert ebm_lab.train([f"resume={run}", "steps=8"], quiet=True).status == "finished"

@@ -7,8 +7,8 @@ import torch
 import ebm_lab
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build
-from ebm_lab.core.tables import read_table
-from tests.test_datasets_real import WINE, write_wine
+from ebm_lab.datasets._tables import read_table
+from tests.datasets.test_datasets_real import WINE, write_wine
 
 ROWS = np.random.default_rng(0).normal(size=(600, 2)).round(6)
 BODY = "\n".join(f"{a},{b}" for a, b in ROWS) + "\n"

@@ -15,7 +15,7 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.loggers.wandb import refusal
-from tests.test_loggers import KEY, LATE, ROOT, logger, seconds_late, service, told, train  # noqa: F401 (fixtures)
+from tests.loggers.test_loggers import KEY, LATE, ROOT, logger, seconds_late, service, told, train  # noqa: F401 (fixtures)
 from tests.wandb_server import Service
 
 

@@ -1,0 +1,25 @@
+"""Data sets drawn from a law whose density is known."""
+
+from torch import Tensor
+
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.random import stream
+from ebm_lab.distributions.elementary import Distribution
+from ebm_lab.distributions.mixture import GaussianMixture
+
+
+class Synthetic(Dataset):
+    """`train` points to train on and `held_out` for validation and for test, drawn from `law` in float64 and kept in
+    float32. Each split has a stream of its own, from (seed, "<name>/<split>")."""
+
+    def __init__(self, law: Distribution, name: str, train: int, held_out: int, seed: int) -> None:
+        self.law = law
+        self.mixture = law if isinstance(law, GaussianMixture) else None
+        self.train, self.val, self.test = (
+            law.sample(n, stream(seed, f"{name}/{split}")).float()
+            for n, split in ((train, "train"), (held_out, "val"), (held_out, "test"))
+        )
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(B, *shape) -> (B,) in nats, computed in float64 on the CPU; differentiable in x where the law's is."""
+        return self.law.log_prob(x.cpu().double()).to(x.device)

@@ -1,0 +1,1 @@
+"""Laws: exact samples, exact densities, and what is fitted or integrated with them."""

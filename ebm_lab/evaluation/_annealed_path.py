@@ -1,0 +1,111 @@
+"""The path of annealed importance sampling from base to model: where its temperatures lie, how large the steps are.
+
+    length(b) = integral from 0 to b of std_{p_b'}(u) db',    u = -E - log p_0
+
+A pilot run goes along the path once, with steps that adapt; b(length) and the step sizes are then frozen, so that the
+runs that count have kernels and temperatures which do not depend on their own states: only then is E[w] = Z exact. With
+T temperatures at equal distances in length, each adds the same to the variance of log w, which is the least there is.
+The pilot's chains lag behind p_b where they mix slowly; its schedule is then less than the best one, and never wrong.
+
+Andrew Gelman and Xiao-Li Meng, Simulating Normalizing Constants, 1998.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ebm_lab.core.functional import EnergyFn
+from ebm_lab.core.interfaces import Sampler
+from ebm_lab.distributions.elementary import Distribution
+from ebm_lab.evaluation._annealed_importance import (
+    Annealed,
+    Move,
+    fixed_schedule,
+    forward_log_weights,
+    log_ratio,
+    reverse_log_weights,
+)
+
+Schedule = Literal["adaptive", "linear", "sigmoid", "geometric"]
+
+
+@dataclass(frozen=True)
+class Path:
+    """length, b, log_eps: one entry for each place that the pilot came by."""
+
+    length: list[float]
+    b: list[float]
+    log_eps: list[float]
+
+    def temperatures(self, schedule: Schedule, steps: int) -> list[float]:
+        """`steps` + 1 of them from 0 to 1; adaptive: at equal distances in length."""
+        if schedule != "adaptive" or not 0 < self.length[-1] < math.inf:
+            return fixed_schedule(schedule, steps)
+        import numpy as np
+
+        places = np.linspace(0, self.length[-1], steps + 1)
+        return [0.0, *np.interp(places, self.length, self.b).tolist()[1:-1], 1.0]
+
+    def log_step(self, b: float) -> float:
+        """log of the step size at temperature b, between those of the pilot."""
+        import numpy as np
+
+        return float(np.interp(b, self.b, self.log_eps))
+
+
+def pilot(energy: EnergyFn, base: Distribution, kernel: Sampler, n: int, generator: Generator) -> Path:
+    """n chains from base to model, once: 20 calls of the kernel settle its step size at the base; each further step in
+    length is 1 % longer than the last, from 0.2, so that it comes to an end for any energy."""
+    x, state, b, length, step = base.sample(n, generator), {}, 0.0, 0.0, 0.2
+    for _ in range(20):
+        x, state, _, _ = kernel(Annealed(energy, base, 0.0), x, state, generator=generator)
+    path = Path([0.0], [0.0], [float(state["log_eps"])])
+    while b < 1:
+        u = log_ratio(energy, base, x)
+        std = float(u.std())
+        new = min(1.0, b + step / std) if std > 0 else 1.0
+        length, b, step = length + (new - b) * std, new, 1.01 * step
+        x, state, _, _ = kernel(Annealed(energy, base, b), x, state, generator=generator)
+        for values, value in ((path.length, length), (path.b, b), (path.log_eps, float(state["log_eps"]))):
+            values.append(value)
+    return path
+
+
+@dataclass
+class Journey:
+    """Runs between base and model with what the pilot chose; `acceptance`: the mean of each move so far."""
+
+    energy: EnergyFn
+    base: Distribution
+    kernel: Sampler
+    """Exactly invariant, its step size as handed in."""
+    path: Path
+    schedule: Schedule
+    generator: Generator
+    acceptance: list[float] = field(default_factory=list)
+
+    def move(self, x: Tensor, b: float) -> Tensor:
+        """One call of the kernel for p_b, with the frozen step size."""
+        state = {"log_eps": torch.tensor(self.path.log_step(b), device=x.device)}
+        chain = self.kernel(Annealed(self.energy, self.base, b), x, state, generator=self.generator)
+        self.acceptance.append(float(chain.metrics["acceptance"]))
+        return chain.x
+
+    def mover(self, b: list[float]) -> Move:
+        return lambda x, t: self.move(x, b[t])
+
+    def forward(self, n: int, steps: int) -> Tensor:
+        """log w, (n,), from the base."""
+        b, x = self.path.temperatures(self.schedule, steps), self.base.sample(n, self.generator)
+        return forward_log_weights(self.u, b, self.mover(b), x)[0]
+
+    def reverse(self, x: Tensor, steps: int) -> Tensor:
+        """log w, (n,), from x (n, *shape) ~ p_1."""
+        b = self.path.temperatures(self.schedule, steps)
+        return reverse_log_weights(self.u, b, self.mover(b), x)[0]
+
+    def u(self, x: Tensor) -> Tensor:
+        return log_ratio(self.energy, self.base, x)

@@ -1,0 +1,1 @@
+"""Networks, and what models of many noise levels share."""

@@ -1,0 +1,128 @@
+"""Models of the data at many noise levels, q_sigma = p * N(0, sigma^2 I): energies E(x, sigma) and scores s(x, sigma).
+
+    base:  N(mean, v^2 I),    v^2 = sigma^2 + scale^2
+    -log density of the base:  |x - mean|^2 / (2 v^2) + d log v + d/2 log 2 pi
+
+With the training data's mean and scale the base is right about q_sigma where sigma is large, and it makes Z exist at
+every level; a network learns what it misses. An energy of many levels is a plain energy at its lowest level:
+`forward(x)` is E(x, sigma_min). A score network has a score and no energy.
+
+Yang Song and Stefano Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, 2019, section 4,
+arXiv:1907.05600.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score
+from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
+from ebm_lab.models.ladder import Ladder, Sigma, make_ladder
+
+
+class NoiseLevels(nn.Module, ABC):
+    """A model of every level of its `ladder`. sigma: a float, or (B,), one level per sample, in data units."""
+
+    mean: Tensor
+
+    def __init__(self, dataset: Dataset, sigma_min: Sigma, sigma_max: Sigma, levels: int) -> None:
+        super().__init__()
+        self.ladder: Ladder
+        self.notes: list[str] = []
+        """Lines for the user, said once at the start of a run."""
+        self.ladder, self.chosen = make_ladder(dataset, sigma_min, sigma_max, levels, self.notes)
+        self.register_buffer("mean", dataset.mean.clone())
+        self.scale = dataset.scale
+
+    @abstractmethod
+    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
+        """grad_x log q_sigma(x), (B, *shape) -> (B, *shape). Detached unless `create_graph`."""
+
+    def prior(self) -> Distribution:
+        """The base at sigma_max: nearly q_sigma_max."""
+        return IsotropicGaussian(self.mean, math.hypot(self.ladder.sigma_max, self.scale))
+
+    def inputs(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """(u, sigma, v): u = (x - mean) / v, (B, *shape); sigma and v, (B,), or (1,) where all samples share one."""
+        sigma = sigma if isinstance(sigma, Tensor) else torch.full((1,), sigma, dtype=x.dtype, device=x.device)
+        v = (sigma**2 + self.scale**2).sqrt()
+        return (x - self.mean) / per_sample(v, x), sigma, v
+
+
+class NoiseEnergy(NoiseLevels, Energy):
+    """E(x, sigma) = base + `correction`, in nats."""
+
+    @abstractmethod
+    def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
+        """What the network adds at u = (x - mean) / v (B, *shape) and sigma (B,) or (1,): (B,), growing more slowly
+        than |u|^2."""
+
+    def energy(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """E(x, sigma), (B, *shape) -> (B,)."""
+        u, sigma, v = self.inputs(x, sigma)
+        d = self.mean.numel()
+        return 0.5 * flat_sum(u * u) + d * (v.log() + 0.5 * math.log(2 * math.pi)) + self.correction(u, sigma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy(x, self.ladder.sigma_min)
+
+    def at(self, sigma: Tensor | float) -> EnergyFn:
+        """The energy of one level, x -> E(x, sigma)."""
+        return lambda x: self.energy(x, sigma)
+
+    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
+        return score(self.at(sigma), x, create_graph)
+
+
+class ScoreNetwork(NoiseLevels):
+    """s(x, sigma) = -(x - mean) / v^2 + scale / (sigma v) F(u, sigma): the base's score, and a network F whose target
+    has about unit variance at every level.
+
+    Tero Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, section 5,
+    arXiv:2206.00364.
+    """
+
+    has_energy = False
+
+    @abstractmethod
+    def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
+        """F at u (B, *shape) and sigma (B,) or (1,): (B, *shape)."""
+
+    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
+        with torch.set_grad_enabled(create_graph):
+            u, sigma, v = self.inputs(x, sigma)
+            return (per_sample(self.scale / sigma, x) * self.correction(u, sigma) - u) / per_sample(v, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise UserError("a score network has a score at every noise level and no energy")
+
+
+def tweedie(model: NoiseLevels, x: Tensor, sigma: float) -> Tensor:
+    """E[x_0 | x_0 + sigma z = x] = x + sigma^2 s(x, sigma), (B, *shape).
+
+    Bradley Efron, Tweedie's Formula and Selection Bias, 2011, equation 2.
+    """
+    return x + sigma**2 * model.score(x, sigma)
+
+
+def data_score(model: EnergyFn, x: Tensor) -> Tensor:
+    """The model's score of the data, (B, *shape), detached: -grad E, at the lowest level where there are many."""
+    return model.score(x, model.ladder.sigma_min) if isinstance(model, NoiseLevels) else score(model, x)
+
+
+def require_images(dataset: Dataset, name: str) -> tuple[int, int, int]:
+    """(C, H, W) of the data set's samples; refuses anything else, and names the energy that takes it."""
+    shape = dataset.event_shape
+    if len(shape) != 3:
+        kind = name.partition("_")[0]
+        instead = (
+            f"energy={kind}_mlp, the energy=mlp of many noise levels" if kind in ("noise", "score") else "energy=mlp"
+        )
+        raise UserError(
+            f"energy={name}: needs images (C, H, W), and the data set's samples have shape {shape}: choose {instead}"
+        )
+    return shape[0], shape[1], shape[2]

@@ -1,0 +1,83 @@
+"""What maximum-likelihood training by Markov chains has in common, whatever the chains begin from.
+
+    grad L = E_data[ grad_theta E(x) ] - E_chains[ grad_theta E(x_neg) ]
+
+the gradient of the negative log-likelihood where the chains have reached the model's law. The surrogate loss
+mean E(x) - mean E(sg x_neg) has this gradient; its value is no likelihood. An objective adds where its chains begin.
+
+Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 3, arXiv:2101.03288.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, frozen
+from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler
+from ebm_lab.core.random import with_noise
+from ebm_lab.samplers._metropolis import independence_step
+
+
+def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor]:
+    """(E(x), E(sg x_neg)), (B,) and (B_neg,), in one forward pass."""
+    e = evaluate(energy, torch.cat([x, x_neg.detach()]))
+    return e[: len(x)], e[len(x) :]
+
+
+class Contrastive(Objective):
+    """`data_noise`: std of Gaussian noise added to the data, in units of its scale; `energy_l2`: weight of
+    mean(E(x)^2 + E(x_neg)^2), which keeps energies near zero (Du and Mordatch 2019)."""
+
+    headline = ("gap", "e_pos", "acceptance")
+
+    def __init__(
+        self,
+        energy: nn.Module,
+        sampler: Sampler,
+        dataset: Dataset,
+        generator: Generator,
+        data_noise: float,
+        energy_l2: float,
+    ) -> None:
+        super().__init__(energy)
+        self.sampler, self.start, self.generator = sampler, dataset.start, generator
+        self.data_noise, self.energy_l2 = data_noise * dataset.scale, energy_l2
+        self.centre, self.reach = dataset.mean, dataset.scale * dataset.mean.numel() ** 0.5
+
+    @abstractmethod
+    def negatives(self, x: Tensor) -> Chain:
+        """Chains at the end of their steps, as many as the (noisy) data x (B, *shape)."""
+
+    def extra(self, chain: Chain) -> Loss | None:
+        """What an objective adds to the contrast; None: nothing."""
+        return None
+
+    def forward(self, batch: Batch) -> Loss:
+        x = with_noise(batch.x, self.data_noise, self.generator)
+        chain = self.negatives(x)
+        e_pos, e_neg = contrast(self.energy, x, chain.x)
+        gap = e_pos.mean() - e_neg.mean()
+        loss = gap + self.energy_l2 * (e_pos.square().mean() + e_neg.square().mean()) if self.energy_l2 else gap
+        if extra := self.extra(chain):
+            loss = loss + extra.value
+        metrics = {"loss": loss, "e_pos": e_pos.mean(), "e_neg": e_neg.mean(), "gap": gap}
+        metrics["chain_distance"] = flat_sum((chain.x - self.centre) ** 2).mean().sqrt() / self.reach
+        metrics = {name: value.detach() for name, value in metrics.items()} | chain.metrics
+        if extra:
+            metrics |= extra.metrics
+        return Loss(loss, metrics, grad_evals=chain.grad_evals + 2 * len(x) + (extra.grad_evals if extra else 0))
+
+    def advance(self, x: Tensor, refresh: int = 0) -> Chain:
+        """`refresh` independence-Metropolis steps from the starting noise, then the sampler's steps, from x.
+
+        Both leave the model's law as it is; what the sampler adapts is kept for the next call.
+        """
+        refreshed = []
+        with frozen(self.energy):
+            for _ in range(refresh):
+                x, accepted = independence_step(self.energy, x, self.start, self.generator)
+                refreshed.append(accepted.float().mean())
+        chain = self.sampler(self.energy, x, self.sampler_state, generator=self.generator)
+        self.sampler_state = chain.state
+        return chain._replace(metrics=chain.metrics | ({"refreshed": torch.stack(refreshed).mean()} if refresh else {}))

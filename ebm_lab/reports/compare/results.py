@@ -1,0 +1,103 @@
+"""A document whose every number is taken from the comparisons it tells of.
+
+The source is a Jinja template beside the document: prose with
+
+    {{ tables("<study>") }}                                 tables and pictures of a published comparison
+    {{ value("<study>", "<data set>", "<objective>") }}     the median gap; further: column="...", vary="key=value"
+    {{ spread(...) }}                                       the same with its range over seeds
+    {{ best("<study>", "<data set>") }}                     the objective of the least median gap; further: n=2, ...
+    {% if figure(...) < figure(...) %}                      the median as a number, infinite where there is none, so
+                                                            that a claim stands only as long as the study backs it
+    {% for data in datasets("<study>") %}                   the names of its data sets
+    {{ measured("<name>", "<metric>", digits=3) }}          a number of <name>.evaluation.json
+
+A study is what `compare.py publish=<folder> name=<study>` wrote there; an evaluation is a copy of what `evaluate.py`
+wrote for one run.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.strict_json import loads
+from ebm_lab.reports.compare import page
+from ebm_lab.reports.compare.columns import ALL, Column, cell
+from ebm_lab.reports.compare.table import Line, lines, read_csv
+
+
+def render(source: Path, folder: Path, target: Path) -> None:
+    """Fill the template `source` with the studies in `folder`; writes `target`."""
+    from jinja2 import Environment, StrictUndefined, TemplateError
+
+    if not source.is_file():
+        raise UserError(f"source={source}: no such file")
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    try:
+        text = environment.from_string(source.read_text(encoding="utf-8")).render(**functions(folder, target.parent))
+    except TemplateError as error:
+        raise UserError(f"{source}: {error}") from None
+    target.write_text(text, encoding="utf-8")
+
+
+def functions(folder: Path, base: Path) -> dict[str, Callable]:
+    """What a template may call."""
+
+    def rows(study: str) -> list[Line]:
+        return lines(read_csv(folder / f"{study}.csv"))
+
+    def line(study: str, dataset: str, objective: str, vary: str) -> Line:
+        found = {(n.arm.dataset, n.arm.objective, n.arm.vary): n for n in rows(study)}
+        if (dataset, objective, vary) not in found:
+            allowed = ", ".join(" ".join(filter(None, key)) for key in found)
+            raise UserError(f"study {study}: no row '{dataset} {objective} {vary}'; there are: {allowed}")
+        return found[dataset, objective, vary]
+
+    def value(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> str:
+        there = line(study, dataset, objective, vary)
+        if column not in there.spreads:
+            raise one_of(f"column of {study}, {dataset} {objective}", column, there.spreads)
+        return cell(there, ALL.get(column, Column(column, column, "", "", ""))).text
+
+    def figure(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> float:
+        there = {(n.arm.dataset, n.arm.objective, n.arm.vary): n for n in rows(study)}.get((dataset, objective, vary))
+        return there.spreads[column].middle if there is not None and column in there.spreads else math.inf
+
+    def spread(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> str:
+        middle = value(study, dataset, objective, column, vary)
+        extent = cell(line(study, dataset, objective, vary), ALL.get(column, Column(column, column, "", "", ""))).range
+        return f"{middle} ({extent})" if extent else middle
+
+    def datasets(study: str) -> list[str]:
+        return list(dict.fromkeys(n.arm.dataset for n in rows(study)))
+
+    def best(study: str, dataset: str, n: int = 1) -> str:
+        there = [x for x in rows(study) if x.arm.dataset == dataset and x.gap is not None]
+        if not 1 <= n <= len(there):
+            raise UserError(
+                f"study {study}: {len(there)} objectives on '{dataset}' have a gap, and number {n} is asked for"
+            )
+        return page.label(there[n - 1])
+
+    def measured(name: str, metric: str, digits: int = 3) -> str:
+        file = folder / f"{name}.evaluation.json"
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; it is a copy of a run's evaluation/evaluation.json")
+        record = loads(file.read_text(encoding="utf-8"))
+        if metric not in record:
+            raise one_of(f"metric of {file.name}", metric, [k for k, v in record.items() if isinstance(v, float | int)])
+        value = record[metric]
+        return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+
+    def tables(study: str) -> str:
+        for end in ("csv", "json"):
+            if not (folder / f"{study}.{end}").is_file():
+                raise UserError(
+                    f"{folder / study}.{end}: no such file; compare.py publish={folder} name={study} writes it"
+                )
+        return page.tables(folder / f"{study}.csv", folder / f"{study}.json", folder, f"{study}_", base)
+
+    found = (tables, value, spread, best, figure, datasets, measured)
+    return {function.__name__: function for function in found}

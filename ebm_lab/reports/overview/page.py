@@ -1,0 +1,76 @@
+"""The page: all that was collected as one JSON block inside one HTML file, which its script draws.
+
+Nothing that a run says is ever HTML: the block is JSON with every `<` escaped, and the script sets text only.
+"""
+
+import base64
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from ebm_lab.core.directions import HIGHER, LOWER
+from ebm_lab.reports.overview.collect import varied
+
+SHOWN = ("nll_gap", "flow_nll_gap", "nll", "mmd2", "confident_share", "classes_found", "step", "cpu_seconds")
+
+
+def page(runs: list[dict[str, Any]], folder: Path, title: str, embed: int) -> str:
+    """The HTML for `runs`, to be written into `folder`. The newest step of each picture, and then the others while
+    `embed` bytes last, are in the page; the rest is linked by relative paths."""
+    data = {
+        "title": title,
+        "varied": varied(runs),
+        "lower": LOWER,
+        "higher": HIGHER,
+        "shown": SHOWN,
+        "runs": [_run(run, folder) for run in runs],
+    }
+    _embed(data["runs"], runs, embed)
+    parts = {
+        name: resources.files("ebm_lab.reports.overview").joinpath(f"page.{name}").read_text(encoding="utf-8")
+        for name in ("css", "js")
+    }
+    html = resources.files("ebm_lab.reports.overview").joinpath("page.html").read_text(encoding="utf-8")
+    block = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    for mark, text in (("/*css*/", parts["css"]), ("/*js*/", parts["js"]), ("/*data*/", block)):
+        html = html.replace(mark, text)
+    return html
+
+
+def _run(run: dict[str, Any], folder: Path) -> dict[str, Any]:
+    path = Path(os.path.relpath(run["path"], folder))
+    return {
+        "name": run["name"],
+        "link": quote(path.as_posix()),
+        "path": os.path.relpath(run["path"]),
+        "status": run["status"],
+        "message": "; ".join([*run["trouble"], *filter(None, [run["message"]])]),
+        "summary": run["summary"],
+        "flat": {k: v if isinstance(v, int | float | str) else json.dumps(v) for k, v in run["flat"].items()},
+        "config": yaml.safe_dump(run["config"], sort_keys=False) if run["config"] else "",
+        "curves": run["curves"],
+        "images": {
+            name: [[step, quote((path / "images" / file.name).as_posix())] for step, file in files]
+            for name, files in run["images"].items()
+        },
+    }
+
+
+def _embed(shown: list[dict[str, Any]], runs: list[dict[str, Any]], budget: int) -> None:
+    """Put pictures into the page, last steps first, so that each run has something while the budget lasts."""
+    files = [
+        (len(pictures) - 1 - i, r, name, i, file)
+        for r, run in enumerate(runs)
+        for name, pictures in run["images"].items()
+        for i, (_, file) in enumerate(pictures)
+    ]
+    for _, r, name, i, file in sorted(files, key=lambda f: f[:2]):
+        budget -= file.stat().st_size * 4 // 3
+        if budget < 0:
+            return
+        shown[r]["images"][name][i][1] = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()

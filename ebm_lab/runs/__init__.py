@@ -1,0 +1,1 @@
+"""The life of a run: from settings to parts, training, resuming and loading."""

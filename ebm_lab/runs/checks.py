@@ -1,0 +1,148 @@
+"""What does not fit together is said in one line, before anything is trained."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.functional import evaluate
+from ebm_lab.core.interfaces import Dataset, Objective, Sampler
+from ebm_lab.core.registry import find
+from ebm_lab.core.settings import wiring_of
+from ebm_lab.core.transforms import ROUNDING
+from ebm_lab.models.levels import NoiseLevels, ScoreNetwork
+
+SCALES = (1e-12, 1e12)
+"""Scales of data whose squares, and those of their inverses, float32 holds with room to spare."""
+
+
+def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
+    """Refuse data with nan or inf, and data without a scale that float32 can work with."""
+    who = f"dataset={config['dataset']['name']}"
+    for split in ("train", "val", "test"):
+        bad = ~getattr(dataset, split).isfinite()
+        if bool(bad.any()):
+            raise UserError(f"{who}: {int(bad.sum())} value(s) of '{split}' are nan or inf")
+    if len(dataset.train) < 2:
+        raise UserError(f"{who}: one training point has no spread; at least two are needed")
+    if dataset.scale == 0 or bool((dataset.train == dataset.train[0]).all()):
+        raise UserError(f"{who}: all training points are equal{_way_out(dataset, config)}")
+    if not SCALES[0] <= dataset.scale <= SCALES[1]:
+        raise UserError(
+            f"{who}: the data's scale is {dataset.scale:.1e}, and float32 holds no squares of that"
+            f"{_way_out(dataset, config)}"
+        )
+    if dataset.bounds is None:
+        _check_resolution(dataset, config, who)
+
+
+def _check_resolution(dataset: Dataset, config: Mapping[str, Any], who: str) -> None:
+    """Refuse points so far from zero that the numbers next to them are no fine steps of their standard deviation."""
+    train = dataset.train.flatten(1)
+    std = train.double().std(0)
+    step = train.abs().amax(0).double() * (torch.finfo(train.dtype).eps / 2)
+    bad = step > ROUNDING * torch.where(std > 0, std, dataset.scale)
+    if bool(bad.any()):
+        where = [int(i) for i in bad.nonzero()[:5, 0]]
+        raise UserError(
+            f"{who}: coordinate(s) {where} lie so far from zero that {str(train.dtype).split('.')[-1]} rounds their "
+            f"differences away{_way_out(dataset, config)}"
+        )
+
+
+def _way_out(dataset: Dataset, config: Mapping[str, Any]) -> str:
+    """The way out, as the end of a line."""
+    if config["dataset"].get("scaling") == "none":
+        return "; dataset.scaling=none: choose dataset.scaling=standardize"
+    return "" if dataset.bounds is not None else "; give data of mean about 0 and scale about 1"
+
+
+def check_fit(
+    energy: nn.Module, sampler: Sampler | None, dataset: Dataset, config: Mapping[str, Any], temperature: float
+) -> None:
+    """Refuse an objective or a sampler that asks the model for what it has not, or the sampler for what it can't do."""
+    model, objective, chains = (str((config.get(g) or {}).get("name")) for g in ("energy", "objective", "sampler"))
+    learns: Any = find("objective", objective)
+    levels = "noise" if len(dataset.event_shape) == 3 else "noise_mlp"
+    if sampler is not None and not sampler.kernel:
+        if "sampler" in wiring_of(learns):
+            raise UserError(
+                f"objective '{objective}' trains with chains that stay at one energy, and sampler '{chains}' goes down "
+                f"many noise levels: choose sampler=langevin, mala or hmc"
+            )
+        if temperature != 1:
+            raise UserError(
+                f"sample_temperature={temperature:g}: sampler '{chains}' goes down many noise levels, each at the "
+                f"model's own temperature: choose sample_temperature=1"
+            )
+    for kind, who, asks, instead in (
+        ("objective", objective, learns.needs, "multi_dsm"),
+        ("sampler", chains, sampler.needs if sampler is not None else None, "annealed_langevin"),
+    ):
+        if asks == "levels" and not isinstance(energy, NoiseLevels):
+            raise UserError(
+                f"{kind} '{who}' needs a model of many noise levels, and energy '{model}' has none: "
+                f"choose energy={levels} or another {kind}"
+            )
+        if asks == "energy" and isinstance(energy, ScoreNetwork):
+            raise UserError(
+                f"{kind} '{who}' needs an energy, and '{model}' is a score network, which has none: "
+                f"choose energy={levels} or {kind}={instead}"
+            )
+
+
+def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> None:
+    """Send two samples through the energy, so that shapes which don't fit are told now and in one line."""
+    try:
+        with torch.no_grad():
+            if isinstance(energy, ScoreNetwork):
+                energy.score(dataset.train[:2], energy.ladder.sigma_min)
+            else:
+                evaluate(energy, dataset.train[:2])
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"energy={config['energy']['name']}: can't take samples of shape {dataset.event_shape} from "
+            f"dataset={config['dataset']['name']} ({str(error).splitlines()[0][:120]})"
+        ) from None
+
+
+def check_parts(objective: Objective, batch_size: int, accumulate: int, world: int) -> None:
+    """Refuse a batch that can't be cut into equal parts for the processes and passes, or not without another loss."""
+    parts = accumulate * world
+    if batch_size % parts:
+        shared = f"the {world} processes" + (f" times accumulate={accumulate}" if accumulate > 1 else "")
+        raise UserError(
+            f"batch_size={batch_size}: must be a multiple of {shared if world > 1 else f'accumulate={accumulate}'}"
+        )
+    for name in objective.rows:
+        rows = len(objective.get_buffer(name))
+        if rows % world:
+            raise UserError(f"'{name}' of the objective has {rows} chains: give a multiple of the {world} processes")
+    if parts > 1 and objective.couples:
+        key = f"accumulate={accumulate}" if accumulate > 1 else f"{world} processes"
+        raise UserError(f"{key}: the batch can't be cut into parts, for {objective.couples}; train it whole")
+
+
+def check_precision(objective: Objective, sampler: Sampler | None, config: Mapping[str, Any]) -> None:
+    """Refuse bfloat16 where energies are compared: their differences would be lost in its eight bits."""
+    precision = config["precision"]
+    if precision == "float32":
+        return
+    if objective.compares:
+        raise UserError(
+            f"precision={precision}: objective '{config['objective']['name']}' {objective.compares}, and bfloat16 "
+            f"rounds the differences away; choose precision=float32"
+        )
+    if "sampler" in wiring_of(type(objective)) and sampler is not None and not sampler.reparameterised:
+        raise UserError(
+            f"precision={precision}: sampler '{config['sampler']['name']}' accepts and refuses by differences of "
+            f"energies, which bfloat16 rounds away; choose precision=float32 or sampler=langevin"
+        )
+
+
+def check_layout(energy: nn.Module, name: str) -> None:
+    """Refuse channels_last for an energy without convolutions."""
+    if not any(p.ndim == 4 for p in energy.parameters()):
+        raise UserError(f"channels_last=true: energy '{name}' has no convolutions, which alone it makes faster")

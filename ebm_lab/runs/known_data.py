@@ -1,0 +1,104 @@
+"""The data of a run that exists: those that it was trained on, or what it kept of them; never others."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.functional import evaluate
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.places import places_of
+from ebm_lab.core.registry import find
+from ebm_lab.models.levels import ScoreNetwork, data_score
+from ebm_lab.runs.assemble import assemble, build_dataset, import_plugins, pick_device, run_settings
+from ebm_lab.runs.data_record import DataRecord, KeptData
+from ebm_lab.training.trainer import Trainer
+
+RESUMED = "without resume a new run begins, with the weights of this one by init_from=<run>"
+LOADED = 'scripts/sample.py and load_run(..., data="kept") need no data'
+
+
+def record_in(content: Mapping[str, Any], where: object) -> DataRecord | None:
+    """What a checkpoint says of its data; None where an earlier version wrote it."""
+    return DataRecord.read(content["data"], where) if "data" in content else None
+
+
+def same_data(config: Mapping[str, Any], content: Mapping[str, Any], where: object) -> Dataset:
+    """The data set of a run's config. Raises UserError where it is gone or, by the checkpoint `where`, is no longer
+    what it was."""
+    settings = run_settings(config)
+    import_plugins(settings.plugins)
+    try:
+        dataset = build_dataset(config, settings, pick_device(settings.device))
+    except OSError as error:  # of a plugin's data set
+        raise UserError(f"{_key(config)}: {' '.join(str(error).split())}") from None
+    record = record_in(content, where)
+    assert dataset.record is not None, "build_dataset makes it"
+    if record is not None and (changes := record.differences(dataset.record)):
+        raise UserError(f"{_key(config)}: not the data that the run was trained on: {changes}")
+    return dataset
+
+
+def way_out(config: Mapping[str, Any], content: Mapping[str, Any], otherwise: str) -> str:
+    """What can be done where `same_data` finds none, as the end of its line; `otherwise`: without any data."""
+    own = config.get("dataset") or {}
+    try:
+        find("dataset", str(own.get("name")))
+    except UserError:
+        return ""
+    ways = [f"give dataset.{key}=<path> if the data lie elsewhere now" for key in _places(own)]
+    return "".join(f"; {way}" for way in ways + [otherwise] * ("data" in content))
+
+
+def _places(own: Mapping[str, Any]) -> list[str]:
+    return [key for key in places_of("dataset", own.get("name")) if key in own]
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    """The setting that the data came by, with its value."""
+    own = config.get("dataset") or {}
+    return next((f"dataset.{key}={own[key]}" for key in _places(own)), f"dataset={own.get('name')}")
+
+
+def without_rows(config: Mapping[str, Any], content: Mapping[str, Any], where: object, why: str) -> Trainer:
+    """The trained state with what the run kept of its data in their place. Raises UserError where the energy or the
+    sampler computes more from its data than the run keeps."""
+    record, name = record_in(content, where), str((config.get("dataset") or {}).get("name"))
+    if record is None:
+        raise UserError(f"{why}; an earlier version trained the run, which kept nothing of its data")
+    if getattr(find("dataset", name), "start", Dataset.start) is not Dataset.start:
+        raise UserError(f"{why}; and dataset '{name}' begins chains in its own way, which the run does not keep")
+    built = [_built(config, content, KeptData(record, why), seed) for seed in (0, 1)]
+    x = built[0].dataset.start.sample(8, torch.Generator(built[0].generator.device).manual_seed(0))
+    answers, values = [_answers(t.objective.energy, x) for t in built], [_values(t.sampler) for t in built]
+    for kind, (one, other) in {"energy": answers, "sampler": values}.items():
+        if not all(torch.equal(one[k].nan_to_num(), other[k].nan_to_num()) for k in one):
+            who = f"{kind} '{config[kind]['name']}'"
+            raise UserError(f"{why}; and {who} computes more from its data than the run keeps")
+    return built[0]
+
+
+def _built(config: Mapping[str, Any], content: Mapping[str, Any], data: KeptData, seed: int) -> Trainer:
+    """The state beside rows of noise, which are taken away again: what depends on them differs from seed to seed."""
+    data.fill(seed)
+    data.to(pick_device(config["device"]))
+    trainer, _ = assemble({**config, "evaluation": {}}, dataset=data)
+    trainer.restore(content)
+    trainer.objective.eval()
+    data.forget()
+    trainer.batches.x = trainer.batches.x[:0]
+    return trainer
+
+
+def _answers(energy: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """What a model says at x."""
+    known = {} if isinstance(energy, ScoreNetwork) else {"energy": evaluate(energy, x).detach()}
+    return {**known, "score": data_score(energy, x).detach()}
+
+
+def _values(part: object) -> dict[str, Tensor]:
+    """The numbers that a component holds."""
+    held = {k: v for k, v in vars(part).items() if isinstance(v, int | float | Tensor)} if part is not None else {}
+    return {k: torch.as_tensor(v).double() for k, v in held.items()}

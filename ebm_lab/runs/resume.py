@@ -1,0 +1,139 @@
+"""Take up a run where its last checkpoint left it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.streams import say
+from ebm_lab.loggers.files import rows
+from ebm_lab.runs.assemble import assemble, pick_device
+from ebm_lab.runs.known_data import RESUMED, same_data, way_out
+from ebm_lab.runs.record import check_logger
+from ebm_lab.training import checkpoint
+from ebm_lab.training.checkpoint import machine
+from ebm_lab.training.distributed import Processes
+from ebm_lab.training.rundir import RunDir, runs_under
+from ebm_lab.training.trainer import Trainer
+
+ENDED = ("finished", "diverged")
+"""What resuming does not change."""
+ORDER = {"failed": 1, "diverged": 2, "finished": 3, "interrupted": 4}
+"""Which of several runs of one command `resume=auto` takes: the highest."""
+
+
+def unfinished(root: Path, config: Mapping[str, Any], request: str) -> tuple[Path | None, dict[str, Any]]:
+    """What `resume=auto` finds: the path of a run that has ended, or else the config to go on with."""
+    found = earlier(root, request)
+    if found is None:
+        return None, {**config, "resume": None}
+    status = found.read_summary()["status"]
+    if status in ENDED:
+        say(
+            f"resume=auto: {found.path} has ended; nothing is left to do (it is {status}; leave resume=auto out for "
+            f"another run)"
+        )
+        return found.path, dict(config)
+    return None, again(found, config)
+
+
+def earlier(root: Path, request: str) -> RunDir | None:
+    """The run under `root` to go on with, of those that were asked for the same and that no process has now.
+
+    One that was interrupted comes first, the furthest of several; then one that has ended, then one that failed. The
+    names, which a clock gave, only break ties: a clock may be set back.
+    """
+    best: tuple[tuple[int, int], RunDir] | None = None
+    for run in runs_under(root):
+        try:
+            summary = run.read_summary()
+        except UserError as error:
+            say(f"resume=auto: passed over: {error}")
+            continue
+        if summary.get("request") != request or run.alive():
+            continue
+        rank = (ORDER.get(summary["status"], 0), reached(run, summary))
+        if best is None or rank > best[0]:
+            best = rank, run
+    return best[1] if best else None
+
+
+def reached(run: RunDir, summary: Mapping[str, Any]) -> int:
+    """The last step of a run that its files tell of; a process that was killed has only written it into its metrics."""
+    told = rows(run.metrics_file) if run.metrics_file.is_file() else []
+    step = summary.get("step")
+    return max([step if isinstance(step, int) else 0, *(row["step"] for row in told[-1:])])
+
+
+def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that continues `run`, with what this process was told of its machine."""
+    return {
+        **run.read_config(),
+        **{k: config[k] for k in ("dataset", "device", "logger", "plugins")},
+        "resume": str(run.path),
+    }
+
+
+def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, RunDir]:
+    """The run that `config["resume"]` names, at its last checkpoint; other keys were merged into its config before."""
+    run = RunDir.open(config["resume"], "resume")
+
+    def take() -> str:
+        summary = run.read_summary()
+        if not run.hold():
+            raise UserError(f"resume={run.path}: that run is still running, as process {summary.get('pid')}")
+        return summary["status"]
+
+    status = processes.lead(take)
+    try:
+        return _reopen(config, run, status, processes)
+    except BaseException as error:
+        run.release()
+        if isinstance(error, OSError):
+            raise UserError(f"resume={run.path}: {error}") from None
+        raise
+
+
+def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Processes) -> tuple[Trainer, RunDir]:
+    content = checkpoint.newest(run, pick_device(config["device"]))
+    dataset = None if content is None else _data(config, run, content)
+    trainer, resolved = assemble(config, processes, dataset)
+    check_logger(trainer)
+    trainer.run = run
+    if content is None:
+        return trainer, run
+    checkpoint.same_config(content, resolved, run.last)
+    check_processes(run, len(content.get("processes", [None])), processes.world)
+    trainer.restore(content)
+    trainer.keep_candidate()
+    if trainer.counters.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
+        raise UserError(
+            f"resume={run.path}: already at step {trainer.counters.step} of {trainer.schedule.steps}; "
+            f"give steps=<more> to train it further"
+        )
+    here, there = machine(trainer.generator.device), content["machine"]
+    differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
+    if differs and processes.first:
+        say(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
+    processes.lead(lambda: run.write_config({**resolved, "resume": None}))
+    return trainer, run
+
+
+def _data(config: Mapping[str, Any], run: RunDir, content: Mapping[str, Any]) -> Dataset:
+    """The data that the run was trained on; refuses others, and a config that was edited to name others."""
+    try:
+        return same_data(config, content, run.last)
+    except UserError as error:
+        checkpoint.same_config(content, config, run.last)
+        raise UserError(f"{error}{way_out(config, content, RESUMED)}") from None
+
+
+def check_processes(run: RunDir, there: int, here: int) -> None:
+    """Refuse to go on with another number of processes than a run was trained by."""
+    if there != here:
+        start = f"torchrun --nproc_per_node={there} train.py" if there > 1 else "python train.py"
+        raise UserError(
+            f"resume={run.path}: {there} process(es) trained it and {here} would go on: each has random numbers and "
+            f"chains of its own; start it with {start}"
+        )

@@ -1,0 +1,231 @@
+"""The life of a run: its directory, its loggers, its end; and how to take one up again or load what it trained."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ebm_lab.core.errors import Diverged, Terminated, UserError
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.shell import override, pasteable
+from ebm_lab.core.strict_json import dumps
+from ebm_lab.loggers.console import Console
+from ebm_lab.loggers.files import Files
+from ebm_lab.runs.assemble import assemble
+from ebm_lab.runs.isolation import isolated
+from ebm_lab.runs.load import load_run
+from ebm_lab.runs.record import build_logger, check_logger, describe, fingerprint, introduce, label, rows
+from ebm_lab.runs.resume import reopen, unfinished
+from ebm_lab.runs.signals import Signals
+from ebm_lab.training.distributed import Processes
+from ebm_lab.training.guard import advice
+from ebm_lab.training.rundir import RunDir
+from ebm_lab.training.trainer import Trainer
+
+EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75, "SIGHUP": 75}
+"""Exit status of the command line by the run's status, or by the signal that ended it; 2 is a mistake in the settings.
+75 is what sysexits.h calls a temporary failure: run the same again, with resume."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to: its directory, `summary.json` as a dict, and the trained energy with averaged weights."""
+
+    path: Path
+    summary: dict[str, Any]
+    energy: nn.Module
+    dataset: Dataset
+
+    @property
+    def status(self) -> str:
+        return self.summary["status"]
+
+    @property
+    def exit_status(self) -> int:
+        ended = self.summary.get("ended_by")
+        return EXIT[ended if self.status == "interrupted" and ended in EXIT else self.status]
+
+
+@isolated()
+def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float, float] | None = None) -> Result:
+    """Run a plain config to its end; `resume` in it continues a run, `init_from` takes over another run's weights.
+
+    `began`: wall and CPU clock at the start of the process, for the costs in the summary; now, if not given.
+    """
+    began = began or (time.perf_counter(), time.process_time())
+    processes = Processes.join()
+    request = fingerprint(config)
+    if config.get("resume") == "auto":
+        root = Path(config["output_dir"])
+        found, config = processes.lead(lambda: unfinished(root, config, request))
+        if found is not None:
+            return ended(RunDir(found), config["plugins"])
+    if config.get("resume"):
+        trainer, run = reopen(config, processes)
+        request = processes.lead(lambda: run.read_summary().get("request", request))
+    else:
+        trainer, resolved = assemble(config, processes)
+        if config.get("init_from"):
+            take_weights(trainer, str(config["init_from"]))
+        check_logger(trainer)
+        run = begin(Path(config["output_dir"]), resolved, processes)
+    try:
+        return _train(trainer, run, request, quiet or not processes.first, began)
+    except OSError as error:
+        raise UserError(f"{run.path}: can't be written: {error}") from None
+    finally:
+        run.release()
+
+
+def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
+    """A new run directory, held by the first process and known to all."""
+    held: list[RunDir] = []
+
+    def make() -> Path:
+        held.append(RunDir.create(root, label(config)))
+        held[0].write_config(config)
+        return held[0].path
+
+    try:
+        path = processes.lead(make)
+    except BaseException:
+        for run in held:
+            run.release()
+        raise
+    return held[0] if held else RunDir(path)
+
+
+def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tuple[float, float]) -> Result:
+    trainer.run = run
+    plan = trainer.schedule
+    with ExitStack() as stopped_before_it_began:
+        console = Console(plan.steps, trainer.counters.step, trainer.objective.headline, quiet, trainer.note)
+        stopped_before_it_began.callback(console.close, {})
+        trainer.say = console.say
+        trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
+        if trainer.processes.first:
+            files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
+            stopped_before_it_began.callback(files.close, {})
+            trainer.rewound = files.rewind
+            logger = build_logger(trainer, run.path, console.say, trainer.say_once)
+            stopped_before_it_began.callback(logger.close, {"status": "interrupted"})
+            trainer.loggers = (files, console, logger)
+        introduce(trainer, run)
+        facts = {"request": request, **describe(trainer)}
+        stopped_before_it_began.pop_all()
+    summary = live(trainer, run, facts)
+    console.table("results", rows(summary))
+    console.say(str(run.path))
+    with trainer.ema.applied():
+        energy = trainer.objective.energy
+        weights = {k: v.clone() for k, v in energy.state_dict().items()}
+    energy.load_state_dict(weights)
+    energy.eval()
+    return Result(run.path, summary, energy, trainer.dataset)
+
+
+def ended(run: RunDir, plugins: Sequence[str]) -> Result:
+    """The result of a run that is over."""
+    loaded = load_run(run.path, plugins=plugins)
+    return Result(run.path, loaded.summary, loaded.energy, loaded.dataset)
+
+
+def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
+    """Train, evaluate on the test split, and close; whatever happens, the summary says what did."""
+    trainer.processes.lead(lambda: run.write_summary({"status": "running", **facts, **vars(trainer.counters)}))
+    final: dict[str, Any] = {}
+    error: Exception | None = None
+    torn = False
+    with Signals(trainer) as signals:
+        try:
+            status = _fit(trainer, signals, final)
+        except Diverged as problem:
+            status, final["message"] = "diverged", str(problem)
+            trainer.say(f"diverged: {problem}")
+        except KeyboardInterrupt as stop:
+            status, torn = "interrupted", True
+            final["ended_by"] = trainer.stop or ("SIGTERM" if isinstance(stop, Terminated) else "SIGINT")
+        except Exception as problem:
+            status, torn = "failed", True
+            final["message"] = f"{type(problem).__name__}: {problem}"
+            error = UserError(final["message"]) if isinstance(problem, OSError) else problem
+        signals.phase = "closing"
+        summary = _close(trainer, run, status, final, facts, torn)
+    if summary["status"] == "interrupted":
+        again = pasteable("python train.py", override("resume", run.path))
+        trainer.say(f"interrupted at step {trainer.counters.step}; continue with: {again}")
+    if error is not None:
+        raise error
+    return summary
+
+
+def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
+    """Train and evaluate; returns the status and fills `final` for the summary."""
+    final["ended_by"] = ended = trainer.fit()
+    if ended not in ("done", "max_seconds"):
+        return "interrupted"
+    signals.phase = "evaluating"
+    final |= trainer.evaluate("test")
+    if trainer.failed:
+        final["failed_evaluations"] = trainer.failed
+    if trainer.unsaved is not None:
+        trainer.save()
+    if found := trainer.guard.weigh(final):
+        tips = advice(found, trainer.config, chains=False, dataset=trainer.dataset)
+        raise Diverged(f"step {trainer.counters.step}: {found[0].seen}. {tips}")
+    return "finished"
+
+
+def _close(
+    trainer: Trainer, run: RunDir, status: str, final: dict[str, Any], facts: dict[str, Any], torn: bool
+) -> dict[str, Any]:
+    """Write the summary and close the loggers; returns the summary. `torn`: the other processes may be anywhere."""
+    c, processes = trainer.counters, trainer.processes
+    if trainer.unsaved is not None:
+        status, final["message"] = "failed", f"step {c.step} is on no disk: {trainer.unsaved}"
+    if status in ("diverged", "failed"):
+        final["ended_by"] = status
+    trainer.clock.tick(c)
+    trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
+    summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
+    summary |= {"train_cpu_seconds": c.train_cpu_seconds, "rollbacks": len(trainer.guard.events)}
+    summary["said"] = trainer.said
+    if not torn or processes.world == 1:
+        summary |= processes.total(c.cpu)
+    with ExitStack() as stack:
+        for logger in reversed(trainer.loggers):
+            stack.callback(logger.close, summary)
+        try:
+            if processes.first:
+                run.write_summary(summary)
+        except OSError as problem:
+            text = dumps(summary)
+            raise UserError(f"{run.summary_file} can't be written ({problem.strerror}): {text}") from None
+    return summary
+
+
+def take_weights(trainer: Trainer, path: str) -> None:
+    """Copy the averaged weights of another run's energy into this one's, with the mean and the scale of its data: the
+    energy is the one that the other run learnt."""
+    run = RunDir.open(path, "init_from")
+    energy = load_run(run.path, evaluation={}, data="kept").energy
+    theirs = energy.state_dict()
+    mine = trainer.objective.energy.state_dict()
+    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (mine, theirs)]
+    if shapes[0] != shapes[1]:
+        odd = next(k for k in sorted({*mine, *theirs}) if shapes[0].get(k) != shapes[1].get(k))
+        raise UserError(
+            f"init_from={path}: its energy does not fit: "
+            f"'{odd}' is {shapes[1].get(odd)} there and {shapes[0].get(odd)} here"
+        )
+    trainer.objective.energy.load_state_dict(theirs)
+    own = dict(trainer.objective.energy.named_modules())
+    for name, other in energy.named_modules():  # a mean travels with the weights, a scale is no tensor and does not
+        if name in own and isinstance(getattr(other, "scale", None), float):
+            own[name].scale = other.scale
+    for average, parameter in zip(trainer.ema.average, trainer.ema.parameters, strict=True):
+        average.copy_(parameter.detach())

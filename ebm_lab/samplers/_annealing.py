@@ -1,0 +1,64 @@
+"""What samplers that go down a ladder of noise levels have in common: one call, one rung.
+
+Chains begin at the model's base at sigma_max and carry in their state, `level`, how many rungs are behind them; after
+the last one the noise that is left, sigma_min, can be taken off by Tweedie's formula. Called again, they stay at
+sigma_min.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from ebm_lab.core.functional import EnergyFn, frozen
+from ebm_lab.core.interfaces import Chain, Dataset, Sampler
+from ebm_lab.distributions.elementary import Distribution
+from ebm_lab.models.levels import NoiseLevels, tweedie
+
+
+class LevelSampler(Sampler):
+    """`steps` of one rung, as a sampler counts them; `denoise`: end with Tweedie's formula. Not differentiable."""
+
+    needs = "levels"
+    kernel = False
+
+    def __init__(self, steps: int, denoise: bool) -> None:
+        self.steps, self.denoise = steps, denoise
+
+    def rungs(self, model: NoiseLevels) -> int:
+        """How many calls make a sample."""
+        return model.ladder.levels
+
+    @abstractmethod
+    def descend(self, model: NoiseLevels, x: Tensor, rung: int, generator: Generator) -> tuple[Tensor, int]:
+        """(states after this rung, how many scores of a chain were taken)."""
+
+    def start(self, energy: EnergyFn, dataset: Dataset) -> Distribution:
+        assert isinstance(energy, NoiseLevels)
+        return energy.prior()
+
+    def total(self, energy: EnergyFn) -> int:
+        assert isinstance(energy, NoiseLevels)
+        return self.steps * self.rungs(energy)
+
+    def __call__(
+        self,
+        energy: EnergyFn,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+        *,
+        generator: Generator,
+        differentiable: bool = False,
+    ) -> Chain:
+        assert isinstance(energy, NoiseLevels) and not differentiable
+        level = int(state["level"]) if "level" in state else 0
+        rungs, levels = self.rungs(energy), energy.ladder.levels
+        last = rungs - 1
+        with frozen(energy), torch.no_grad():
+            x, taken = self.descend(energy, x, min(level, last), generator)
+            if level >= last and self.denoise:
+                x, taken = tweedie(energy, x, energy.ladder.sigma_min), taken + 1
+        reached = energy.ladder.rung(min(level, last) + levels - rungs)  # a call stays at its level or goes to the next
+        metrics = {"chain_sigma": torch.tensor(reached, device=x.device)}
+        return Chain(x, {"level": torch.tensor(level + 1)}, metrics, taken * len(x))

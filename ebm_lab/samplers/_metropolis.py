@@ -1,0 +1,144 @@
+"""Metropolis-Hastings: accept a proposal so that exp(-E / T) stays exactly invariant.
+
+    accept x -> x' with probability min(1, exp(log_ratio)),
+    log_ratio = (E(x) - E(x')) / T + log q(x | x') - log q(x' | x)
+
+W. K. Hastings, Monte Carlo Sampling Methods Using Markov Chains and Their Applications, 1970.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from ebm_lab.core.functional import (
+    EnergyFn,
+    GradientFn,
+    energy_and_grad,
+    evaluate,
+    frozen,
+    gradient_of,
+    per_sample,
+)
+from ebm_lab.core.interfaces import Chain, Sampler
+from ebm_lab.distributions.elementary import Distribution
+from ebm_lab.samplers._adaptation import Mass, StepSize, Widths
+
+Target = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Point(NamedTuple):
+    """x: (B, *shape) with its energy e: (B,) and gradient grad: (B, *shape), carried from step to step."""
+
+    x: Tensor
+    e: Tensor
+    grad: Tensor
+
+
+def accept(log_ratio: Tensor, generator: Generator) -> Tensor:
+    """(B,) booleans, true with probability min(1, exp(log_ratio)); a ratio that is nan is refused."""
+    u = torch.empty_like(log_ratio).uniform_(generator=generator)
+    return u.log() < log_ratio.detach()
+
+
+def choose(accepted: Tensor, new: Point, old: Point) -> Point:
+    """Per sample the new point where accepted, else the old one."""
+    wide = per_sample(accepted, old.x)
+    return Point(
+        torch.where(wide, new.x, old.x), torch.where(accepted, new.e, old.e), torch.where(wide, new.grad, old.grad)
+    )
+
+
+@torch.no_grad()
+def independence_step(
+    energy: EnergyFn, x: Tensor, proposal: Distribution, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """One independence-Metropolis step for exp(-E): x' ~ q whatever x is; returns (x, accepted), (B, *shape) and (B,).
+
+    log_ratio = E(x) - E(x') + log q(x) - log q(x'): exact, and a true restart wherever it accepts.
+    """
+    new = proposal.sample(len(x), generator)
+    e, e_new = evaluate(energy, torch.cat([x, new])).chunk(2)
+    accepted = accept(e - e_new + proposal.log_prob(x) - proposal.log_prob(new), generator)
+    return torch.where(per_sample(accepted, x), new, x), accepted
+
+
+class Metropolis(Sampler):
+    """`steps` proposals for exp(-E / T), T = `temperature`, each accepted or refused; what they are is `propose`.
+
+    Their size begins at step_size * scale, `scale` the data's, and follows `target_acceptance` by `adapt_rate` a
+    proposal, unless that is null. `mass` diagonal moves the chains in y = x / w, w their width in each coordinate
+    relative to `scale`, as of the last call (_adaptation.py). After `warmup` proposals, counted in the state that
+    is handed from call to call, both are frozen; null: never.
+
+    The energy and its gradient at the current state are carried from one proposal to the next. With `differentiable`
+    the derivative is that of the moves, given which were accepted: that the acceptances depend on the energy too is
+    left out.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        steps: int,
+        step_size: float,
+        target_acceptance: float | None,
+        adapt_rate: float,
+        temperature: float,
+        mass: Mass,
+        warmup: int | None,
+    ) -> None:
+        self.steps, self.temperature, self.warmup, self.cost = steps, temperature, warmup, 1
+        self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
+        self.widths = Widths(scale, 0.0 if warmup else adapt_rate) if mass == "diagonal" else None
+
+    cost: int
+    """Gradients that a proposal takes."""
+
+    @abstractmethod
+    def propose(
+        self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
+    ) -> tuple[Point, Tensor]:
+        """A proposal and its log ratio (B,), from `now`, with step size `eps`, 0-d; at(y) is the Point at y."""
+
+    def __call__(
+        self,
+        energy: EnergyFn,
+        x: Tensor,
+        state: Mapping[str, Tensor],
+        *,
+        generator: Generator,
+        differentiable: bool = False,
+    ) -> Chain:
+        w = None if self.widths is None else self.widths.begin(state, x)
+
+        with nullcontext() if differentiable else frozen(energy):
+            slope = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
+            at = partial(self._point, slope, w)
+            log_eps, accepted, now = self.step_size.begin(state, x), [], at(x if w is None else x / w)
+            age = state["age"] if "age" in state else torch.zeros((), dtype=torch.int64, device=x.device)
+            for _ in range(self.steps):
+                new, log_ratio = self.propose(at, now, log_eps.exp(), generator)
+                yes, warm, age = accept(log_ratio, generator), self._warm(age), age + 1
+                accepted.append(yes)
+                now, log_eps = choose(yes, new, now), self.step_size.update(log_eps, log_ratio, warm)
+        x = now.x if w is None else w * now.x
+        metrics = {"acceptance": torch.stack(accepted).float().mean(), "step_size": log_eps.exp()}
+        known = {"log_eps": log_eps, "age": age}
+        if self.widths is not None:
+            known |= self.widths.update(state, x, self.steps, age, self._warm(age - 1))
+        return Chain(x, known, metrics, (self.steps * self.cost + 1) * len(x))
+
+    def _point(self, slope: GradientFn, w: Tensor | None, y: Tensor) -> Point:
+        e, grad = slope(y if w is None else w * y)
+        if w is not None:
+            grad = w * grad
+        return Point(y, e, grad) if self.temperature == 1 else Point(y, e / self.temperature, grad / self.temperature)
+
+    def _warm(self, age: Tensor) -> Tensor | None:
+        """Does the proposal after `age` others adapt? None: always."""
+        return None if self.warmup is None else age < self.warmup

@@ -1,0 +1,1 @@
+"""Statistics of numbers alone: no energy and no network."""

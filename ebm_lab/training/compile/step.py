@@ -1,0 +1,197 @@
+"""One training step as one compiled graph: objective, its gradient, clipping, Adam and the moving average.
+
+torch.compile refuses a loss that differentiates twice. So the whole step is traced to one flat graph of tensor
+operations, derivatives included, and torch's inductor compiles that: it fuses what lies between matrix products and
+spares the dispatch of a thousand small operations. Random numbers, state and checkpoints are those of the eager step,
+each in its place; values differ by float32 rounding, for sums are taken in another order.
+
+A graph is fixed. What varies is its input: parameters, buffers, what the sampler adapts, the batch, random numbers
+(draws.py), learning rates, Adam's state, the averages. An objective whose step is no fixed graph (a choice that hangs
+on a value, a count kept in Python) runs eagerly, with a line that says why. The first step always does: it makes the
+state that the others take and give.
+
+Which way a step goes follows from config, machine and state alone, never from a clock: resuming keeps the bits.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from ebm_lab.core.interfaces import Batch, Loss, Objective
+from ebm_lab.training.compile.graphs import compiled, reason, refuse, untouched
+from ebm_lab.training.compile.matmul import rewrite
+from ebm_lab.training.compile.random_inputs import Draw, Untraceable, given, noted
+from ebm_lab.training.ema import EMA
+from ebm_lab.training.optimiser import Adam, Optimiser, norm_names, step_all
+
+Update = tuple[dict[str, Tensor], int]
+"""Metrics of a step and its gradient evaluations."""
+
+
+def clipped(grads: list[Tensor], most: float | None) -> tuple[list[Tensor], Tensor]:
+    """The gradients, together no longer than `most`, and their norm before, 0-d."""
+    norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
+    if most is None:
+        return grads, norm
+    scale = (most / (norm + 1e-6)).clamp_max(1.0)
+    return [g * scale for g in grads], norm
+
+
+def adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: Tensor, group: dict[str, Any]) -> None:
+    """theta <- (1 - lr decay) theta - lr m_hat / (sqrt(v_hat) + eps), in place, with m, v and t brought up to date.
+
+    Kingma and Ba, Adam, 2015, algorithm 1; Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
+    """
+    beta1, beta2 = group["betas"]
+    t.add_(1)
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    m_hat, v_hat = m / (1 - beta1 ** t.double()), v / (1 - beta2 ** t.double())  # 1 - 0.999^t loses digits in float32
+    p.mul_(1 - lr * group["weight_decay"]).sub_(lr * m_hat / (v_hat.sqrt() + group["eps"]))
+
+
+class State(NamedTuple):
+    """What a step reads. It changes the first four in place."""
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    moments: dict[str, tuple[Tensor, Tensor, Tensor]]
+    average: list[Tensor]
+    sampler: dict[str, Tensor]
+    batch: list[Tensor]
+    draws: list[Tensor]
+    rates: list[Tensor]
+
+
+class CompiledStep:
+    """`step(number, batch)` does what the eager step does and returns its metrics and gradient evaluations, or does
+    nothing and returns None where the eager one is to be taken."""
+
+    def __init__(
+        self, objective: Objective, optimisers: dict[str, Optimiser], ema: EMA, say: Callable[[str], None]
+    ) -> None:
+        self.objective, self.optimisers, self.ema, self.say = objective, optimisers, ema, say
+        self.parameters = dict(objective.named_parameters())
+        self.names: dict[Tensor, str] = {p: name for name, p in self.parameters.items()}
+        self.whole = all(type(o) is Adam for o in optimisers.values())
+        """Adam and the average are in the graph; other optimisers are given its gradients."""
+        self.graph: Callable[..., Sequence[Tensor]] | None = None
+        self.refused: str | None = None
+        self.draws: list[Draw] = []
+        self.metrics: list[str] = []
+        self.trained: list[str] = []
+        """The parameters that the loss depends on."""
+        self.evals = 0
+        self._rates = [torch.zeros((), dtype=torch.float64, device=ema.average[0].device) for _ in [*optimisers, ema]]
+
+    def __call__(self, step: int, batch: Batch) -> Update | None:
+        if step == 1 or self.refused:
+            return None
+        if self.graph is None:
+            try:
+                self._build(batch)
+            except Exception as problem:  # whatever a tracer or a compiler stumbles over, the eager step does
+                self.refused = reason(problem)
+                self.say(f"compile: {type(self.objective).__name__} runs eagerly ({self.refused})")
+                return None
+        return self._run(step, batch) if self._form(batch) == self.form else None
+
+    def _run(self, step: int, batch: Batch) -> Update:
+        assert self.graph is not None
+        if any(o.optimiser.state is not s for o, s in zip(self.optimisers.values(), self._adam, strict=True)):
+            self._gather()  # a checkpoint was loaded: Adam's state lies elsewhere
+        for rate, value in zip(self._rates, self._values(step), strict=True):
+            rate.fill_(value)
+        sampler, draws = self.objective.sampler_state, [d.again() for d in self.draws]
+        with torch.no_grad():
+            out = iter(self.graph(*self._kept, *sampler.values(), *_tensors(batch), *draws, *self._rates))
+        metrics = {name: next(out) for name in self.metrics}
+        self.objective.sampler_state = {name: next(out) for name in sampler}
+        if not self.whole:
+            for name, grad in zip(self.trained, out, strict=True):
+                self.parameters[name].grad = grad
+            metrics |= step_all(self.optimisers, step)
+            self.ema.update(step)
+        return metrics, self.evals
+
+    def _values(self, step: int) -> list[float]:
+        return [*(o.rate(step) for o in self.optimisers.values()), self.ema.rate(step)]
+
+    def _form(self, batch: Batch) -> list[Any]:
+        sampler = self.objective.sampler_state
+        return [*sampler, *((t.shape, t.dtype) for t in (*sampler.values(), *_tensors(batch)))]
+
+    def _gather(self) -> State:
+        """The state as it is now, but for draws and rates; what stays where it is from step to step is kept."""
+        self._adam = [o.optimiser.state for o in self.optimisers.values()]
+        state = State(
+            parameters={name: p.detach() for name, p in self.parameters.items()},
+            buffers=dict(self.objective.named_buffers()),
+            moments={
+                self.names[p]: (s["exp_avg"], s["exp_avg_sq"], s["step"])
+                for states in (self._adam if self.whole else [])
+                for p, s in states.items()
+            },
+            average=self.ema.average if self.whole else [],
+            sampler=self.objective.sampler_state,
+            batch=[],
+            draws=[],
+            rates=self._rates,
+        )
+        self._kept = pytree.tree_leaves(state[:4])
+        return state
+
+    def _build(self, batch: Batch) -> None:
+        """Run the step once to see what it draws, trace it, compile it; all state stays as it is."""
+        import torch.fx.experimental.proxy_tensor as tracer
+
+        with untouched(self.objective), noted() as self.draws:
+            self.objective(batch)
+        state = self._gather()._replace(batch=_tensors(batch), draws=[d.out for d in self.draws])
+        flat, spec = pytree.tree_flatten(state)
+        with untouched(self.objective), torch.no_grad():
+            inputs = [t.clone() for t in flat]
+            module = tracer.make_fx(lambda *x: self._traced(pytree.tree_unflatten(x, spec)))(*inputs)
+        refuse(module)
+        rewrite(module)
+        self.graph = compiled(module, inputs)
+        self.form = self._form(batch)
+
+    def _traced(self, state: State) -> list[Tensor]:
+        """The step as a function of its state: metrics, the sampler's new state and, if not `whole`, gradients."""
+        objective, parts = self.objective, self.parameters.items()
+        objective.sampler_state = state.sampler
+        leaves = {n: state.parameters[n].detach().requires_grad_(p.requires_grad) for n, p in parts}
+        with torch.enable_grad(), given(self.draws, state.draws):
+            loss: Loss = functional_call(objective, leaves | state.buffers, (Batch(*state.batch),))
+            loss.value.backward(inputs=[leaf for leaf in leaves.values() if leaf.requires_grad])
+        if list(objective.sampler_state) != list(state.sampler):
+            raise Untraceable("what its sampler keeps changes its form")
+        grads = {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
+        self.trained, self.evals = list(grads), loss.grad_evals
+        metrics = dict(loss.metrics)
+        if self.whole:
+            metrics |= dict(zip(norm_names(self.optimisers), self._update(state, grads), strict=True))
+        self.metrics = list(metrics)
+        return [*metrics.values(), *objective.sampler_state.values(), *([] if self.whole else grads.values())]
+
+    def _update(self, state: State, grads: dict[str, Tensor]) -> list[Tensor]:
+        """Adam and the average, in place; returns each optimiser's norm of gradients."""
+        norms = []
+        for optimiser, lr in zip(self.optimisers.values(), state.rates, strict=False):
+            names = [n for n in (self.names[p] for p in optimiser.parameters) if n in grads]
+            cut, norm = clipped([grads[n] for n in names], optimiser.clip)
+            for name, g in zip(names, cut, strict=True):
+                adamw(state.parameters[name], g, *state.moments[name], lr, optimiser.optimiser.param_groups[0])
+            norms.append(norm)
+        for average, p in zip(state.average, self.ema.parameters, strict=True):
+            average.lerp_(state.parameters[self.names[p]], state.rates[-1].to(average.dtype))
+        return norms
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [t for t in batch if t is not None]

@@ -1,0 +1,82 @@
+"""The floors of the house: imports point down, and each outside library stays in its place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("datasets", "energies", "objectives", "samplers", "evaluation", "loggers")
+FLOOR = {
+    "core": 0,
+    **{k: 1 for k in KINDS},
+    "training": 2,
+    "theory": 2,
+    "report": 3,
+    "checks": 2,
+    "experiment": 3,
+    "known_data": 4,
+    "load": 5,
+    "resume": 5,
+    "run": 6,
+    "compare": 7,
+    "benchmark": 7,
+    "cli": 8,
+}
+FILES = sorted((ROOT / "ebm_lab").rglob("*.py"))
+
+
+def place(parts):
+    return parts[1].removesuffix(".py")
+
+
+def imports(path, everywhere=True):
+    """(module, at top level?) for each import of a file."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, id(node) in top
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    here = place(path.relative_to(ROOT).parts)
+    for module, top in imports(path):
+        parts = module.split(".")
+        if parts[0] == "ebm_lab" and len(parts) > 1 and here != "__init__":
+            there = parts[1]
+            assert FLOOR[there] < FLOOR[here] or there == here, f"{here} imports {module}"
+        if parts[0] in ("hydra", "omegaconf"):
+            assert here == "cli", f"{module} is for the edge only"
+        if parts[0] == "wandb":
+            assert path.stem == "wandb" and not top, "wandb is imported when it is used"
+        if parts[0] in ("sklearn", "matplotlib", "torchvision", "zuko", "jinja2"):
+            assert not top, f"{module} is slow to import: import it where it is used"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_functional_differentiates_an_energy(path):
+    # What the benchmark measures against must not run on what it measures.
+    if path.name != "functional.py" and place(path.relative_to(ROOT).parts) != "benchmark":
+        assert "autograd.grad" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_small_and_open_with_what_they_are(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    assert ast.get_docstring(ast.parse(text)), "a file opens with its equation or its purpose"
+
+
+def test_importing_the_package_has_no_side_effect():
+    """No torch setting changes, and nothing heavy is loaded."""
+    import subprocess
+    import sys
+
+    heavy = ("torch", "hydra", "wandb", "sklearn", "matplotlib")
+    code = f"import sys, ebm_lab; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"

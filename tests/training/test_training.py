@@ -1,0 +1,117 @@
+"""The loop's parts: data order, averages, schedules, run directories."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+import ebm_lab
+from ebm_lab.training.batches import Batches
+from ebm_lab.training.ema import EMA
+from ebm_lab.training.meter import Meter
+from ebm_lab.training.rundir import RunDir
+from ebm_lab.training.schedules import factor
+from tests.helpers import Points
+
+QUICK = ["dataset=two_moons", "dataset.train=300", "dataset.held_out=100", "energy.hidden=[8]", "batch_size=32"]
+QUICK += ["logger=none", "samples=10", "sample_steps=10", "evaluation=[likelihood]"]
+
+
+def test_every_epoch_visits_every_point_once():
+    data = Points(torch.arange(10.0).view(10, 1))
+    batches = Batches(data, 4, seed=0)
+    seen = torch.cat([batches.indices(step) for step in range(1, 6)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert torch.equal(Batches(data, 4, seed=0).indices(4), batches.indices(4))
+    assert len(Batches(data, 25, seed=0).indices(1)) == 25
+
+
+def test_the_average_follows_its_formula_and_gives_the_weights_back():
+    p = nn.Parameter(torch.zeros(1))
+    ema, expected = EMA([p], 0.9), 0.0
+    for step in range(1, 101):
+        p.data.fill_(float(step))
+        ema.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected += (1 - decay) * (step - expected)
+    assert float(ema.average[0]) == pytest.approx(expected, rel=1e-5)
+    with ema.applied():
+        assert float(p.detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(p.detach()) == 100.0
+
+
+def test_schedules():
+    assert factor("cosine", 5, 100, 10) == 0.5 and factor("cosine", 10, 100, 10) == 1.0
+    assert factor("cosine", 55, 100, 10) == pytest.approx(0.5) and factor("cosine", 100, 100, 10) == pytest.approx(0.0)
+    assert factor("constant", 100, 100, 0) == 1.0
+    assert [factor("step", s, 100, 0) for s in (60, 61, 85, 86)] == [1.0, 0.1, 0.1, 0.01]
+
+
+def test_the_meter_means_and_lets_nan_through():
+    meter = Meter()
+    for value in (1.0, 2.0, 6.0):
+        meter.add({"a": torch.tensor(value), "b": torch.tensor(math.nan)})
+    means = meter.means()
+    assert means["a"] == 3.0 and math.isnan(means["b"])
+    meter.clear()
+    assert meter.means() == {}
+
+
+def test_run_directories_are_never_shared(tmp_path):
+    with ThreadPoolExecutor(16) as pool:
+        runs = list(pool.map(lambda _: RunDir.create(tmp_path, "x"), range(100)))
+    assert len({run.path for run in runs}) == 100
+    for run in runs:
+        run.release()
+
+
+def test_a_run_directory_holds_what_it_promises(tmp_path):
+    result = ebm_lab.train(
+        [*QUICK, "objective=pcd", "steps=10", "eval_every=5", "log_every=5", f"output_dir={tmp_path}"]
+    )
+    files = {str(p.relative_to(result.path)) for p in result.path.rglob("*") if p.is_file()}
+    assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints/last.pt", "checkpoints/best.pt"} <= files
+    summary = json.loads((result.path / "summary.json").read_text())
+    wanted = "status step seconds cpu_seconds steps_per_second grad_evals versions git_commit command nll_gap nll_true"
+    assert set(wanted.split()) <= summary.keys()
+    assert summary["status"] == "finished" and summary["step"] == 10
+    assert summary["grad_evals"] == 10 * 32 * (10 + 1 + 2)  # 10 steps of MALA take 11 gradients, the loss 2
+    rows = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [5, 10]
+    assert {"loss", "e_pos", "e_neg", "gap", "grad_norm", "acceptance", "buffer_age", "val/nll_gap"} <= rows[0].keys()
+
+
+def test_max_seconds_ends_a_run_that_can_go_on(tmp_path):
+    more = ["objective=dsm", "steps=100000", "max_seconds=0.5", f"output_dir={tmp_path}"]
+    result = ebm_lab.train([*QUICK, *more], quiet=True)
+    assert result.status == "finished" and result.summary["ended_by"] == "max_seconds"
+    assert (result.path / "checkpoints" / "last.pt").is_file() and "nll_gap" in result.summary
+
+
+def test_initial_weights_and_results_depend_on_the_seed_alone(tmp_path):
+    def weights(seed):
+        torch.manual_seed(seed * 17 + 3)
+        result = ebm_lab.train(
+            [*QUICK, "objective=dsm", "steps=3", f"seed={seed}", f"output_dir={tmp_path}"], quiet=True
+        )
+        return torch.cat([p.detach().flatten() for p in result.energy.parameters()])
+
+    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
+
+
+def test_training_on_a_gaussian_finds_its_precision(tmp_path):
+    """DSM of a Gaussian energy learns (S + sigma^2 I)^-1 and the exact gap follows: KL of two known Gaussians."""
+    more = ["dataset.dim=3", "objective.sigma=0.2", "steps=1500", "optim.lr=0.02", "logger=none", "batch_size=512"]
+    result = ebm_lab.train(
+        ["objective=dsm", "dataset=gaussian", *more, "evaluation=[likelihood]", f"output_dir={tmp_path}"], quiet=True
+    )
+    data = result.dataset
+    cov = data.law.covariance_matrix
+    found, expected = result.energy.precision.double().detach(), torch.linalg.inv(cov + 0.04 * torch.eye(3))
+    torch.testing.assert_close(found, expected, atol=0.1 * float(expected.abs().max()), rtol=0)
+    ratio = expected @ cov
+    gap = 0.5 * float(ratio.trace() - 3 - ratio.logdet())
+    assert result.summary["nll_gap"] == pytest.approx(gap, abs=0.02)
