@@ -32,14 +32,14 @@ from ebm_lab.cli.tools import main
 from ebm_lab.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = "annealed_importance annealed_path bits buffer contrastive detection diagnostics distributions entropy flow"
-CORE += " frechet kernels metropolis neighbours perceptron probability_flow significance stein"
 TARGETS = (
     "ebm_lab/objectives/*.py",
     "ebm_lab/samplers/*.py",
     "ebm_lab/evaluation/*.py",
-    *(f"ebm_lab/core/{name}.py" for name in CORE.split()),
-    *(f"ebm_lab/training/{name}.py" for name in ("compiled", "ema", "gradients", "meter", "worth")),
+    "ebm_lab/statistics/*.py",
+    *(f"ebm_lab/distributions/{name}.py" for name in ("elementary", "flow")),
+    *(f"ebm_lab/models/{name}.py" for name in ("perceptron", "probability_flow")),
+    *(f"ebm_lab/training/{name}.py" for name in ("compile/step", "compile/policy", "ema", "gradients", "meter")),
 )
 BAR = 0.95
 
@@ -152,8 +152,8 @@ def tests_of(file: str) -> list[str]:
             front, steps = {f for g in front for f in imported(ROOT / g)} - seen, steps + 1
         if file in front:
             distance[str(test.relative_to(ROOT))] = steps
-    own = f"tests/test_{Path(file).stem}.py"
-    return sorted(distance, key=lambda test: (test != own, distance[test], test))
+    own = f"test_{Path(file).stem.strip('_')}.py"
+    return sorted(distance, key=lambda test: (Path(test).name != own, distance[test], test))
 
 
 def plant(folder: Path) -> Path:

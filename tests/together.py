@@ -1,4 +1,6 @@
-"""What two processes do at once, for tests/training/test_distributed.py: `python -m tests.together <folder>` in each."""
+"""What two processes do at once, for tests/training/test_distributed.py.
+
+Each is `python -m tests.together <folder>`."""
 
 import sys
 from pathlib import Path

@@ -19,7 +19,7 @@ PACKAGES = {
     "sampler": "ebm_lab.samplers",
     "evaluation": "ebm_lab.evaluation",
     "logger": "ebm_lab.loggers",
-    "optim": "ebm_lab.training",
+    "optim": "ebm_lab.training.optim",
 }
 _registered: dict[str, dict[str, Callable]] = {kind: {} for kind in PACKAGES}
 C = TypeVar("C", bound=Callable)
@@ -48,7 +48,8 @@ def names(kind: str) -> dict[str, Callable]:
     """All components of `kind`, by name."""
     package = importlib.import_module(PACKAGES[kind])
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+        if not module.name.startswith("_"):  # what the options of a package share
+            importlib.import_module(f"{package.__name__}.{module.name}")
     return _registered[kind]
 
 

@@ -1,4 +1,4 @@
-"""Kernel Stein discrepancy (statistics/stein.py) of held-out data and of samples against the model's score: no log Z needed.
+"""Kernel Stein discrepancy of held-out data and of samples against the model's score (statistics/stein.py): no log Z.
 
     ksd2_data: could the held-out data come from the model?    ksd2_samples: has the sampler reached the model?
 

@@ -16,9 +16,9 @@ and beside them the trivial baselines
 
 Held-out data are the positives: `ood_auroc_<score>_<set>` is the probability that
 a held-out point outscores another, `ood_aupr_..` average precision, 0.5 for a constant, `ood_fpr95_..` the share of the
-other set that passes where 95 % of the held-out data do (statistics/detection.py); `.._low` and `.._high` bound the 95 %
-bootstrap interval over the points, for this one model: another seed can lie outside. Intensity is turned the way that
-separates the set at hand, which no detector could know: its AUROC is the best that this one number can do. High
+other set that passes where 95 % of the held-out data do (statistics/detection.py); `.._low` and `.._high` bound the
+95 % bootstrap interval over the points, for this one model: another seed can lie outside. Intensity is turned the way
+that separates the set at hand, which no detector could know: its AUROC is the best that this one number can do. High
 likelihood is no proof of being typical, so a model may lose to it.
 
 Sets: `outside` (classes that the splits leave out), other data sets (`others`) of the same shape where they are found,

@@ -69,8 +69,8 @@ def make_ladder(
     is added to `notes`.
 
     sigma_max: the largest distance; sigma_min: for points the bandwidth that maximises the leave-one-out likelihood, or
-    what costs 0.01 nats if that is less (distributions/blur.py); for images, whose pixels are exact, a tenth of the data's
-    scale.
+    what costs 0.01 nats if that is less (distributions/blur.py); for images, whose pixels are exact, a tenth of
+    the data's scale.
     """
     chosen = {}
     if sigma_max == "auto":

@@ -1,16 +1,11 @@
 """Optimisers with their learning-rate schedule: one per player."""
 
 from collections.abc import Mapping
-from typing import Annotated
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import nn
 
-from ebm_lab.core.registry import register
 from ebm_lab.training.schedules import Schedule, factor
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimiser:
@@ -62,44 +57,3 @@ def step_all(optimisers: Mapping[str, Optimiser], step: int) -> dict[str, torch.
     """Let each player's optimiser take training step `step`; their gradients' norms, by name."""
     every = zip(norm_names(optimisers), optimisers.values(), strict=True)
     return {name: optimiser.step(step) for name, optimiser in every}
-
-
-@register("optim", "adam")
-class Adam(Optimiser):
-    """Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015."""
-
-    def __init__(
-        self,
-        parameters: list[nn.Parameter],
-        steps: int,
-        *,
-        lr: PositiveFloat,
-        beta1: Beta,
-        beta2: Beta,
-        weight_decay: NonNegativeFloat,
-        schedule: Schedule,
-        warmup: NonNegativeInt,
-        clip: PositiveFloat | None,
-    ) -> None:
-        adam = torch.optim.AdamW(parameters, lr, (beta1, beta2), weight_decay=weight_decay, fused=True)
-        super().__init__(adam, steps, schedule, warmup, clip)
-
-
-@register("optim", "sgd")
-class SGD(Optimiser):
-    """Stochastic gradient descent with momentum."""
-
-    def __init__(
-        self,
-        parameters: list[nn.Parameter],
-        steps: int,
-        *,
-        lr: PositiveFloat,
-        momentum: Beta,
-        weight_decay: NonNegativeFloat,
-        schedule: Schedule,
-        warmup: NonNegativeInt,
-        clip: PositiveFloat | None,
-    ) -> None:
-        sgd = torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=True)
-        super().__init__(sgd, steps, schedule, warmup, clip)

@@ -29,7 +29,9 @@ from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients
 from ebm_lab.training.guard import Guard, noise_distance, noise_nll
 from ebm_lab.training.meter import Meter
-from ebm_lab.training.optimiser import SGD, Adam, norm_names, step_all
+from ebm_lab.training.optim.adam import Adam
+from ebm_lab.training.optim.sgd import SGD
+from ebm_lab.training.optimiser import norm_names, step_all
 from tests.helpers import Drift, Points, gaussian_energy
 from tests.models.test_levels import gaussian_model
 

@@ -119,7 +119,8 @@ def test_a_sample_is_so_many_of_them_in_their_order_and_the_same_for_the_same_se
 def test_evaluations_and_the_statistics_behind_them_are_among_the_targets_and_have_tests(script):
     files = script.chosen("all")
     assert {f"ebm_lab/evaluation/{p.name}" for p in (ROOT / "ebm_lab/evaluation").glob("[a-z]*.py")} <= set(files)
-    wanted = "core/perceptron core/diagnostics core/annealed_importance core/stein training/compiled training/ema"
+    wanted = "models/perceptron statistics/diagnostics evaluation/_annealed_importance statistics/stein"
+    wanted += " training/compile/step training/ema"
     assert {f"ebm_lab/{name}.py" for name in wanted.split()} <= set(files)
     assert [file for file in files if not script.tests_of(file)] == []
     assert "tests/known_bugs/test_breaks_let_through.py" in script.tests_of("ebm_lab/statistics/diagnostics.py")

@@ -17,7 +17,7 @@ from ebm_lab.training.compile import matmul as products
 from ebm_lab.training.compile.random_inputs import given, noted
 from ebm_lab.training.compile.step import CompiledStep, adamw, clipped
 from ebm_lab.training.ema import EMA
-from ebm_lab.training.optimiser import Adam
+from ebm_lab.training.optim.adam import Adam
 from tests.runs.test_resume import lines, same, state, stop_at
 
 POINTS = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16,16]", "batch_size=32"]

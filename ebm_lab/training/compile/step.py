@@ -26,7 +26,8 @@ from ebm_lab.training.compile.graphs import compiled, reason, refuse, untouched
 from ebm_lab.training.compile.matmul import rewrite
 from ebm_lab.training.compile.random_inputs import Draw, Untraceable, given, noted
 from ebm_lab.training.ema import EMA
-from ebm_lab.training.optimiser import Adam, Optimiser, norm_names, step_all
+from ebm_lab.training.optim.adam import Adam
+from ebm_lab.training.optimiser import Optimiser, norm_names, step_all
 
 Update = tuple[dict[str, Tensor], int]
 """Metrics of a step and its gradient evaluations."""
