@@ -64,7 +64,7 @@ def measure(overrides: list[str], d: int, seconds: float) -> Cell:
     """Steps for about so many seconds, at least 4 and at most 60, after one that is not counted."""
     own = [*overrides, *COMMON, f"dataset.dim={d}", f"batch_size={BATCH}", "evaluation=[]", "logger=none", "seed=0"]
     trainer, _ = assemble(compose_config(own))
-    objective, times, gradients = trainer.objective, [], []
+    objective, times, gradients = trainer.state.objective, [], []
     weights = list(objective.energy.parameters())
     began = time.perf_counter()
     for step in range(1, MOST + 2):

@@ -57,7 +57,7 @@ def built(choice, processes=None):
     processes = processes or Processes()
     trainer, _ = assemble(compose_config([*QUICK, f"batch_size={BATCH}", *choice]), processes)
     double(trainer, set())
-    trainer.gradients = Gradients(trainer.objective, processes, "float32")
+    trainer.gradients = Gradients(trainer.state.objective, processes, "float32")
     return trainer
 
 
@@ -87,7 +87,7 @@ def gradients(choice, processes):
     batch = trainer.batches(1)
     with Recorded() as recorded:
         trainer.gradients(batch)
-    named = {n: p.grad for n, p in trainer.objective.named_parameters() if p.grad is not None}
+    named = {n: p.grad for n, p in trainer.state.objective.named_parameters() if p.grad is not None}
     return named, recorded.draws
 
 

@@ -19,8 +19,8 @@ from ebm_lab.benchmark.apart import alone
 from ebm_lab.benchmark.timing import median_interval
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
+from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.training.memory import keep_freed_memory
-from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trainer import Trainer
 
 SMALL = ("dataset=two_moons", "energy.hidden=[128,128]", "batch_size=128")

@@ -32,9 +32,9 @@ def _resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     if config.get("resume") in (None, "auto"):
         return config
     from ebm_lab.core.places import moved
-    from ebm_lab.runs.assemble import import_plugins
     from ebm_lab.runs.record import RESUME_MAY_CHANGE
-    from ebm_lab.training.rundir import RunDir
+    from ebm_lab.runs.run_directory import RunDir
+    from ebm_lab.runs.settings import import_plugins
 
     old = RunDir.open(str(config["resume"]), "resume").read_config()
     data = [k.removeprefix("dataset.") for k in full_keys(overrides) if k.startswith("dataset.")]

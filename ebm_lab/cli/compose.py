@@ -11,12 +11,12 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import ebm_lab
 from ebm_lab.cli.complaints import no_such_option, other, several, unknown_key
 from ebm_lab.cli.own_hydra import compose_apart
 from ebm_lab.cli.quoting import check_form, quoted, written
 from ebm_lab.cli.typed import as_typed
 from ebm_lab.core.errors import UserError, did_you_mean
+from ebm_lab.runs.defaults import config_dir
 
 COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "guard")
 CHOICES = ("architecture", "debug", "recipe", "experiment", "sweep")
@@ -26,15 +26,6 @@ NOTHING_CHOSEN = tuple(f"{sign}{group}=null" for group in ("debug", "experiment"
 DATA_FILES = (".npy", ".npz", ".csv")
 NAMES_CODE = re.compile(r"_target_|pkg://|^[+~]*hydra(=|\.(callbacks|job_logging|hydra_logging))")
 LAUNCHER = re.compile(r"hydra_plugins(\.[a-z_]+)+\.[A-Z]\w*Launcher|ebm_lab\.cli\.sweep\.Table")
-
-
-def config_dir() -> Path:
-    """`configs/`: inside the package where a wheel was installed, beside it in a clone or an editable install."""
-    package = Path(ebm_lab.__file__).resolve().parent
-    for path in (package / "configs", package.parent / "configs"):
-        if (path / "train.yaml").is_file():
-            return path
-    raise UserError(f"configs/train.yaml is neither in {package} nor beside it: the installation is incomplete")
 
 
 def options(group: str, extra: Iterable[Path] = ()) -> list[str]:

@@ -7,21 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from ebm_lab.cli.compose import config_dir, options
-from ebm_lab.cli.tools import check_sampling, data_place, main, writable
+from ebm_lab.cli.compose import options
+from ebm_lab.cli.tools import data_place, main, writable
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.strict_json import dumps
 from ebm_lab.core.whole import write_whole
+from ebm_lab.runs.defaults import evaluation_settings
 from ebm_lab.runs.isolation import isolated
 
 if TYPE_CHECKING:
     from ebm_lab.core.eval_view import EvalView, Report
-    from ebm_lab.training.trainer import Trainer
+    from ebm_lab.training.evaluations import Evaluations
 
 
 @isolated()
@@ -50,11 +48,11 @@ def evaluate(
     import torch
 
     from ebm_lab.core.places import moved
-    from ebm_lab.runs.assemble import import_plugins
     from ebm_lab.runs.load import load_run
+    from ebm_lab.runs.run_directory import RunDir
+    from ebm_lab.runs.settings import import_plugins
     from ebm_lab.training.distributed import Processes
     from ebm_lab.training.memory import keep_freed_memory
-    from ebm_lab.training.rundir import RunDir
 
     keep_freed_memory()
     processes = Processes.join()
@@ -63,21 +61,21 @@ def evaluate(
     own = moved(RunDir.open(run, "run").read_config(), place)
     chosen = roster(own, evaluation, {k: v for k, v in (overrides or {}).items() if not k.startswith("dataset.")})
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], evaluation=chosen, dataset=place)
-    trainer = loaded.trainer
-    torch.set_num_threads(trainer.config["threads"])
-    trainer.processes = processes
-    check_sampling(loaded, sample_steps=sample_steps, sample_temperature=sample_temperature)
-    changes = {"samples": samples, "sample_steps": sample_steps, "seed": seed, "sample_temperature": sample_temperature}
-    trainer.schedule = replace(trainer.schedule, **{k: v for k, v in changes.items() if v is not None})
+    torch.set_num_threads(loaded.parts.config["threads"])
+    loaded.check_sampling(sample_steps=sample_steps, sample_temperature=sample_temperature)
+    changes = {"count": samples, "steps": sample_steps, "temperature": sample_temperature}
+    evaluations = loaded.evaluations
+    evaluations.sampling = replace(evaluations.sampling, **{k: v for k, v in changes.items() if v is not None})
+    evaluations.seed, evaluations.processes = seed, processes
     folder = Path(out or loaded.path / "evaluation")
     writable(folder)
-    record: dict[str, Any] = {"which": which, "ema": ema, "step": trainer.counters.step}
+    record: dict[str, Any] = {"which": which, "ema": ema, "step": loaded.step}
     record |= {"seconds": {}, "left_out": {}, "failed": {}, "notes": []}
-    view = trainer.view("test")
+    view = evaluations.view("test", loaded.step)
     view.averaged = ema
     try:
-        for name in trainer.dealt(view):
-            one(trainer, view, name, record, folder)
+        for name in evaluations.dealt(view):
+            one(evaluations, view, name, record, folder)
             if processes.world == 1:
                 write_whole(folder / "evaluation.json", dumps(record, indent=2) + "\n")
         record = merged(processes.gather(record))
@@ -101,11 +99,11 @@ def merged(records: list[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def one(trainer: "Trainer", view: "EvalView", name: str, record: dict[str, Any], folder: Path) -> None:
+def one(evaluations: "Evaluations", view: "EvalView", name: str, record: dict[str, Any], folder: Path) -> None:
     """Do one evaluation, print it and add it to `record`; one that fails is recorded and stops no other."""
     began = time.perf_counter()
     try:
-        report = trainer.report(name, view)
+        report = evaluations.report(name, view)
     except Exception as error:  # whatever a user's data or component does, the other evaluations are still wanted
         record["failed"][name] = f"{type(error).__name__}: {error}"
         print(f"-- {name}: failed, {record['failed'][name]}")
@@ -144,7 +142,7 @@ def roster(own: Mapping[str, Any], evaluation: str, overrides: Mapping[str, Any]
     for name in asked:
         if name not in known:
             raise one_of("evaluation", name, [*known, "all", "own"])
-    chosen = {name: deepcopy(mine.get(name)) or read(own, name) for name in asked}
+    chosen = {name: deepcopy(evaluation_settings(name, own)) for name in asked}
     for key, value in overrides.items():
         group, name, setting = (*key.split("."), "", "")[:3]
         if group != "evaluation" or not setting:
@@ -160,16 +158,6 @@ def place(values: dict[str, Any], path: list[str], value: Any) -> None:
     for part in path[:-1]:
         values = values.setdefault(part, {})
     values[path[-1]] = value
-
-
-def read(own: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values of configs/evaluation/<name>.yaml, its references resolved against the run's config."""
-    values = yaml.safe_load((config_dir() / "evaluation" / f"{name}.yaml").read_text(encoding="utf-8"))
-    try:
-        whole: Any = OmegaConf.to_container(OmegaConf.create({**own, "asked": values}), resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"evaluation={name}: {str(error).splitlines()[0]}") from None
-    return whole["asked"]
 
 
 def main_evaluate() -> None:

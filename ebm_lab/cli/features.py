@@ -27,7 +27,8 @@ def features(overrides: Sequence[str]) -> None:
 
     from ebm_lab.core.registry import build
     from ebm_lab.evaluation.feature_fid import unfit
-    from ebm_lab.runs.assemble import build_dataset, import_plugins, pick_device, pick_threads, run_settings
+    from ebm_lab.runs.parts import build_dataset
+    from ebm_lab.runs.settings import import_plugins, pick_device, pick_threads, run_settings
 
     for override, key in zip(overrides, keys_of(overrides), strict=True):
         if key not in CONCERNED:

@@ -59,7 +59,7 @@ def help_for(arguments: Arguments) -> str:
 def _import_plugins(overrides: Sequence[str]) -> None:
     """Import what `plugins=[...]` names, so that components of one's own have pages too."""
     for names in (o.partition("=")[2] for o in overrides if o.startswith("plugins=")):
-        from ebm_lab.runs.assemble import import_plugins
+        from ebm_lab.runs.settings import import_plugins
 
         with importing_from_here():
             import_plugins(re.findall(r"[\w.]+", names))

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -14,9 +14,6 @@ from ebm_lab.cli.commands import command, import_from_here
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.settings import check, settings_of
 from ebm_lab.runs.isolation import isolated
-
-if TYPE_CHECKING:
-    from ebm_lab.runs.load import LoadedRun
 
 
 @isolated()
@@ -44,7 +41,6 @@ def sample(
     import numpy as np
     import torch
 
-    from ebm_lab.core.eval_view import EvalView
     from ebm_lab.core.pictures import grid, save_png
     from ebm_lab.core.random import stream
     from ebm_lab.runs.data_record import KeptData
@@ -54,25 +50,20 @@ def sample(
     keep_freed_memory()
     place = data_place(overrides or {})
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], dataset=place, data="kept")
-    torch.set_num_threads(loaded.trainer.config["threads"])
+    torch.set_num_threads(loaded.parts.config["threads"])
     if isinstance(loaded.dataset, KeptData):
         print(f"note: {loaded.dataset.why}; the samples are those of the trained run all the same")
-    if loaded.sampler is None:
-        raise UserError(f"run={run}: it has no sampler to draw samples with")
-    generator = stream(seed, "sample", 0, loaded.trainer.generator.device)
-    check_sampling(loaded, steps=steps, temperature=temperature)
-    plan = loaded.trainer.schedule
-    steps, temperature = steps or plan.sample_steps, temperature or plan.sample_temperature
-    view = EvalView(loaded.energy, loaded.dataset, "test", loaded.sampler, n, steps, generator, temperature)
-    samples = view.samples.cpu()
+    generator = stream(seed, "sample", 0, loaded.parts.generator.device)
+    samples = loaded.sample(n, generator, steps=steps, temperature=temperature, raw=False)
     folder = Path(out or loaded.path / "samples")
     writable(folder)
     np.save(folder / "samples.npy", loaded.dataset.transform.inverse(samples).numpy())
     if loaded.dataset.bounds is not None:
         columns = max(1, round(n**0.5))
         save_png(grid(samples, loaded.dataset.bounds, columns), folder / "samples.png")
-    steps = loaded.sampler.total(loaded.energy) or steps
-    print(f"{n} samples after {steps} steps from noise: {folder}")
+    assert loaded.sampler is not None, "sample() asks"
+    taken = loaded.sampler.total(loaded.energy) or steps or loaded.evaluations.sampling.steps
+    print(f"{n} samples after {taken} steps from noise: {folder}")
 
 
 def data_place(overrides: Mapping[str, Any]) -> dict[str, str]:
@@ -90,16 +81,6 @@ def writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"out={folder}: can't be written there ({error.strerror})") from None
-
-
-def check_sampling(loaded: "LoadedRun", **given: float | None) -> None:
-    """Refuse steps and temperatures for a sampler that has its own."""
-    if loaded.sampler is None or loaded.sampler.kernel:
-        return
-    for key, value in given.items():
-        if value is not None:
-            name = loaded.config["sampler"]["name"]
-            raise UserError(f"{key}={value}: sampler '{name}' goes down the model's noise levels by its own settings")
 
 
 def main(tool: Callable, argv: list[str] | None = None) -> None:

@@ -111,7 +111,7 @@ def _hint(override: str, config: Mapping[str, Any]) -> Any:
         return Any
     from ebm_lab.core.errors import UserError
     from ebm_lab.core.registry import PACKAGES
-    from ebm_lab.runs.assemble import RunSettings
+    from ebm_lab.runs.settings import RunSettings
 
     target: Callable = RunSettings
     if where:

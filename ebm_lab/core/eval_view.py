@@ -54,6 +54,8 @@ class EvalView:
     sampling: Generator | None = None
     """What samples are drawn with; the evaluation's own, if none is given."""
     share: Share = field(default_factory=Share)
+    step: int = 0
+    """The training step after which the run is looked at."""
 
     @property
     def has_energy(self) -> bool:

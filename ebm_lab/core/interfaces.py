@@ -45,6 +45,17 @@ class Chain(NamedTuple):
     grad_evals: int
 
 
+class Turn(NamedTuple):
+    """What one training step does. movers: the players that take a step, None: all of them; form: which loss, for an
+    objective that has several."""
+
+    movers: tuple[str, ...] | None = None
+    form: str = ""
+
+
+ALL_PLAYERS = Turn()
+
+
 Needs = Literal["energy", "levels"]
 """What a component asks of the model: an energy of x, or a score at many noise levels, with or without an energy."""
 
@@ -119,12 +130,22 @@ class Objective(nn.Module, ABC):
         """What makes the loss no mean over the batch's samples, in words; None: it is one, and a batch may be cut."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Loss: ...
+    def forward(self, batch: Batch) -> Loss:
+        """Compute the loss on a batch. An objective with turns takes `forward(batch, turn)` instead."""
 
     def players(self) -> dict[str, list[nn.Parameter]]:
-        """Who minimises: one optimiser each. `forward(...).value` sums the players' losses, each computed with the
-        other players' parameters frozen."""
+        """Return the trainable parameters by player; each player has its own optimiser. `optim` holds the settings of
+        all, `optim.players.<name>` those of one."""
         return {"energy": [p for p in self.parameters() if p.requires_grad]}
+
+    def turn(self, step: int) -> Turn:
+        """Return who moves in training step `step` (1, 2, ...), and by which loss: from the step and saved state alone,
+        so that a resumed run takes the same turns. The trainer freezes, and neither steps nor averages, who stays."""
+        return ALL_PLAYERS
+
+    def model(self) -> nn.Module:
+        """Return the energy whose law the run claims: what evaluations, samplers and `run.energy` take."""
+        return self.energy
 
     def get_extra_state(self) -> dict[str, Tensor]:
         return self.sampler_state

@@ -6,8 +6,8 @@ The gap estimates KL(p_data || p_model) on the same points. log Z comes from the
 else in one and two dimensions from adaptive cubature (distributions/cubature.py) over ten million data scales. Two
 numbers say what it is worth: `log_z_error_bound`, nats, of the cubature; and `log_z_change`, what the outermost decade
 of the reach adds to log Z, so that mass far from the data is seen and not assumed. Either above 0.01 is said in a note;
-above 1 nat there is no likelihood to report, only `nll_uncertain` where mass was found and not resolved, by which the guard still
-sees a model that has lost the data.
+above 1 nat there is no likelihood to report, only `nll_uncertain` where mass was found and not resolved, by which the
+guard still sees a model that has lost the data.
 Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
 per dimension (_bits_per_dim.py).
 """

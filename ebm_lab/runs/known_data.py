@@ -12,9 +12,10 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.places import places_of
 from ebm_lab.core.registry import find
 from ebm_lab.models.levels import ScoreNetwork, data_score
-from ebm_lab.runs.assemble import assemble, build_dataset, import_plugins, pick_device, run_settings
 from ebm_lab.runs.data_record import DataRecord, KeptData
-from ebm_lab.training.trainer import Trainer
+from ebm_lab.runs.parts import Parts, build_dataset, build_parts
+from ebm_lab.runs.settings import import_plugins, pick_device, run_settings
+from ebm_lab.training import checkpoint
 
 RESUMED = "without resume a new run begins, with the weights of this one by init_from=<run>"
 LOADED = 'scripts/sample.py and load_run(..., data="kept") need no data'
@@ -62,8 +63,8 @@ def _key(config: Mapping[str, Any]) -> str:
     return next((f"dataset.{key}={own[key]}" for key in _places(own)), f"dataset={own.get('name')}")
 
 
-def without_rows(config: Mapping[str, Any], content: Mapping[str, Any], where: object, why: str) -> Trainer:
-    """The trained state with what the run kept of its data in their place. Raises UserError where the energy or the
+def without_rows(config: Mapping[str, Any], content: Mapping[str, Any], where: object, why: str) -> Parts:
+    """The trained parts with what the run kept of its data in their place. Raises UserError where the energy or the
     sampler computes more from its data than the run keeps."""
     record, name = record_in(content, where), str((config.get("dataset") or {}).get("name"))
     if record is None:
@@ -72,7 +73,7 @@ def without_rows(config: Mapping[str, Any], content: Mapping[str, Any], where: o
         raise UserError(f"{why}; and dataset '{name}' begins chains in its own way, which the run does not keep")
     built = [_built(config, content, KeptData(record, why), seed) for seed in (0, 1)]
     x = built[0].dataset.start.sample(8, torch.Generator(built[0].generator.device).manual_seed(0))
-    answers, values = [_answers(t.objective.energy, x) for t in built], [_values(t.sampler) for t in built]
+    answers, values = [_answers(p.energy, x) for p in built], [_values(p.sampler) for p in built]
     for kind, (one, other) in {"energy": answers, "sampler": values}.items():
         if not all(torch.equal(one[k].nan_to_num(), other[k].nan_to_num()) for k in one):
             who = f"{kind} '{config[kind]['name']}'"
@@ -80,16 +81,15 @@ def without_rows(config: Mapping[str, Any], content: Mapping[str, Any], where: o
     return built[0]
 
 
-def _built(config: Mapping[str, Any], content: Mapping[str, Any], data: KeptData, seed: int) -> Trainer:
-    """The state beside rows of noise, which are taken away again: what depends on them differs from seed to seed."""
+def _built(config: Mapping[str, Any], content: Mapping[str, Any], data: KeptData, seed: int) -> Parts:
+    """The parts beside rows of noise, which are taken away again: what depends on them differs from seed to seed."""
     data.fill(seed)
     data.to(pick_device(config["device"]))
-    trainer, _ = assemble({**config, "evaluation": {}}, dataset=data)
-    trainer.restore(content)
-    trainer.objective.eval()
+    parts = build_parts({**config, "evaluation": {}}, dataset=data)
+    checkpoint.fill(parts.objective, checkpoint.part(content, "objective"), "objective")
+    parts.objective.eval()
     data.forget()
-    trainer.batches.x = trainer.batches.x[:0]
-    return trainer
+    return parts
 
 
 def _answers(energy: nn.Module, x: Tensor) -> dict[str, Tensor]:

@@ -1,36 +1,20 @@
-"""Take back what a run has learnt: its energy, data set and config, from its directory."""
+"""Take back what a run has learnt, from its directory, and use it: samples, scores, log-densities, evaluations."""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
 from ebm_lab.core.errors import NotRegistered, UserError
-from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.core.places import moved
-from ebm_lab.runs.assemble import assemble, import_plugins, pick_device
 from ebm_lab.runs.isolation import isolated
 from ebm_lab.runs.known_data import LOADED, same_data, way_out, without_rows
+from ebm_lab.runs.loaded import LoadedRun
+from ebm_lab.runs.parts import Parts, build_parts
+from ebm_lab.runs.run_directory import RunDir
+from ebm_lab.runs.saver import of_run
+from ebm_lab.runs.settings import import_plugins, pick_device
 from ebm_lab.training import checkpoint
-from ebm_lab.training.rundir import RunDir
-from ebm_lab.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """A run taken back from its directory: `energy` holds the weights asked for."""
-
-    energy: nn.Module
-    dataset: Dataset
-    sampler: Sampler | None
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    trainer: Trainer
-    path: Path
 
 
 @isolated()
@@ -45,7 +29,7 @@ def load_run(
     dataset: Mapping[str, str | os.PathLike[str]] | None = None,
     data: Literal["same", "kept"] = "same",
 ) -> LoadedRun:
-    """Load a run's energy, data set and config. Raises UserError where the data are gone or have changed.
+    """Load a run: its energy, data set, sampler and objective. Raises UserError where the data are gone or changed.
 
     which: the last checkpoint or the best on the validation split; ema: averaged weights, or raw ones; plugins: the
     modules to import for the run's own components, none unless named here; evaluation: settings by name, instead of
@@ -61,9 +45,9 @@ def load_run(
         config["evaluation"] = dict(evaluation)
     config = moved(config, dataset or {})
     file = run.best if which == "best" else run.last
-    content = checkpoint.of_run(run, file, place)
+    content = of_run(run, file, place)
     try:
-        trainer = _restored(config, content, file, keep=data == "kept" and not dataset)
+        parts = _restored(config, content, file, keep=data == "kept" and not dataset)
     except NotRegistered as error:
         theirs = own.get("plugins")
         named = (
@@ -72,15 +56,15 @@ def load_run(
         raise UserError(f"{error}{named}") from None
     checkpoint.same_config(content, config, file)
     if ema:
-        torch._foreach_copy_([p.data for p in trainer.ema.parameters], trainer.ema.average)
-    trainer.objective.eval()
+        checkpoint.take_average(parts.trained, content)
+    parts.objective.eval()
     return LoadedRun(
-        trainer.objective.energy, trainer.dataset, trainer.sampler, config, run.read_summary(), trainer, run.path
+        parts=parts, config=config, summary=run.read_summary(), path=run.path, content=content, averaged=ema
     )
 
 
-def _restored(config: dict[str, Any], content: Mapping[str, Any], file: Path, keep: bool) -> Trainer:
-    """The trained state on its own data; where those are gone or changed, on what the run kept of them if `keep`."""
+def _restored(config: dict[str, Any], content: Mapping[str, Any], file: Path, keep: bool) -> Parts:
+    """The trained parts on their own data; where those are gone or changed, on what the run kept of them if `keep`."""
     try:
         known = same_data(config, content, file)
     except NotRegistered:
@@ -90,6 +74,6 @@ def _restored(config: dict[str, Any], content: Mapping[str, Any], file: Path, ke
         if not keep:
             raise UserError(f"{error}{way_out(config, content, LOADED)}") from None
         return without_rows(config, content, file, str(error))
-    trainer, _ = assemble(config, dataset=known)
-    trainer.restore(content)
-    return trainer
+    parts = build_parts(config, dataset=known)
+    checkpoint.fill(parts.objective, checkpoint.part(content, "objective"), "objective")
+    return parts

@@ -19,9 +19,9 @@ from ebm_lab.core.interfaces import Logger, RunInfo
 from ebm_lab.core.registry import build
 from ebm_lab.core.streams import say
 from ebm_lab.loggers.guarded import Guarded
+from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
-from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trainer import Trainer
 
 DEFAULT = ("likelihood", "flow_likelihood", "samples", "mmd", "classifier", "density")
@@ -43,33 +43,35 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 def introduce(trainer: Trainer, run: RunDir) -> None:
     """The lines above the progress bar."""
-    config, device = trainer.config, trainer.generator.device
-    count = sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad)
+    state, dataset = trainer.state, trainer.evaluations.dataset
+    config, device, world = state.config, state.generator.device, state.processes.world
     choice = "  ".join(
         f"{g}={config[g]['name']}" for g in ("objective", "dataset", "energy", "sampler") if config.get(g)
     )
     trainer.say(f"{choice}  seed={config['seed']}")
     trainer.say(
-        f"{count:,} parameters; {len(trainer.dataset.train):,} training points of shape {trainer.dataset.event_shape}; "
+        f"{parameters(trainer):,} parameters; {len(dataset.train):,} training points of shape {dataset.event_shape}; "
         f"{device}, {torch.get_num_threads()} thread(s)"
-        + (f", {trainer.processes.world} processes" if trainer.processes.world > 1 else "")
+        + (f", {world} processes" if world > 1 else "")
         + ("; its second step compiles them all, some half a minute" if trainer.compiled else "")
     )
-    for name, value in trainer.chosen.items():
-        trainer.say(f"chosen from the data: {name}={value:g}")
-    for note in (*trainer.dataset.notes, *trainer.objective.notes):
-        trainer.say(note)
-    for line in left_out(trainer):
+    for line in (*trainer.notes, *left_out(trainer)):
         trainer.say(line)
-    if trainer.counters.step:
-        trainer.say(f"resumed at step {trainer.counters.step}")
+    if state.step:
+        trainer.say(f"resumed at step {state.step}")
     trainer.say(f"run directory: {run.path}")
+
+
+def parameters(trainer: Trainer) -> int:
+    """Count the trainable parameters."""
+    return sum(p.numel() for p in trainer.state.objective.parameters() if p.requires_grad)
 
 
 def left_out(trainer: Trainer) -> list[str]:
     """A line for each evaluation that was asked for and does not apply, and for a likelihood that nothing replaces."""
-    view, lines, likelihoods = trainer.view("test"), [], {"likelihood", "flow_likelihood", "ais"}
-    reasons = {name: evaluator.applies(view) for name, evaluator in trainer.evaluators.items()}
+    view = trainer.evaluations.view("test", trainer.state.step)
+    lines, likelihoods = [], {"likelihood", "flow_likelihood", "ais"}
+    reasons = {name: evaluator.applies(view) for name, evaluator in trainer.evaluations.evaluators.items()}
     known = any(name in likelihoods and reason is None for name, reason in reasons.items())
     for name, reason in reasons.items():
         if reason is not None and (name not in DEFAULT if name != "likelihood" else not known):
@@ -82,8 +84,8 @@ def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None], note:
 
     Raises UserError for a mistake in its settings.
     """
-    values = trainer.config.get("logger") or {"name": "none"}
-    info = RunInfo(path.name, path, trainer.config, say)
+    values = trainer.state.config.get("logger") or {"name": "none"}
+    info = RunInfo(path.name, path, trainer.state.config, say)
     return Guarded(str(values.get("name")), lambda: build("logger", values, info=info), note)
 
 
@@ -110,9 +112,9 @@ def describe(trainer: Trainer) -> dict[str, Any]:
             continue
     return {
         "format": checkpoint.FORMAT,
-        "parameters": sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad),
-        **{f"machine_{k}": v for k, v in machine(trainer.generator.device).items() if k != "torch"},
-        **({"processes": trainer.processes.world} if trainer.processes.world > 1 else {}),
+        "parameters": parameters(trainer),
+        **{f"machine_{k}": v for k, v in machine(trainer.state.generator.device).items() if k != "torch"},
+        **({"processes": trainer.state.processes.world} if trainer.state.processes.world > 1 else {}),
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "command": shlex.join(sys.argv),

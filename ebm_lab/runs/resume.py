@@ -8,13 +8,15 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.streams import say
 from ebm_lab.loggers.files import rows
-from ebm_lab.runs.assemble import assemble, pick_device
+from ebm_lab.runs.assemble import assemble
 from ebm_lab.runs.known_data import RESUMED, same_data, way_out
 from ebm_lab.runs.record import check_logger
+from ebm_lab.runs.run_directory import RunDir, runs_under
+from ebm_lab.runs.saver import RunSaver, newest
+from ebm_lab.runs.settings import pick_device
 from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.distributed import Processes
-from ebm_lab.training.rundir import RunDir, runs_under
 from ebm_lab.training.trainer import Trainer
 
 ENDED = ("finished", "diverged")
@@ -96,23 +98,23 @@ def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, Ru
 
 
 def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Processes) -> tuple[Trainer, RunDir]:
-    content = checkpoint.newest(run, pick_device(config["device"]))
+    content = newest(run, pick_device(config["device"]))
     dataset = None if content is None else _data(config, run, content)
     trainer, resolved = assemble(config, processes, dataset)
     check_logger(trainer)
-    trainer.run = run
+    trainer.saver = RunSaver(run, trainer.state.generator.device)
     if content is None:
         return trainer, run
     checkpoint.same_config(content, resolved, run.last)
     check_processes(run, len(content.get("processes", [None])), processes.world)
-    trainer.restore(content)
+    trainer.state.restore(content)
     trainer.keep_candidate()
-    if trainer.counters.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
+    if trainer.state.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
         raise UserError(
-            f"resume={run.path}: already at step {trainer.counters.step} of {trainer.schedule.steps}; "
+            f"resume={run.path}: already at step {trainer.state.step} of {trainer.schedule.steps}; "
             f"give steps=<more> to train it further"
         )
-    here, there = machine(trainer.generator.device), content["machine"]
+    here, there = machine(trainer.state.generator.device), content["machine"]
     differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
     if differs and processes.first:
         say(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")

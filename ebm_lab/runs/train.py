@@ -16,14 +16,15 @@ from ebm_lab.core.strict_json import dumps
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.runs.assemble import assemble
+from ebm_lab.runs.init_from import take_weights
 from ebm_lab.runs.isolation import isolated
 from ebm_lab.runs.load import load_run
 from ebm_lab.runs.record import build_logger, check_logger, describe, fingerprint, introduce, label, rows
 from ebm_lab.runs.resume import reopen, unfinished
+from ebm_lab.runs.run_directory import RunDir
+from ebm_lab.runs.saver import RunSaver
 from ebm_lab.runs.signals import Signals
 from ebm_lab.training.distributed import Processes
-from ebm_lab.training.guard import advice
-from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.trainer import Trainer
 
 EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75, "SIGHUP": 75}
@@ -70,7 +71,7 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
     else:
         trainer, resolved = assemble(config, processes)
         if config.get("init_from"):
-            take_weights(trainer, str(config["init_from"]))
+            take_weights(trainer.state, str(config["init_from"]))
         check_logger(trainer)
         run = begin(Path(config["output_dir"]), resolved, processes)
     try:
@@ -100,15 +101,15 @@ def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
 
 
 def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tuple[float, float]) -> Result:
-    trainer.run = run
-    plan = trainer.schedule
+    state = trainer.state
+    trainer.saver = RunSaver(run, state.generator.device)
     with ExitStack() as stopped_before_it_began:
-        console = Console(plan.steps, trainer.counters.step, trainer.objective.headline, quiet, trainer.note)
+        console = Console(trainer.schedule.steps, state.step, state.objective.headline, quiet, trainer.note)
         stopped_before_it_began.callback(console.close, {})
         trainer.say = console.say
-        trainer.clock.start(trainer.counters, time.perf_counter() - began[0], time.process_time() - began[1])
-        if trainer.processes.first:
-            files = Files(run.metrics_file, run.images, trainer.counters.step, trainer.guard.events, console.say)
+        trainer.clock.start(state.costs, time.perf_counter() - began[0], time.process_time() - began[1])
+        if state.processes.first:
+            files = Files(run.metrics_file, run.images, state.step, state.guard.events, console.say)
             stopped_before_it_began.callback(files.close, {})
             trainer.rewound = files.rewind
             logger = build_logger(trainer, run.path, console.say, trainer.say_once)
@@ -120,12 +121,12 @@ def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tupl
     summary = live(trainer, run, facts)
     console.table("results", rows(summary))
     console.say(str(run.path))
-    with trainer.ema.applied():
-        energy = trainer.objective.energy
+    with state.ema.applied():
+        energy = state.objective.model()
         weights = {k: v.clone() for k, v in energy.state_dict().items()}
     energy.load_state_dict(weights)
     energy.eval()
-    return Result(run.path, summary, energy, trainer.dataset)
+    return Result(run.path, summary, energy, trainer.evaluations.dataset)
 
 
 def ended(run: RunDir, plugins: Sequence[str]) -> Result:
@@ -136,7 +137,7 @@ def ended(run: RunDir, plugins: Sequence[str]) -> Result:
 
 def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
     """Train, evaluate on the test split, and close; whatever happens, the summary says what did."""
-    trainer.processes.lead(lambda: run.write_summary({"status": "running", **facts, **vars(trainer.counters)}))
+    trainer.state.processes.lead(lambda: run.write_summary({"status": "running", **facts, **vars(trainer.state.costs)}))
     final: dict[str, Any] = {}
     error: Exception | None = None
     torn = False
@@ -157,7 +158,7 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
         summary = _close(trainer, run, status, final, facts, torn)
     if summary["status"] == "interrupted":
         again = pasteable("python train.py", override("resume", run.path))
-        trainer.say(f"interrupted at step {trainer.counters.step}; continue with: {again}")
+        trainer.say(f"interrupted at step {trainer.state.step}; continue with: {again}")
     if error is not None:
         raise error
     return summary
@@ -174,9 +175,9 @@ def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
         final["failed_evaluations"] = trainer.failed
     if trainer.unsaved is not None:
         trainer.save()
-    if found := trainer.guard.weigh(final):
-        tips = advice(found, trainer.config, chains=False, dataset=trainer.dataset)
-        raise Diverged(f"step {trainer.counters.step}: {found[0].seen}. {tips}")
+    if found := trainer.state.guard.weigh(final):
+        tips = trainer.advise(found, False)
+        raise Diverged(f"step {trainer.state.step}: {found[0].seen}. {tips}")
     return "finished"
 
 
@@ -184,7 +185,7 @@ def _close(
     trainer: Trainer, run: RunDir, status: str, final: dict[str, Any], facts: dict[str, Any], torn: bool
 ) -> dict[str, Any]:
     """Write the summary and close the loggers; returns the summary. `torn`: the other processes may be anywhere."""
-    c, processes = trainer.counters, trainer.processes
+    c, processes = trainer.state.costs, trainer.state.processes
     if trainer.unsaved is not None:
         status, final["message"] = "failed", f"step {c.step} is on no disk: {trainer.unsaved}"
     if status in ("diverged", "failed"):
@@ -192,7 +193,7 @@ def _close(
     trainer.clock.tick(c)
     trained = max(1e-9, c.seconds - c.startup_seconds - c.eval_seconds)
     summary = {"status": status, **final, **vars(c), "steps_per_second": round(c.step / trained, 3), **facts}
-    summary |= {"train_cpu_seconds": c.train_cpu_seconds, "rollbacks": len(trainer.guard.events)}
+    summary |= {"train_cpu_seconds": c.train_cpu_seconds, "rollbacks": len(trainer.state.guard.events)}
     summary["said"] = trainer.said
     if not torn or processes.world == 1:
         summary |= processes.total(c.cpu)
@@ -206,26 +207,3 @@ def _close(
             text = dumps(summary)
             raise UserError(f"{run.summary_file} can't be written ({problem.strerror}): {text}") from None
     return summary
-
-
-def take_weights(trainer: Trainer, path: str) -> None:
-    """Copy the averaged weights of another run's energy into this one's, with the mean and the scale of its data: the
-    energy is the one that the other run learnt."""
-    run = RunDir.open(path, "init_from")
-    energy = load_run(run.path, evaluation={}, data="kept").energy
-    theirs = energy.state_dict()
-    mine = trainer.objective.energy.state_dict()
-    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (mine, theirs)]
-    if shapes[0] != shapes[1]:
-        odd = next(k for k in sorted({*mine, *theirs}) if shapes[0].get(k) != shapes[1].get(k))
-        raise UserError(
-            f"init_from={path}: its energy does not fit: "
-            f"'{odd}' is {shapes[1].get(odd)} there and {shapes[0].get(odd)} here"
-        )
-    trainer.objective.energy.load_state_dict(theirs)
-    own = dict(trainer.objective.energy.named_modules())
-    for name, other in energy.named_modules():  # a mean travels with the weights, a scale is no tensor and does not
-        if name in own and isinstance(getattr(other, "scale", None), float):
-            own[name].scale = other.scale
-    for average, parameter in zip(trainer.ema.average, trainer.ema.parameters, strict=True):
-        average.copy_(parameter.detach())

@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.places import places_of
 from ebm_lab.core.settings import flat
-from ebm_lab.core.shell import pasteable
 from ebm_lab.core.streams import safe_streams
 from ebm_lab.training.costs import Counters
-from ebm_lab.training.rundir import FORMAT, RunDir
+from ebm_lab.training.ema import EMA
 
+FORMAT = 1
+"""Of checkpoints and run directories; see docs/format.md."""
 KINDS = {"counters": dict, "machine": dict, "config": dict, "generator": Tensor}
 TRAINED = ("dataset", "energy", "objective", "sampler", "optim", "seed", "batch_size", "ema", "max_train")
 """Keys of a config on which the trained state depends, and which resuming may not change."""
@@ -93,42 +94,6 @@ def _reason(error: Exception) -> str:
     return (text.splitlines() or [type(error).__name__])[0][:60]
 
 
-def of_run(run: RunDir, file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """`load` one of a run's checkpoints; where it can't be read, the error names those that can."""
-    try:
-        return load(file, device)
-    except UserError as error:
-        raise UserError(f"{error}{_others(run, file)}") from None
-
-
-def newest(run: RunDir, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The state that a resumed run takes up: its last one, or the initial one if it was killed before there was
-    another; None if it was killed before that. An older one is never taken in silence."""
-    if run.last.is_file():
-        return of_run(run, run.last, device)
-    if run.good.is_file():
-        start = of_run(run, run.good, device)
-        if not start.get("counters", {}).get("step"):
-            return start
-    elif not run.metrics_file.is_file() or not run.metrics_file.stat().st_size:
-        return None
-    raise UserError(f"{run.last}: no such checkpoint, though the run had come further{_others(run, run.last)}")
-
-
-def _others(run: RunDir, file: Path) -> str:
-    """The whole checkpoints of a run beside `file`, as the end of a line."""
-    whole: dict[str, int] = {}
-    for other in (run.last, run.best, run.good, run.candidate):
-        with suppress(UserError):
-            if other != file:
-                whole[other.name] = load(other).get("counters", {}).get("step", 0)
-    if not whole:
-        return "; no other checkpoint there is whole"
-    name = max(whole, key=lambda n: whole[n])
-    known = ", ".join(f"{n} (step {step})" for n, step in whole.items())
-    return f"; whole there: {known}; to go on from one: {pasteable('cp', run.last.parent / name, file)}"
-
-
 def same_config(content: Mapping[str, Any], config: Mapping[str, Any], path: object) -> None:
     """Refuse a checkpoint that was trained by another config than `config`; where its data lie may differ."""
     there, here = (flat({k: c[k] for k in TRAINED if k in c}) for c in (content.get("config", {}), config))
@@ -150,6 +115,21 @@ def fill(part: Any, state: Any, name: str) -> None:
         raise UserError(
             f"checkpoint does not fit its config: {name}: {lines[1 if len(lines) > 1 else 0][:160]}"
         ) from None
+
+
+def part(content: Mapping[str, Any], name: str) -> Any:
+    """Return the state of one part of a checkpoint. Raises UserError where the checkpoint has none."""
+    if name not in content:
+        raise UserError(f"checkpoint without {name}: an earlier version wrote it")
+    return content[name]
+
+
+def take_average(parameters: list[nn.Parameter], content: Mapping[str, Any]) -> None:
+    """Set parameters to the averages that a checkpoint holds. Raises UserError where they do not fit."""
+    ema = EMA(parameters, 0.0)
+    fill(ema, part(content, "ema"), "ema")
+    with torch.no_grad():
+        torch._foreach_copy_(ema.parameters, ema.average)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

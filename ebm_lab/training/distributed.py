@@ -9,9 +9,8 @@ is a matter of course: a rank of 0 among 1.
 
 import atexit
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -111,24 +110,29 @@ class Processes:
         """(world n, ...) -> this process's (n, ...)."""
         return x.chunk(self.world)[self.rank].clone() if self.world > 1 else x
 
-    def wrap(self, objective: Objective) -> nn.Module:
-        """The objective, in DistributedDataParallel where there are several processes.
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Make each parameter's gradient the mean over processes, in one message.
 
-        The whole objective is wrapped, for its forward is what returns the loss. Score losses never reach an energy's
-        last bias: without `find_unused_parameters` the bucket that holds it would never be complete, and gradients
-        would stay each process's own, in silence. Buffers are the processes' own.
+        A parameter that has a gradient in some processes counts as zero in the others; one that has none anywhere keeps
+        none: a score loss never reaches an energy's last bias, and an optimiser must not decay it.
         """
-        if self.world == 1:
-            return objective
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of a new name for broadcast_buffers
-            return nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True, broadcast_buffers=False)
+        if self.world == 1 or not parameters:
+            return
+        flags = torch.tensor([p.grad is not None for p in parameters]).to(parameters[0])
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([flags, *(g.flatten() for g in grads)])
+        torch.distributed.all_reduce(flat)
+        known, *means = (flat / self.world).split([len(flags), *(g.numel() for g in grads)])
+        for p, has, mean in zip(parameters, known.tolist(), means, strict=True):
+            p.grad = mean.view_as(p).clone() if has else None
 
     def share(self, objective: Objective) -> None:
-        """Make the objective's buffers those of the first process, and leave it this process's share of the chains."""
+        """Make the objective's parameters and buffers those of the first process, and leave it this process's share of
+        the chains."""
         if self.world == 1:
             return
-        for buffer in objective.buffers():
-            torch.distributed.broadcast(buffer, 0)
+        for tensor in (*objective.parameters(), *objective.buffers()):
+            torch.distributed.broadcast(tensor.data, 0)
         for name in objective.rows:
             path, _, leaf = name.rpartition(".")
             owner, rows = objective.get_submodule(path), objective.get_buffer(name)
@@ -140,11 +144,6 @@ def _leave() -> None:
     with suppress(Exception):
         torch.distributed.monitored_barrier(timeout=timedelta(seconds=10))
     torch.distributed.destroy_process_group()
-
-
-def without_sync(module: nn.Module) -> AbstractContextManager[Any]:
-    """Within: gradients are added up and not yet sent to the other processes."""
-    return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def local_rank() -> int:

@@ -3,7 +3,7 @@
 avg <- avg + (1 - d_t) (theta - avg),    d_t = min(decay, (1 + t) / (10 + t))
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,10 +17,17 @@ class EMA:
         self.parameters: list[Tensor] = list(parameters)
         self.decay = decay
         self.average = [p.detach().clone() for p in parameters]
+        self._place = {p: i for i, p in enumerate(self.parameters)}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        torch._foreach_lerp_(self.average, self.parameters, self.rate(step))
+    def update(self, step: int, moved: Sequence[Tensor] | None = None) -> None:
+        """Average once more: all parameters, or those that have `moved`."""
+        parameters = self.parameters if moved is None else list(moved)
+        torch._foreach_lerp_(self.averages(moved), parameters, self.rate(step))
+
+    def averages(self, of: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Return the averages of some parameters, or of all in their order."""
+        return self.average if of is None else [self.average[self._place[p]] for p in of]
 
     def rate(self, step: int) -> float:
         """1 - d_t."""
@@ -41,5 +48,9 @@ class EMA:
         return {"average": self.average}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Take averages of the same shapes, in the same order; `copy_` alone would stretch one that does not fit."""
+        shapes = [[tuple(t.shape) for t in average] for average in (self.average, state["average"])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"averages of shapes {shapes[1]} for parameters of shapes {shapes[0]}")
         for mine, theirs in zip(self.average, state["average"], strict=True):
             mine.copy_(theirs)

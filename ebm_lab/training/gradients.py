@@ -4,36 +4,62 @@ A loss is a mean over its batch, so the mean over the batch's parts is the loss 
 nor how many processes share a batch changes what is estimated.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ebm_lab.core.interfaces import Batch, Objective
-from ebm_lab.training.distributed import Processes, without_sync
+from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Loss, Objective, Turn
+from ebm_lab.core.settings import wiring_of
+from ebm_lab.training.distributed import Processes
 
 Precision = Literal["float32", "bfloat16"]
 
 
+def takes_turns(objective: Objective) -> bool:
+    """Is its loss `forward(batch, turn)`? One that takes a batch alone has the same loss in all turns."""
+    return len(wiring_of(type(objective).forward)) > 2
+
+
+def loss_of(objective: Objective, batch: Batch, turn: Turn) -> Loss:
+    """Compute the loss of a turn."""
+    return objective(batch, turn) if takes_turns(objective) else objective(batch)
+
+
+@contextmanager
+def moving(objective: Objective, turn: Turn) -> Iterator[None]:
+    """Within, the parameters of the players that do not move in `turn` are frozen."""
+    movers = turn.movers
+    still = [p for name, ps in objective.players().items() if movers is not None and name not in movers for p in ps]
+    for p in still:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in still:
+            p.requires_grad_(True)
+
+
 class Gradients:
-    """Leaves in `.grad` of the objective's parameters the mean over `parts` of a batch and over processes."""
+    """Leaves in `.grad` of the movers' parameters the mean over `parts` of a batch and over processes."""
 
     def __init__(self, objective: Objective, processes: Processes, precision: Precision) -> None:
-        self.module, self.world, self.precision = processes.wrap(objective), processes.world, precision
+        self.objective, self.processes, self.precision = objective, processes, precision
 
-    def __call__(self, parts: Sequence[Batch]) -> tuple[dict[str, Tensor], int]:
-        """The metrics, means over this process's parts, and the gradient evaluations of all processes."""
+    def __call__(self, parts: Sequence[Batch], turn: Turn = ALL_PLAYERS) -> tuple[dict[str, Tensor], int]:
+        """Return the metrics, means over this process's parts, and the gradient evaluations of all processes."""
         metrics: list[dict[str, Tensor]] = []
         evals = 0
-        for i, batch in enumerate(parts):
-            with nullcontext() if i == len(parts) - 1 else without_sync(self.module):
+        with moving(self.objective, turn) if turn.movers is not None else nullcontext():
+            for batch in parts:
                 with self._cast(batch.x.device):
-                    loss = self.module(batch)
+                    loss = loss_of(self.objective, batch, turn)
                 (loss.value / len(parts) if len(parts) > 1 else loss.value).backward()
-            metrics.append(loss.metrics)
-            evals += loss.grad_evals * self.world
+                metrics.append(loss.metrics)
+                evals += loss.grad_evals * self.processes.world
+            self.processes.average_gradients([p for p in self.objective.parameters() if p.requires_grad])
         if len(metrics) == 1:
             return metrics[0], evals
         return {name: torch.stack([m[name] for m in metrics]).mean(0) for name in metrics[0]}, evals

@@ -26,7 +26,7 @@ slides is not worth going back to.
 import math
 from collections.abc import Iterable, Mapping
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat
@@ -34,9 +34,6 @@ from torch import Tensor
 
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import stream
-from ebm_lab.training.advice import Trouble, advice
-
-__all__ = ["Guard", "Trouble", "advice"]
 
 PATIENCE = 3
 """Windows in a row of low acceptance: a sampler may still be adapting its step."""
@@ -44,6 +41,14 @@ CALM = 1 / 3
 """The part of each limit below which a window proves a checkpoint."""
 KEPT = 256
 """Windows remembered per metric; beyond, every other one is dropped, so that they stay spread over the whole run."""
+
+
+class Trouble(NamedTuple):
+    """What was seen, in words, and its kind: 'finite', 'gap', 'loss', 'chains', 'acceptance' or
+    'likelihood'."""
+
+    seen: str
+    kind: str
 
 
 def complaint(metrics: Mapping[str, float]) -> str | None:

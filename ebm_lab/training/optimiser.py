@@ -1,6 +1,6 @@
 """Optimisers with their learning-rate schedule: one per player."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
@@ -53,7 +53,10 @@ def norm_names(optimisers: Mapping[str, Optimiser]) -> list[str]:
     return [f"grad_norm_{name}" for name in optimisers] if len(optimisers) > 1 else ["grad_norm"]
 
 
-def step_all(optimisers: Mapping[str, Optimiser], step: int) -> dict[str, torch.Tensor]:
-    """Let each player's optimiser take training step `step`; their gradients' norms, by name."""
-    every = zip(norm_names(optimisers), optimisers.values(), strict=True)
-    return {name: optimiser.step(step) for name, optimiser in every}
+def step_all(
+    optimisers: Mapping[str, Optimiser], step: int, movers: Collection[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """Let the movers' optimisers, None: all, take training step `step`; their gradients' norms, by name."""
+    names = dict(zip(optimisers, norm_names(optimisers), strict=True))
+    moving = optimisers if movers is None else movers
+    return {names[player]: optimisers[player].step(step) for player in names if player in moving}

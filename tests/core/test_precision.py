@@ -26,7 +26,7 @@ def test_a_bfloat16_gradient_is_that_of_float32_to_its_eight_bits(objective):
     batch = trainer.batches(31)
     low, full = (gradient(trainer, batch, p) for p in ("bfloat16", "float32"))
     assert 1e-6 < relative(low, full) < 0.05
-    assert all(p.dtype == torch.float32 for p in trainer.objective.parameters())
+    assert all(p.dtype == torch.float32 for p in trainer.state.objective.parameters())
 
 
 @pytest.mark.parametrize("objective", COMPARE)
@@ -82,7 +82,7 @@ def test_passes_over_parts_add_up_to_the_gradient_of_the_whole():
     for n in (1, 4):
         trainer, _ = assemble(compose_config([*QUICK, "objective=sm", "objective.data_noise=0", f"accumulate={n}"]))
         metrics, evals = trainer.gradients(trainer.batches(1))
-        flat = torch.cat([p.grad.flatten() for p in trainer.objective.parameters() if p.grad is not None])
+        flat = torch.cat([p.grad.flatten() for p in trainer.state.objective.parameters() if p.grad is not None])
         found.append((flat, float(metrics["loss"]), evals))
     assert relative(found[1][0], found[0][0]) < 1e-5
     assert found[1][1] == pytest.approx(found[0][1], rel=1e-5) and found[1][2] == found[0][2]

@@ -184,7 +184,7 @@ def test_classes_that_are_none_are_one_line():
 
 def test_a_run_from_before_there_were_classes_keeps_all_of_them(tmp_path):
     """Its config lacks the setting, and is read with what it did; one that has it keeps its own."""
-    from ebm_lab.training.rundir import RunDir
+    from ebm_lab.runs.run_directory import RunDir
 
     run = RunDir(tmp_path)
     old = {"name": "digits", "val": 0.15, "test": 0.15, "seed": 0}

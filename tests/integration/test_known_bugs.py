@@ -107,8 +107,8 @@ def test_a_training_step_never_waits_for_the_device(objective, monkeypatch):
         monkeypatch.setattr(
             torch.Tensor, name, lambda *a, _real=real, _name=name, **k: asked.append(_name) or _real(*a, **k)
         )
-    batch = Batch(trainer.dataset.train[:32])
-    trainer.objective(batch).value.backward()
+    batch = Batch(trainer.evaluations.dataset.train[:32])
+    trainer.state.objective(batch).value.backward()
     assert asked == []
     float(batch.x[0, 0])
     assert asked == ["__float__"], "the watch works"

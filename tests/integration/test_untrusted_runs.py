@@ -21,7 +21,7 @@ from ebm_lab.cli.tools import sample
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import find
 from ebm_lab.runs.load import load_run
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.runs.run_directory import RunDir
 from tests.integration.test_crash_recovery import command, content  # noqa: F401 (a fixture)
 from tests.reports.test_report import CHROMIUM, HOSTILE, browse, make_run
 from tests.runs.test_resume import QUICK

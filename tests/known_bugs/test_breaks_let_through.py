@@ -235,20 +235,20 @@ def test_a_run_s_samples_depend_on_split_step_and_seed_and_not_on_who_asks():
 
     def trainer(*more):
         made = assemble(compose_config([*TINY, "evaluation=[samples,mmd]", *more]))[0]
-        made.sampler = Drift(0.0)  # what is drawn is where chains begin
+        made.evaluations.sampler = Drift(0.0)  # what is drawn is where chains begin
         return made
 
     one, two = trainer(), trainer()
-    two.generator.manual_seed(99)
-    begun = two.generator.get_state()
-    first, second = one.view("val"), two.view("val")
-    one.report("samples", first), two.report("mmd", second)
+    two.state.generator.manual_seed(99)
+    begun = two.state.generator.get_state()
+    first, second = one.evaluations.view("val", one.state.step), two.evaluations.view("val", two.state.step)
+    one.evaluations.report("samples", first), two.evaluations.report("mmd", second)
     assert torch.equal(first.samples, second.samples)
-    assert torch.equal(two.generator.get_state(), begun), "the training's own stream is not touched"
-    assert not torch.equal(one.view("test").samples, first.samples)
-    assert not torch.equal(trainer("seed=1").view("val").samples, first.samples)
-    one.counters.step = 7
-    assert not torch.equal(one.view("val").samples, first.samples)
+    assert torch.equal(two.state.generator.get_state(), begun), "the training's own stream is not touched"
+    assert not torch.equal(one.evaluations.view("test", one.state.step).samples, first.samples)
+    assert not torch.equal(trainer("seed=1").evaluations.view("val", 0).samples, first.samples)
+    one.state.costs.step = 7
+    assert not torch.equal(one.evaluations.view("val", one.state.step).samples, first.samples)
 
 
 def test_an_evaluation_s_numbers_do_not_depend_on_the_others_beside_it(tmp_path):

@@ -201,7 +201,7 @@ class Mean(nn.Module):
 @pytest.mark.parametrize("world", [1, 3])
 def test_parts_of_a_batch_have_the_gradient_metrics_and_cost_of_the_whole(world):
     objective = Mean()
-    processes = SimpleNamespace(wrap=lambda o: o, world=world)
+    processes = SimpleNamespace(average_gradients=lambda parameters: None, world=world)
     gradients = Gradients(objective, processes, "float32")
     parts = [Batch(torch.tensor([1.0, 3.0])), Batch(torch.tensor([5.0, 9.0]))]
     metrics, evals = gradients(parts)
@@ -269,11 +269,16 @@ def test_the_model_is_weighed_against_noise_on_the_test_points(generator):
 
 def test_a_run_s_view_has_its_settings():
     made = trainer("sample_temperature=0.5", evaluations="")
-    made.objective.log_z.data.fill_(1.25)
-    view = made.view("val")
+    made.state.objective.log_z.data.fill_(1.25)
+    view = made.evaluations.view("val", made.state.step)
     assert (view.count, view.steps, view.temperature, view.learnt_log_z) == (20, 30, 0.5, 1.25)
-    assert view.held_out is made.dataset.val and made.view("test").held_out is made.dataset.test
-    assert view.sampler is made.sampler and view.energy is made.objective.energy and view.chains is None
+    assert (
+        view.held_out is made.evaluations.dataset.val
+        and made.evaluations.view("test", made.state.step).held_out is made.evaluations.dataset.test
+    )
+    assert (
+        view.sampler is made.evaluations.sampler and view.energy is made.state.objective.energy and view.chains is None
+    )
 
 
 def test_an_evaluation_s_random_numbers_depend_on_seed_split_step_and_its_own_name():
@@ -288,8 +293,8 @@ def test_an_evaluation_s_random_numbers_depend_on_seed_split_step_and_its_own_na
 
     def drawn(name, split="val", step=3, seed=0):
         made = trainer(f"seed={seed}", evaluations="")
-        made.evaluators, made.counters.step = {"a": Draws(), "b": Draws()}, step
-        return made.report(name, made.view(split)).metrics["drawn"]
+        made.evaluations.evaluators, made.state.costs.step = {"a": Draws(), "b": Draws()}, step
+        return made.evaluations.report(name, made.evaluations.view(split, made.state.step)).metrics["drawn"]
 
     seen = [drawn("a"), drawn("b"), drawn("a", "test"), drawn("a", step=4), drawn("a", seed=1)]
     assert len(set(seen)) == 5 and drawn("a") == seen[0]
@@ -303,25 +308,25 @@ def test_evaluations_see_the_averaged_weights_and_training_goes_on_with_the_raw_
             seen.append([p.detach().clone() for p in view.energy.parameters()])
             return "seen"
 
-    made.evaluators = {"w": Weights()}
+    made.evaluations.evaluators = {"w": Weights()}
     for step in range(1, 6):
         made._train_step(step)
-    raw = [p.detach().clone() for p in made.objective.energy.parameters()]
+    raw = [p.detach().clone() for p in made.state.objective.energy.parameters()]
     made.evaluate("val")
-    average = {id(p): a for p, a in zip(made.ema.parameters, made.ema.average, strict=True)}
-    for p, before, shown in zip(made.objective.energy.parameters(), raw, seen[0], strict=True):
+    average = {id(p): a for p, a in zip(made.state.ema.parameters, made.state.ema.average, strict=True)}
+    for p, before, shown in zip(made.state.objective.energy.parameters(), raw, seen[0], strict=True):
         assert torch.equal(p, before) and torch.equal(shown, average[id(p)]) and not torch.equal(shown, before)
 
 
 def test_the_best_checkpoint_is_the_one_of_the_least_nll(monkeypatch):
     made, saved = trainer(evaluations=""), []
-    monkeypatch.setattr(made, "save", lambda best=False, candidate=False: saved.append(made.counters.step))
+    monkeypatch.setattr(made, "save", lambda best=False, candidate=False: saved.append(made.state.costs.step))
     values = iter([3.0, 2.0, 2.5, 1.0])
     monkeypatch.setattr(made, "evaluate", lambda split: {"nll": next(values), "mmd2": 0.0, "split": split})
     for step in (1, 2, 3, 4):
-        made.counters.step = step
+        made.state.costs.step = step
         assert made._validate()["val/split"] == "val"
-    assert saved == [1, 2, 4] and (made.counters.best, made.counters.best_step) == (1.0, 4)
+    assert saved == [1, 2, 4] and (made.state.costs.best, made.state.costs.best_step) == (1.0, 4)
 
 
 # --- chains -------------------------------------------------------------------------------------------------------
@@ -398,9 +403,9 @@ def test_lengths_and_noise_of_an_objective_are_in_units_of_the_data_s_scale(name
     more, lengths, expected = LENGTHS[name]
     data = ["dataset=gaussian", "dataset.dim=2", "dataset.std_min=40", "dataset.std_max=60", "energy=mlp"]
     made = trainer(*data, f"objective={name}", "objective.data_noise=0.3", *more, evaluations="")
-    scale, seen = made.dataset.scale, []
+    scale, seen = made.evaluations.dataset.scale, []
     assert scale > 30
-    assert lengths(made.objective) == pytest.approx(tuple(scale * v for v in expected))
+    assert lengths(made.state.objective) == pytest.approx(tuple(scale * v for v in expected))
     module = "cnce" if name == "mpf" else name
     monkeypatch.setattr(f"ebm_lab.objectives.{module}.with_noise", lambda x, std, g: seen.append(std) or x)
     made._train_step(1)

@@ -18,8 +18,8 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.registry import register
 from ebm_lab.runs.assemble import assemble
+from ebm_lab.runs.init_from import take_weights
 from ebm_lab.runs.record import fingerprint
-from ebm_lab.runs.train import take_weights
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(600, 2))
@@ -139,9 +139,9 @@ def test_init_from_gives_the_energy_that_the_other_run_trained_whatever_the_scal
     for energy in (MLP, ["energy=dkef"], ["energy=noise_mlp", "objective=multi_dsm", "sampler=annealed_langevin"]):
         run = train(tmp_path, *small, *energy)
         trainer, _ = assemble(compose_config([*QUICK, *large, *energy]))
-        take_weights(trainer, str(run.path))
+        take_weights(trainer.state, str(run.path))
         x = torch.randn(5, 2)
-        mine = trainer.objective.energy.eval()
+        mine = trainer.state.objective.energy.eval()
         if energy[0] == "energy=noise_mlp":  # the ladder is a setting, chosen from the new data
             mine.ladder = run.energy.ladder
         torch.testing.assert_close(mine(x), run.energy(x))

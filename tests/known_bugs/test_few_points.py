@@ -57,10 +57,10 @@ def array(folder, train, held_out, d=2, scaling="standardize"):
 def reports(overrides, names=EVERY):
     fast = [f"evaluation.{k}={v}" for k, v in FAST.items() if k.split(".")[0] in names]
     trainer, _ = assemble(compose_config([*SHORT, f"evaluation=[{','.join(names)}]", *fast, *overrides]))
-    view = trainer.view("test")
+    view = trainer.evaluations.view("test", trainer.state.step)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "std|var", UserWarning)  # torch's word for 0 / 0
-        return {name: trainer.report(name, view) for name in names}
+        return {name: trainer.evaluations.report(name, view) for name in names}
 
 
 CASES = {

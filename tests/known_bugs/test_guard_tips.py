@@ -8,7 +8,8 @@ import torch
 
 import ebm_lab
 from ebm_lab.cli.compose import compose_config
-from ebm_lab.training.guard import Trouble, advice
+from ebm_lab.runs.advice import advice
+from ebm_lab.training.guard import Trouble
 from tests.helpers import Points
 from tests.training.test_guard_settings import known
 

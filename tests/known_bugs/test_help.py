@@ -11,7 +11,7 @@ from ebm_lab.cli.main import main
 from ebm_lab.cli.manual import keys
 from ebm_lab.cli.pages import described, page
 from ebm_lab.evaluation.ais import AIS
-from ebm_lab.runs.assemble import RunSettings
+from ebm_lab.runs.settings import RunSettings
 
 
 def printed(monkeypatch, capsys, *words):

@@ -15,7 +15,7 @@ from ebm_lab.core.eval_view import Report
 from ebm_lab.core.registry import register
 from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.reports.overview import collect
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.runs.run_directory import RunDir
 from tests.known_bugs.test_few_points import refuse, strict
 
 RUN = ["objective=dsm", "dataset=two_moons", "dataset.train=200", "dataset.held_out=50", "steps=4", "logger=none"]

@@ -13,7 +13,7 @@ from PIL import Image, features
 import ebm_lab
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.runs.run_directory import RunDir
 
 RNG = np.random.default_rng(0)
 FOLDER = {"size": 8, "channels": 1, "range": "auto", "background": "white", "val": 0.2, "test": 0.2, "seed": 0}

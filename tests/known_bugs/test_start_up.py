@@ -14,7 +14,7 @@ import ebm_lab
 from ebm_lab.cli import main as command_line
 from ebm_lab.cli.commands import command
 from ebm_lab.core.errors import Terminated
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.runs.run_directory import RunDir
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [

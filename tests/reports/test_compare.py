@@ -237,7 +237,7 @@ def test_evaluations_follow_once(tmp_path):
 
 def test_a_pilot_costs_what_its_steps_after_the_first_window_cost(tmp_path):
     from ebm_lab.reports.compare.runner import cost
-    from ebm_lab.training.rundir import RunDir
+    from ebm_lab.runs.run_directory import RunDir
 
     lines = [{"step": s, "train_cpu_seconds": 3.0 + 0.02 * s} for s in (50, 100, 150)]
     hand_made(tmp_path / "r", {}, lines)

@@ -13,7 +13,7 @@ from ebm_lab.cli.report import report
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.pictures import save_png
 from ebm_lab.reports.overview.collect import curves, pictures, read, varied
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.runs.run_directory import RunDir
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;"

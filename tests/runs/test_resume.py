@@ -15,7 +15,7 @@ import yaml
 import ebm_lab
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import find
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.runs.run_directory import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
@@ -238,7 +238,7 @@ def test_load_run_gives_averaged_or_raw_last_or_best(tmp_path):
     x = result.dataset.test[:50]
     assert torch.equal(averaged.energy(x), result.energy(x))
     assert not torch.equal(averaged.energy(x), raw.energy(x))
-    assert best.trainer.counters.step == result.summary["best_step"]
+    assert best.step == result.summary["best_step"]
     assert averaged.summary["status"] == "finished" and averaged.config["objective"]["sigma"] > 0
 
 

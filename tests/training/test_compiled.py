@@ -11,7 +11,7 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import evaluate
-from ebm_lab.core.interfaces import Batch, Loss, Objective
+from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Loss, Objective
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.training.compile import matmul as products
 from ebm_lab.training.compile.random_inputs import given, noted
@@ -32,7 +32,7 @@ def trainer(*overrides, compiling=True):
 
 def adams(trainer):
     """(parameter, m, v, t) of each parameter that Adam has moved."""
-    states = trainer.optimisers["energy"].optimiser.state
+    states = trainer.state.optimisers["energy"].optimiser.state
     return [(p.detach(), s["exp_avg"], s["exp_avg_sq"], s["step"]) for p, s in states.items()]
 
 
@@ -96,7 +96,7 @@ def equal_steps(overrides, states, rounding):
         before = [p.double() for p, *_ in adams(eager)]
         average = [a.double() for a in eager.ema.average]
         theirs, evals = eager._eager_step(step, eager.batches(step))
-        done = fast.compiled(step, *fast.batches(step))
+        done = fast.compiled(step, *fast.batches(step), ALL_PLAYERS)
         assert done is not None, "this objective is served"
         assert list(done[0]) == list(theirs) and done[1] == evals
         cold = getattr(getattr(eager.objective, "sampler", None), "noise_scale", 1.0)
@@ -123,7 +123,7 @@ def equal_steps(overrides, states, rounding):
         assert list(fast.objective.sampler_state) == list(eager.objective.sampler_state)
         values = fast.objective.sampler_state.values(), eager.objective.sampler_state.values()
         assert distance(*values) < 3e-5 if eager.objective.sampler_state else True
-    assert fast.compiled.refused is None
+    assert fast.compiled.steps[ALL_PLAYERS].refused is None
 
 
 def test_adam_and_clipping_are_torchs(generator):
@@ -300,7 +300,7 @@ def no_compiler(module, inputs):
 def test_what_is_not_compiled_says_so(key):
     built, resolved = assemble(compose_config([*POINTS, "logger=none", "objective=dsm", "compile=on", key]))
     assert built.compiled is None and resolved["compile"] == "off"
-    assert any("compile: off" in note for note in built.objective.notes)
+    assert any("compile: off" in note for note in built.state.objective.notes)
 
 
 def test_a_word_that_compile_does_not_know_is_refused():

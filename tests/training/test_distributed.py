@@ -84,9 +84,9 @@ def joined(name, parts):
     order = torch.arange(BATCH).view(2, passes, size).transpose(0, 1).reshape(passes, -1)
     with Joined([list(part) for part in parts], size, name == "multi_dsm"):
         for rows in order:
-            loss = trainer.objective(batch._replace(x=batch.x[rows], y=None))
+            loss = trainer.state.objective(batch._replace(x=batch.x[rows], y=None))
             (loss.value / passes).backward()
-    return {n: p.grad for n, p in trainer.objective.named_parameters() if p.grad is not None}
+    return {n: p.grad for n, p in trainer.state.objective.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -126,9 +126,9 @@ def test_one_process_loads_what_two_have_trained_with_all_its_chains(together):
     loaded = load_run(run)
     content = state(run)
     shares = content["processes"]
-    assert len(loaded.trainer.objective.buffer.x) == loaded.config["objective"]["buffer_size"]
+    assert len(loaded.objective.buffer.x) == loaded.config["objective"]["buffer_size"]
     assert len({bytes(own["generator"].numpy().tobytes()) for own in shares}) == 2
-    x = loaded.trainer.objective.buffer.x
+    x = loaded.objective.buffer.x
     assert len(torch.unique(x, dim=0)) == len(x), "chains of their own"
     assert content["counters"]["grad_evals"] == 20 * 64 * (loaded.config["sampler"]["steps"] + 1 + 2)
 

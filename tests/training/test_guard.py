@@ -13,6 +13,7 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.interfaces import Loss, Objective
 from ebm_lab.core.registry import register
+from ebm_lab.runs.advice import advice
 from ebm_lab.runs.train import train
 from ebm_lab.training import guard
 from ebm_lab.training.guard import Guard
@@ -136,11 +137,9 @@ def test_the_record_is_bounded_and_travels():
 
 def test_advice_names_only_settings_that_the_run_has():
     config = compose_config(["dataset=two_moons", "energy.confine=null", "objective=pcd", "sampler=langevin"])
-    chains = guard.advice([guard.Trouble("", "chains")], config, chains=True)
+    chains = advice([guard.Trouble("", "chains")], config, chains=True)
     assert "energy.confine=2" in chains and "sampler.step_size" in chains and "sampler=mala" in chains
-    loss = guard.advice(
-        [guard.Trouble("", "finite")], compose_config(["objective=dsm", "dataset=two_moons"]), chains=False
-    )
+    loss = advice([guard.Trouble("", "finite")], compose_config(["objective=dsm", "dataset=two_moons"]), chains=False)
     assert "optim.lr" in loss and "confine" not in loss and "sampler" not in loss
 
 
@@ -200,7 +199,7 @@ def test_an_explosion_that_stays_finite_is_rolled_back_and_recovers(tmp_path, ca
     assert max(r["gap"] for r in rows) < 70 and rows[-1]["gap"] < 0.1
     assert rows[-1]["lr"] == 0.05 and rows[0]["lr"] == 0.1
     assert f"rolled back to step {event['step']}, learning rate halved to 0.05" in capsys.readouterr().out
-    assert ebm_lab.load_run(result.path).trainer.optimisers["energy"].base == 0.05
+    assert ebm_lab.load_run(result.path).content["optimiser/energy"]["base"] == 0.05
 
 
 def test_a_run_that_never_recovers_ends_diverged_with_its_good_checkpoint(tmp_path, capsys):
@@ -215,7 +214,7 @@ def test_a_run_that_never_recovers_ends_diverged_with_its_good_checkpoint(tmp_pa
     assert last["counters"]["step"] == result.summary["step"] <= 22 and abs(float(last["objective"]["theta"])) <= 1.0
     assert len(record(result.path)[1]) == 2
     loaded = ebm_lab.load_run(result.path)
-    assert loaded.trainer.counters.step == last["counters"]["step"]
+    assert loaded.step == last["counters"]["step"]
     for key, value in result.energy.state_dict().items():
         assert torch.equal(value, loaded.energy.state_dict()[key])
 

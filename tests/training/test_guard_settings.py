@@ -200,5 +200,5 @@ def test_the_saved_model_of_a_lost_run_can_be_looked_at(tmp_path):
     _, result = train(f"{MOONS} objective=dsm energy.confine=0.001", 20, tmp_path)
     assert result.status == "diverged" and result.summary["nll_gap"] > 7
     loaded = ebm_lab.load_run(result.path)
-    assert loaded.trainer.counters.step == 20
+    assert loaded.step == 20
     assert torch.equal(loaded.energy(result.dataset.test), result.energy(result.dataset.test))

@@ -49,7 +49,7 @@ def test_operations_and_what_they_write_are_counted_as_by_hand(also, calls, mega
 def test_twice_the_chain_steps_are_twice_the_chain_s_operations():
     def calls(steps):
         built = assemble(compose_config([*POINTS, "logger=none", "objective=mle", f"sampler.steps={steps}"]))[0]
-        return work(built.objective, built.batches(1)[0]).calls
+        return work(built.state.objective, built.batches(1)[0]).calls
 
     one, two, three = (calls(n) for n in (20, 40, 60))
     assert three - two == two - one > 20 * 10

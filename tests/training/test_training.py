@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import ebm_lab
+from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.meter import Meter
-from ebm_lab.training.rundir import RunDir
 from ebm_lab.training.schedules import factor
 from tests.helpers import Points
 

@@ -18,7 +18,7 @@ from ebm_lab.reports.compare.images import group, montage
 from ebm_lab.reports.compare.plan import safe
 from ebm_lab.reports.compare.runner import metrics
 from ebm_lab.reports.compare.table import Line, Row, curve, lines, middle_curve, read_csv
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.runs.run_directory import RunDir
 
 UNITS = {
     "cpu_seconds": "CPU-seconds",

@@ -27,7 +27,7 @@ from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 from ebm_lab.loggers.files import rows
 from ebm_lab.reports.compare.plan import Arm, Case, Pilot, Study, arguments, pilot_arguments, steps_for
-from ebm_lab.training.rundir import RUNS, RunDir
+from ebm_lab.runs.run_directory import RUNS, RunDir
 
 OVER = ("finished", "diverged")
 TRAIN = "from ebm_lab.cli.main import main; main()"

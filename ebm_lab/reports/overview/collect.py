@@ -13,7 +13,7 @@ import yaml
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.settings import flat
 from ebm_lab.core.strict_json import loads
-from ebm_lab.training.rundir import RunDir
+from ebm_lab.runs.run_directory import RunDir
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 HIDDEN = {"output_dir", "plugins", "resume", "init_from", "device", "threads", "max_seconds"}

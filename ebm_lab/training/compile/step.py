@@ -14,6 +14,7 @@ Which way a step goes follows from config, machine and state alone, never from a
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,13 +22,14 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from ebm_lab.core.interfaces import Batch, Loss, Objective
+from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Loss, Objective, Turn
 from ebm_lab.training.compile.graphs import compiled, reason, refuse, untouched
 from ebm_lab.training.compile.matmul import rewrite
 from ebm_lab.training.compile.random_inputs import Draw, Untraceable, given, noted
 from ebm_lab.training.ema import EMA
+from ebm_lab.training.gradients import loss_of, takes_turns
 from ebm_lab.training.optim.adam import Adam
-from ebm_lab.training.optimiser import Optimiser, norm_names, step_all
+from ebm_lab.training.optimiser import Optimiser, norm_names
 
 Update = tuple[dict[str, Tensor], int]
 """Metrics of a step and its gradient evaluations."""
@@ -68,14 +70,42 @@ class State(NamedTuple):
     rates: list[Tensor]
 
 
-class CompiledStep:
-    """`step(number, batch)` does what the eager step does and returns its metrics and gradient evaluations, or does
-    nothing and returns None where the eager one is to be taken."""
+class CompiledSteps:
+    """A graph for each turn of an objective, made when the turn first comes."""
 
     def __init__(
         self, objective: Objective, optimisers: dict[str, Optimiser], ema: EMA, say: Callable[[str], None]
     ) -> None:
-        self.objective, self.optimisers, self.ema, self.say = objective, optimisers, ema, say
+        self.make = partial(CompiledStep, objective, optimisers, ema, say)
+        self.steps: dict[Turn, CompiledStep] = {}
+
+    def __call__(self, step: int, batch: Batch, turn: Turn) -> Update | None:
+        """Do the whole step, or nothing and return None where the eager one is to be taken."""
+        if turn not in self.steps:
+            self.steps[turn] = self.make(turn)
+        return self.steps[turn](step, batch)
+
+
+class CompiledStep:
+    """`step(number, batch)` does what the eager step of a turn does and returns its metrics and gradient evaluations,
+    or does nothing and returns None where the eager one is to be taken."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimisers: dict[str, Optimiser],
+        ema: EMA,
+        say: Callable[[str], None],
+        turn: Turn = ALL_PLAYERS,
+    ) -> None:
+        self.objective, self.ema, self.say, self.turn = objective, ema, say, turn
+        names = dict(zip(optimisers, norm_names(optimisers), strict=True))
+        self.optimisers = {n: o for n, o in optimisers.items() if turn.movers is None or n in turn.movers}
+        self.norms = [names[n] for n in self.optimisers]
+        moved = [p for o in self.optimisers.values() for p in o.parameters]
+        self.moved: list[Tensor] | None = None if turn.movers is None else moved
+        """The parameters that the turn moves; None: all of them."""
+        self.frozen = set() if turn.movers is None else {*objective.parameters()} - {*moved}
         self.parameters = dict(objective.named_parameters())
         self.names: dict[Tensor, str] = {p: name for name, p in self.parameters.items()}
         self.whole = all(type(o) is Adam for o in optimisers.values())
@@ -90,7 +120,8 @@ class CompiledStep:
         self._rates = [torch.zeros((), dtype=torch.float64, device=ema.average[0].device) for _ in [*optimisers, ema]]
 
     def __call__(self, step: int, batch: Batch) -> Update | None:
-        if step == 1 or self.refused:
+        begun = all(o.optimiser.state for o in self.optimisers.values()) or not self.whole
+        if step == 1 or self.refused or not begun:
             return None
         if self.graph is None:
             try:
@@ -115,8 +146,8 @@ class CompiledStep:
         if not self.whole:
             for name, grad in zip(self.trained, out, strict=True):
                 self.parameters[name].grad = grad
-            metrics |= step_all(self.optimisers, step)
-            self.ema.update(step)
+            metrics |= {n: o.step(step) for n, o in zip(self.norms, self.optimisers.values(), strict=True)}
+            self.ema.update(step, self.moved)
         return metrics, self.evals
 
     def _values(self, step: int) -> list[float]:
@@ -137,7 +168,7 @@ class CompiledStep:
                 for states in (self._adam if self.whole else [])
                 for p, s in states.items()
             },
-            average=self.ema.average if self.whole else [],
+            average=self.ema.averages(self.moved) if self.whole else [],
             sampler=self.objective.sampler_state,
             batch=[],
             draws=[],
@@ -151,7 +182,7 @@ class CompiledStep:
         import torch.fx.experimental.proxy_tensor as tracer
 
         with untouched(self.objective), noted() as self.draws:
-            self.objective(batch)
+            loss_of(self.objective, batch, self.turn)
         state = self._gather()._replace(batch=_tensors(batch), draws=[d.out for d in self.draws])
         flat, spec = pytree.tree_flatten(state)
         with untouched(self.objective), torch.no_grad():
@@ -166,9 +197,11 @@ class CompiledStep:
         """The step as a function of its state: metrics, the sampler's new state and, if not `whole`, gradients."""
         objective, parts = self.objective, self.parameters.items()
         objective.sampler_state = state.sampler
-        leaves = {n: state.parameters[n].detach().requires_grad_(p.requires_grad) for n, p in parts}
+        grads_of = {n: p.requires_grad and p not in self.frozen for n, p in parts}
+        leaves = {n: state.parameters[n].detach().requires_grad_(grads_of[n]) for n, _ in parts}
+        arguments = (Batch(*state.batch), *([self.turn] if takes_turns(objective) else []))
         with torch.enable_grad(), given(self.draws, state.draws):
-            loss: Loss = functional_call(objective, leaves | state.buffers, (Batch(*state.batch),))
+            loss: Loss = functional_call(objective, leaves | state.buffers, arguments)
             loss.value.backward(inputs=[leaf for leaf in leaves.values() if leaf.requires_grad])
         if list(objective.sampler_state) != list(state.sampler):
             raise Untraceable("what its sampler keeps changes its form")
@@ -176,7 +209,7 @@ class CompiledStep:
         self.trained, self.evals = list(grads), loss.grad_evals
         metrics = dict(loss.metrics)
         if self.whole:
-            metrics |= dict(zip(norm_names(self.optimisers), self._update(state, grads), strict=True))
+            metrics |= dict(zip(self.norms, self._update(state, grads), strict=True))
         self.metrics = list(metrics)
         return [*metrics.values(), *objective.sampler_state.values(), *([] if self.whole else grads.values())]
 
@@ -189,7 +222,8 @@ class CompiledStep:
             for name, g in zip(names, cut, strict=True):
                 adamw(state.parameters[name], g, *state.moments[name], lr, optimiser.optimiser.param_groups[0])
             norms.append(norm)
-        for average, p in zip(state.average, self.ema.parameters, strict=True):
+        moved = self.ema.parameters if self.moved is None else self.moved
+        for average, p in zip(state.average, moved, strict=True):
             average.lerp_(state.parameters[self.names[p]], state.rates[-1].to(average.dtype))
         return norms
 

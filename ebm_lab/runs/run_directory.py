@@ -17,9 +17,8 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.shell import pasteable
 from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
+from ebm_lab.training.checkpoint import FORMAT
 
-FORMAT = 1
-"""Of run directories and checkpoints; see docs/format.md."""
 RUNS = "runs"
 GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger", "guard")
 LATER: dict[tuple[str, str], dict[str, Any]] = {
@@ -153,11 +152,6 @@ class RunDir:
             except BlockingIOError:
                 return True
         return False
-
-    def promote(self) -> None:
-        """The candidate becomes the good checkpoint; where it is gone, a process that was killed had done so."""
-        if self.candidate.is_file():
-            os.replace(self.candidate, self.good)
 
     def write_config(self, config: dict[str, Any]) -> None:
         try:

@@ -4,14 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ebm_lab.core.interfaces import Dataset
-
-
-class Trouble(NamedTuple):
-    """What was seen, in words, and its kind: 'finite', 'gap', 'loss', 'chains', 'acceptance' or
-    'likelihood'."""
-
-    seen: str
-    kind: str
+from ebm_lab.training.guard import Trouble
 
 
 class Shape(NamedTuple):

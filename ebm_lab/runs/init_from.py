@@ -1,0 +1,33 @@
+"""Begin a run with the averaged weights of another."""
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.runs.load import load_run
+from ebm_lab.runs.run_directory import RunDir
+from ebm_lab.training.state import State
+
+
+def take_weights(state: State, path: str) -> None:
+    """Copy the averaged weights of another run's energy into this one's, with the mean and the scale of its data: the
+    energy is the one that the other run learnt."""
+    run = RunDir.open(path, "init_from")
+    other_energy = load_run(run.path, evaluation={}, data="kept").energy
+    theirs = other_energy.state_dict()
+    energy = state.objective.energy
+    mine = energy.state_dict()
+    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (mine, theirs)]
+    if shapes[0] != shapes[1]:
+        odd = next(k for k in sorted({*mine, *theirs}) if shapes[0].get(k) != shapes[1].get(k))
+        raise UserError(
+            f"init_from={path}: its energy does not fit: "
+            f"'{odd}' is {shapes[1].get(odd)} there and {shapes[0].get(odd)} here"
+        )
+    energy.load_state_dict(theirs)
+    own = dict(energy.named_modules())
+    for (
+        name,
+        other,
+    ) in other_energy.named_modules():  # weights bring a mean along, but no scale
+        if name in own and isinstance(getattr(other, "scale", None), float):
+            own[name].scale = other.scale
+    for average, parameter in zip(state.ema.average, state.ema.parameters, strict=True):
+        average.copy_(parameter.detach())

@@ -1,0 +1,180 @@
+"""A run taken back from its directory, for use: samples, scores and log-densities, in the units of the raw data."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.functional import evaluate, in_parts
+from ebm_lab.core.interfaces import Dataset, Objective, Sampler
+from ebm_lab.core.random import stream
+from ebm_lab.core.registry import build
+from ebm_lab.models.levels import data_score
+from ebm_lab.runs.defaults import evaluation_settings
+from ebm_lab.runs.isolation import isolated
+from ebm_lab.runs.parts import Parts
+from ebm_lab.training.evaluations import Evaluations
+
+
+class LogZ(NamedTuple):
+    """log Z in nats, an error of it (a bound for quadrature, a standard error for AIS, 0 for a formula, nan where it is
+    learnt, for nothing bounds it then), and where it comes from: formula, quadrature, learnt or ais."""
+
+    value: float
+    error: float
+    source: str
+
+
+class LogDensity(NamedTuple):
+    """values: (B,) log p(x) in nats; log_z: what was taken for log Z, whose error all values share."""
+
+    values: Tensor
+    log_z: LogZ
+
+
+class LoadedRun:
+    """A trained run. `energy` holds the weights asked for, in eval mode; `dataset`, `sampler` and `objective` are its
+    parts; `config` and `summary` what its directory says; `content` its checkpoint.
+
+    `sample`, `score` and `log_prob` speak raw units: those of the data before the data set's transform. raw=False means
+    the space in which the energy sees the data.
+    """
+
+    def __init__(
+        self,
+        *,
+        parts: Parts,
+        config: dict[str, Any],
+        summary: dict[str, Any],
+        path: Path,
+        content: Mapping[str, Any],
+        averaged: bool,
+    ) -> None:
+        self.parts, self.config, self.summary, self.path = parts, config, summary, path
+        self.content, self.averaged = content, averaged
+        self.energy: nn.Module = parts.objective.model()
+        self.dataset: Dataset = parts.dataset
+        self.sampler: Sampler | None = parts.sampler
+        self.objective: Objective = parts.objective
+        self.evaluations: Evaluations = parts.evaluations
+
+    @property
+    def step(self) -> int:
+        """The training step of the checkpoint."""
+        return int(self.content["counters"]["step"])
+
+    @cached_property
+    def _draws(self) -> Generator:
+        return stream(0, "sample", 0, self.parts.generator.device)
+
+    @isolated()
+    def sample(
+        self,
+        n: int,
+        generator: Generator | None = None,
+        *,
+        steps: int | None = None,
+        temperature: float | None = None,
+        raw: bool = True,
+    ) -> Tensor:
+        """Draw n samples, (n, *shape), by the run's sampler from noise.
+
+        generator: on the run's device; without one, each call draws further samples, the same in each process.
+        steps, temperature: of the sampler; the run's own by default. Raises UserError where the run has no sampler, or
+        one that goes through noise levels by its own settings.
+        """
+        if self.sampler is None:
+            raise UserError(f"run={self.path}: it has no sampler to draw samples with")
+        self.check_sampling(steps=steps, temperature=temperature)
+        plan = self.evaluations.sampling
+        view = EvalView(
+            self.energy,
+            self.dataset,
+            "test",
+            self.sampler,
+            n,
+            steps or plan.steps,
+            generator or self._draws,
+            temperature or plan.temperature,
+        )
+        return self._out(view.samples.cpu(), raw)
+
+    def check_sampling(self, **given: float | None) -> None:
+        """Refuse steps and temperatures for a sampler that has its own."""
+        if self.sampler is None or self.sampler.kernel:
+            return
+        for key, value in given.items():
+            if value is not None:
+                name = self.config["sampler"]["name"]
+                raise UserError(
+                    f"{key}={value}: sampler '{name}' goes down the model's noise levels by its own settings"
+                )
+
+    @isolated()
+    def score(self, x: Tensor, *, raw: bool = True) -> Tensor:
+        """Compute the model's score grad_x log p(x) at x (B, *shape), (B, *shape), detached; of many noise levels, at
+        the lowest. In raw units it is grad_raw log p_raw = score(x) / scale, with x = (raw - shift) / scale."""
+        found = data_score(self.energy, self._in(x, raw)).detach()
+        return found / self.dataset.transform.scale.to(found) if raw else found
+
+    @isolated()
+    def log_prob(self, x: Tensor, *, raw: bool = True) -> LogDensity:
+        """Compute log p(x) = -E(x) - log Z in nats at x (B, *shape); in raw units log p_raw(raw) = log p(x) + log |dx /
+        draw|. log Z comes from the energy's formula, from quadrature in one and two dimensions, from the objective
+        where it learns one, or from annealed importance sampling. Raises UserError for a model without an energy."""
+        log_z = self.log_z
+        z = self._in(x, raw)
+        with torch.no_grad():
+            values = -in_parts(lambda part: evaluate(self.energy, part), z, 65_536).double() - log_z.value
+        return LogDensity(values + (self.dataset.transform.log_det(tuple(z.shape[1:])) if raw else 0.0), log_z)
+
+    @cached_property
+    def log_z(self) -> LogZ:
+        """log Z of the energy in the space in which it sees the data, computed once."""
+        from ebm_lab.evaluation.likelihood import exact_log_z
+
+        view = self.evaluations.view("test", self.step)
+        if not view.has_energy:
+            why = "a score network has no energy, so no log Z; its likelihood is run.evaluate('flow_likelihood')"
+            raise UserError(f"run={self.path}: {why}")
+        known = exact_log_z(view, evaluation_settings("likelihood", self.config)["cells"])
+        if known is not None:
+            if known.trouble is not None:
+                raise UserError(f"run={self.path}: no log Z: {known.trouble}")
+            bound = max(known.bound, known.change)
+            return LogZ(known.value, bound, "quadrature" if bound else "formula")
+        if view.learnt_log_z is not None:
+            return LogZ(view.learnt_log_z, float("nan"), "learnt")
+        found = self.evaluate("ais").metrics
+        return LogZ(found["ais_log_z"], found["ais_log_z_se"], "ais")
+
+    @isolated()
+    def evaluate(self, name: str, **settings: Any) -> Report:
+        """Do one evaluation on the test split: its metrics, pictures and notes.
+
+        settings: instead of the run's own, or of those in configs/evaluation/<name>.yaml. Raises UserError where the
+        evaluation says nothing about this run, with the reason.
+        """
+        values = {**evaluation_settings(name, self.config), **settings}
+        evaluator = build("evaluation", values, f"evaluation.{name}", **self.parts.wiring)
+        mine = self.parts.evaluations
+        mine.evaluators = {name: evaluator}
+        view = mine.view("test", self.step)
+        view.averaged = self.averaged
+        report = mine.report(name, view)
+        if isinstance(report, str):
+            raise UserError(f"evaluation={name}: left out, {report}")
+        return report
+
+    def _in(self, x: Tensor, raw: bool) -> Tensor:
+        if not raw:
+            return x.to(self.dataset.mean)
+        return self.dataset.transform.forward(x.to(self.dataset.transform.shift)).to(self.dataset.mean)
+
+    def _out(self, x: Tensor, raw: bool) -> Tensor:
+        return self.dataset.transform.inverse(x) if raw else x

@@ -1,0 +1,146 @@
+"""The parts of a run: data set, energy, sampler, objective and evaluations, built from a config and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, nn
+
+from ebm_lab.core.eval_view import Evaluator
+from ebm_lab.core.interfaces import Dataset, Objective, Sampler
+from ebm_lab.core.places import absolute
+from ebm_lab.core.random import seed_of, seeded, stream
+from ebm_lab.core.registry import build
+from ebm_lab.models.levels import NoiseLevels
+from ebm_lab.runs.checks import check_data, check_fit, check_layout, check_parts, check_precision, probe
+from ebm_lab.runs.data_record import SPLITS, DataRecord, fingerprints
+from ebm_lab.runs.settings import RunSettings, import_plugins, pick_device, pick_threads, run_settings
+from ebm_lab.training.distributed import Processes
+from ebm_lab.training.evaluations import Evaluations, Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of.
+
+    config: the given config in which every path is absolute and every `auto` that the parts settle has its value;
+    chosen: those settings by their full keys; wiring: what constructors may ask for, by name; generator: the
+    objective's random stream.
+    """
+
+    settings: RunSettings
+    config: dict[str, Any]
+    dataset: Dataset
+    energy: nn.Module
+    sampler: Sampler | None
+    objective: Objective
+    evaluators: dict[str, Evaluator]
+    generator: Generator
+    processes: Processes
+    wiring: dict[str, Any]
+    chosen: dict[str, float]
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """The evaluations, with what they look at."""
+        s = self.settings
+        return Evaluations(
+            evaluators=self.evaluators,
+            objective=self.objective,
+            dataset=self.dataset,
+            sampler=self.sampler,
+            sampling=Sampling(count=s.samples, steps=s.sample_steps, temperature=s.sample_temperature),
+            seed=s.seed,
+            generator=self.generator,
+            processes=self.processes,
+        )
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters of all players, in the order of their averages in a checkpoint."""
+        return [p for parameters in self.objective.players().values() for p in parameters]
+
+
+def build_parts(
+    config: Mapping[str, Any],
+    processes: Processes = Processes(),  # noqa: B008 (it has no state)
+    dataset: Dataset | None = None,
+) -> Parts:
+    """Build the parts of a run from a plain config. dataset: the config's, where it is built already.
+
+    Raises UserError, before any side effect beyond importing plugins, for whatever does not fit.
+    """
+    settings = run_settings(config)
+    import_plugins(settings.plugins)
+    device = pick_device(settings.device)
+    dataset = build_dataset(config, settings, device) if dataset is None else dataset
+    threads = pick_threads(settings.threads, dataset)
+    torch.set_num_threads(threads)
+
+    wiring: dict[str, Any] = {
+        "dataset": dataset,
+        "scale": dataset.scale,
+        "batch_size": settings.batch_size,
+        "steps": settings.steps,
+        "output_dir": settings.output_dir,
+        "generator": stream(settings.seed, "objective", 0, device),
+    }
+    wiring["energy"] = energy = build_energy(config, settings, wiring, device)
+    name = (config.get("sampler") or {}).get("name", "none")  # a recipe may have left settings without a name
+    wiring["sampler"] = sampler = None if name == "none" else build("sampler", config["sampler"], **wiring)
+    check_fit(energy, sampler, dataset, config, settings.sample_temperature)
+    probe(energy, dataset, config)
+    objective: Objective = build("objective", config.get("objective") or {}, **wiring).to(device)
+    check_parts(objective, settings.batch_size, settings.accumulate, processes.world)
+    check_precision(objective, sampler, config)
+    processes.share(objective)
+    if not processes.first:  # what was built before is the same for all; what is drawn from here on, its own
+        wiring["generator"].manual_seed(seed_of(settings.seed, processes.own("objective")))
+    evaluators = {
+        name: build("evaluation", values, f"evaluation.{name}", **wiring)
+        for name, values in (config.get("evaluation") or {}).items()
+    }
+    chosen = {"objective": objective.chosen, "energy": {}}
+    if isinstance(energy, NoiseLevels):
+        chosen["energy"], objective.notes = energy.chosen, [*energy.notes, *objective.notes]
+    settled = {group: {**config[group], **values} for group, values in chosen.items()}
+    return Parts(
+        settings=settings,
+        config=absolute({**config, "threads": threads, **settled}),
+        dataset=dataset,
+        energy=energy,
+        sampler=sampler,
+        objective=objective,
+        evaluators=evaluators,
+        generator=wiring["generator"],
+        processes=processes,
+        wiring=wiring,
+        chosen={f"{group}.{key}": value for group, values in chosen.items() for key, value in values.items()},
+    )
+
+
+def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torch.device) -> Dataset:
+    """Build the data set on `device`, cut to `max_train`; refuses data that nothing can be learnt from."""
+    dataset: Dataset = build("dataset", config.get("dataset") or {})
+    rows, digests = {s: len(getattr(dataset, s)) for s in SPLITS}, fingerprints(dataset)
+    if settings.max_train is not None:
+        dataset.train = dataset.train[: settings.max_train]
+        if dataset.labels:
+            dataset.labels["train"] = dataset.labels["train"][: settings.max_train]
+    dataset = dataset.to(device)
+    check_data(dataset, config)
+    dataset.record = DataRecord.of(dataset, rows, digests)
+    return dataset
+
+
+def build_energy(
+    config: Mapping[str, Any], settings: RunSettings, wiring: Mapping[str, Any], device: torch.device
+) -> nn.Module:
+    """Build the energy on `device`; its initial weights depend on the seed alone."""
+    with seeded(seed_of(settings.seed, "energy"), device):
+        energy: nn.Module = build("energy", config.get("energy") or {}, **wiring).to(device)
+    if settings.channels_last:
+        check_layout(energy, config["energy"]["name"])
+        energy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
+    return energy

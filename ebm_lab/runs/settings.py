@@ -1,0 +1,115 @@
+"""The root keys of a run's config, checked; its plugins, device and threads."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.settings import check
+from ebm_lab.training.distributed import local_rank
+from ebm_lab.training.gradients import Precision
+
+GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The root keys of `configs/train.yaml`, beside the groups; each is explained there."""
+
+    seed: NonNegativeInt
+    steps: PositiveInt
+    batch_size: PositiveInt
+    device: str
+    threads: PositiveInt | Literal["auto"]
+    max_seconds: PositiveFloat | None
+    max_train: PositiveInt | None
+    accumulate: PositiveInt
+    precision: Precision
+    channels_last: bool
+    compile: Literal["auto", "on", "off"] | bool
+    ema: NonNegativeFloat
+    log_every: PositiveInt
+    eval_every: PositiveInt
+    checkpoint_every: PositiveInt
+    samples: PositiveInt
+    sample_steps: PositiveInt
+    sample_temperature: PositiveFloat
+    output_dir: str
+    plugins: list[str]
+    resume: str | None
+    init_from: str | None
+
+
+def run_settings(config: Mapping[str, Any]) -> RunSettings:
+    """The root keys of `config`, checked."""
+    root = {k: v for k, v in config.items() if k not in (*GROUPS, "guard")}
+    settings = RunSettings(**check(RunSettings, root, ""))
+    if settings.ema >= 1:
+        raise UserError(f"ema={settings.ema}: must be less than 1")
+    return settings
+
+
+def import_plugins(names: list[str]) -> None:
+    """Import the modules that register a user's own components."""
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+            module = name.removesuffix(".py").replace("/", ".").strip(".")
+            raise UserError(f"plugins=[{name}]: a module goes by its name, not by its file's; write plugins=[{module}]")
+        refuse_hidden(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.split(".")[0] and error.name != name:
+                raise
+            raise UserError(f"plugins=[{name}]: no module of that name is importable from here") from None
+
+
+def refuse_hidden(name: str) -> None:
+    """Refuse a module of the working directory that Python does not find, for it has another of that name."""
+    top = name.split(".")[0]
+    mine = [file for file in (Path(f"{top}.py"), Path(top, "__init__.py")) if top and file.is_file()]
+    if not mine:
+        return
+    found = sys.modules.get(top) or importlib.util.find_spec(top)
+    origin = getattr(found, "__file__", None) or getattr(found, "origin", None) or ""
+    if found is None or (os.path.exists(origin) and any(os.path.samefile(file, origin) for file in mine)):
+        return
+    raise UserError(
+        f"plugins=[{name}]: by that name Python has {origin or 'a module of its own'}, which hides {mine[0]} here; "
+        f"rename yours"
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: cuda where there is one, else cpu."""
+    allowed = ("auto", "cpu", "cuda")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in allowed:
+        raise one_of("device", name, allowed)
+    if name == "cuda" and os.environ.get("LOCAL_RANK"):
+        name = f"cuda:{local_rank()}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device={name}: this machine has no such device; allowed here: auto, cpu") from None
+    return device
+
+
+def pick_threads(threads: int | str, dataset: Dataset) -> int:
+    """auto: one where a sample has fewer than 512 numbers (too little work to share out), else up to four of its
+    share of the cores."""
+    if isinstance(threads, int):
+        return threads
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(4, cores)) if dataset.mean.numel() >= 512 else 1
