@@ -92,37 +92,37 @@ def equal_steps(overrides, states, rounding):
     eager._train_step(1)
     assert fast.compiled is not None
     for step in range(2, states + 2):
-        fast.restore(copy.deepcopy(eager.content()))
+        fast.state.restore(copy.deepcopy(eager.state.content()))
         before = [p.double() for p, *_ in adams(eager)]
-        average = [a.double() for a in eager.ema.average]
-        theirs, evals = eager._eager_step(step, eager.batches(step))
+        average = [a.double() for a in eager.state.ema.average]
+        theirs, evals = eager._eager_step(step, eager.batches(step), ALL_PLAYERS)
         done = fast.compiled(step, *fast.batches(step), ALL_PLAYERS)
         assert done is not None, "this objective is served"
         assert list(done[0]) == list(theirs) and done[1] == evals
-        cold = getattr(getattr(eager.objective, "sampler", None), "noise_scale", 1.0)
+        cold = getattr(getattr(eager.state.objective, "sampler", None), "noise_scale", 1.0)
         for key, value in theirs.items():  # the exponent of an acceptance divides the energies' rounding by nu^2
             limit = rounding / cold**2 if key == "acceptance" and cold else rounding
             assert abs(float(done[0][key]) - float(value)) < limit * (1 + abs(float(value))), key
 
-        assert torch.equal(fast.generator.get_state(), eager.generator.get_state())
+        assert torch.equal(fast.state.generator.get_state(), eager.state.generator.get_state())
         for i, times in ((1, 1), (2, 2)):
             assert distance([s[i] for s in adams(fast)], [s[i] for s in adams(eager)]) < rounding * times
-        group = eager.optimisers["energy"].optimiser.param_groups[0]
+        group = eager.state.optimisers["energy"].optimiser.param_groups[0]
         lr, (beta1, beta2) = group["lr"], group["betas"]
-        assert fast.optimisers["energy"].optimiser.param_groups[0]["lr"] == lr
+        assert fast.state.optimisers["energy"].optimiser.param_groups[0]["lr"] == lr
         for (p, m, v, t), old in zip(adams(fast), before, strict=True):
             assert float(t) == step
             scale = (v.double() / (1 - beta2**step)).sqrt() + 1e-8
             target = old * (1 - 0.01 * lr) - lr * (m.double() / (1 - beta1**step)) / scale
             assert (p - target).abs().max() <= 3e-7 * (target.abs().max() + lr)
-        decay = min(eager.ema.decay, (1 + step) / (10 + step))
-        for a, old, p in zip(fast.ema.average, average, fast.ema.parameters, strict=True):
+        decay = min(eager.state.ema.decay, (1 + step) / (10 + step))
+        for a, old, p in zip(fast.state.ema.average, average, fast.state.ema.parameters, strict=True):
             assert torch.allclose(a.double(), old + (1 - decay) * (p.detach().double() - old), rtol=3e-7, atol=1e-7)
-        for mine, other in zip(fast.objective.buffers(), eager.objective.buffers(), strict=True):
+        for mine, other in zip(fast.state.objective.buffers(), eager.state.objective.buffers(), strict=True):
             assert torch.equal(mine, other) if mine.dtype == torch.int64 else distance([mine], [other]) < rounding
-        assert list(fast.objective.sampler_state) == list(eager.objective.sampler_state)
-        values = fast.objective.sampler_state.values(), eager.objective.sampler_state.values()
-        assert distance(*values) < 3e-5 if eager.objective.sampler_state else True
+        assert list(fast.state.objective.sampler_state) == list(eager.state.objective.sampler_state)
+        values = fast.state.objective.sampler_state.values(), eager.state.objective.sampler_state.values()
+        assert distance(*values) < 3e-5 if eager.state.objective.sampler_state else True
     assert fast.compiled.steps[ALL_PLAYERS].refused is None
 
 
