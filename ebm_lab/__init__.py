@@ -7,6 +7,8 @@ run = ebm_lab.load_run(result.path)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ebm_lab.renamed import install
+
 if TYPE_CHECKING:
     from ebm_lab.cli.api import train
     from ebm_lab.core.errors import UserError
@@ -20,6 +22,8 @@ _HOMES = {
     "register": "ebm_lab.core.registry",
     "train": "ebm_lab.cli.api",
 }
+
+install()
 
 
 def __getattr__(name: str) -> Any:
