@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
-from ebm_lab.core.errors import Terminated, UserError
+from ebm_lab.core.errors import Terminated, UserError, one_of
 from ebm_lab.core.streams import safe_streams
 
 
@@ -91,6 +91,39 @@ def importing_from_here() -> Iterator[None]:
 def _run(module: str, function: str) -> None:
     with command():
         getattr(import_module(f"ebm_lab.cli.{module}"), function)()
+
+
+COMMANDS = {
+    "train": ("train an energy-based model", "main", "main"),
+    "evaluate": ("evaluate a run", "evaluate", "main_evaluate"),
+    "sample": ("draw samples from a run", "tools", "main_sample"),
+    "compare": ("train several methods and put them side by side", "compare", "main_compare"),
+    "report": ("write one page over all runs", "report", "main_report"),
+    "sweep": ("go on with a sweep that `ebm-lab train -m ...` began", "sweep", "main_sweep"),
+}
+"""What `ebm-lab <command>` does, and the module of `ebm_lab.cli` and its function that do it."""
+LAB = """\
+ebm-lab: the lab for energy-based models
+
+{commands}
+
+`ebm-lab <command> --help` explains one of them.
+"""
+
+
+def lab() -> None:
+    """The console command `ebm-lab <command> ...`; without a command's name, settings are those of a training."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        del sys.argv[1]
+        return _run(*COMMANDS[name][1:])
+    with command():
+        if name in ("-h", "--help"):
+            print(LAB.format(commands="\n".join(f"    {n:<10} {does}" for n, (does, *_) in COMMANDS.items())), end="")
+            return
+        if "=" not in name and not name.startswith("-"):
+            raise one_of("command", name, COMMANDS)
+    train()
 
 
 def train() -> None:
