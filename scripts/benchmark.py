@@ -1,6 +1,13 @@
 """Races against a plain loop and other libraries: python scripts/benchmark.py [only=samplers,steps] [rounds=31] ..."""
 
-from ebm_lab.cli.commands import benchmark
+import sys
+from pathlib import Path
+
+from ebm_lab.cli.commands import command
 
 if __name__ == "__main__":
-    benchmark()
+    with command():
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, whose scripts/ this needs
+        from scripts.benchmark.command import main_benchmark
+
+        main_benchmark()

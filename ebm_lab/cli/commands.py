@@ -150,9 +150,5 @@ def compare() -> None:
     _run("compare", "main_compare")
 
 
-def benchmark() -> None:
-    _run("benchmark", "main_benchmark")
-
-
 def features() -> None:
     _run("features", "main")

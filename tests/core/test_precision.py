@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import ebm_lab
-from ebm_lab.benchmark.rounding import gradient, relative
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.runs.assemble import assemble
+from scripts.benchmark.rounding import gradient, relative
 from tests.runs.test_resume import OBJECTIVES, QUICK, lines, run, same, state, stop_at
 
 COMPARE = ("fdssm", "nce", "cnce", "mpf", "ed")

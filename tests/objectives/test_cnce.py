@@ -11,7 +11,7 @@ from ebm_lab.core.interfaces import Batch
 from ebm_lab.objectives._kernels import Kernel, move
 from ebm_lab.objectives.cnce import CNCE, conditional_nce, conditional_odds, shifted_nce
 from ebm_lab.objectives.mpf import MPF, minimum_probability_flow
-from ebm_lab.theory.line import LineEnergy, gradient, normal_nodes, with_noise
+from scripts.theory.line import LineEnergy, gradient, normal_nodes, with_noise
 from tests.helpers import Points, covariance, exact_sample, gaussian_energy
 
 EQUATIONS = [conditional_nce, minimum_probability_flow]

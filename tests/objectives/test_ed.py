@@ -5,7 +5,7 @@ import torch
 
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.objectives.ed import ED, energy_discrepancy
-from ebm_lab.theory.line import normal_nodes
+from scripts.theory.line import normal_nodes
 from tests.helpers import Points, covariance, exact_sample, gaussian_energy
 
 

@@ -14,21 +14,6 @@ import torch
 from torch import nn
 
 import ebm_lab
-from ebm_lab.benchmark import compiling, plain, plain_losses, rounding, runner
-from ebm_lab.benchmark.apart import Apart, alone
-from ebm_lab.benchmark.cases import COUNTS, filled, sampler_cases, step_cases
-from ebm_lab.benchmark.field import contestants, images_file, job
-from ebm_lab.benchmark.floor import HandMade
-from ebm_lab.benchmark.gap import better, fitted, gap, lab, step_cost
-from ebm_lab.benchmark.growth import slope
-from ebm_lab.benchmark.loop import overhead
-from ebm_lab.benchmark.nets import plain as plain_net
-from ebm_lab.benchmark.ours import build
-from ebm_lab.benchmark.process import high_water
-from ebm_lab.benchmark.targets import misses
-from ebm_lab.benchmark.timing import calibrate, median_interval, race, rank, rotated, timed
-from ebm_lab.benchmark.whole import publish
-from ebm_lab.cli.benchmark import benchmark, chosen, counted
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import energy_and_grad
@@ -42,6 +27,21 @@ from ebm_lab.objectives.mpf import minimum_probability_flow
 from ebm_lab.objectives.nce import noise_contrastive_estimation
 from ebm_lab.objectives.sm import implicit_score_matching
 from ebm_lab.objectives.ssm import sliced_score_matching
+from scripts.benchmark import compiling, plain, plain_losses, rounding, runner
+from scripts.benchmark.apart import Apart, alone
+from scripts.benchmark.cases import COUNTS, filled, sampler_cases, step_cases
+from scripts.benchmark.command import benchmark, chosen, counted
+from scripts.benchmark.field import contestants, images_file, job
+from scripts.benchmark.floor import HandMade
+from scripts.benchmark.gap import better, fitted, gap, lab, step_cost
+from scripts.benchmark.growth import slope
+from scripts.benchmark.loop import overhead
+from scripts.benchmark.nets import plain as plain_net
+from scripts.benchmark.ours import build
+from scripts.benchmark.process import high_water
+from scripts.benchmark.targets import misses
+from scripts.benchmark.timing import calibrate, median_interval, race, rank, rotated, timed
+from scripts.benchmark.whole import publish
 
 
 class Clock:
@@ -175,7 +175,7 @@ def _differentiated():
 def test_two_threads_live_in_processes_apart(tmp_path):
     """In a fresh process: a race that hung, as where a pool of threads did not live through a fork, is ended."""
     code = (
-        "from ebm_lab.benchmark import cases, runner; from ebm_lab.cli.compose import compose_config\n"
+        "from scripts.benchmark import cases, runner; from ebm_lab.cli.compose import compose_config\n"
         "case = next(c for c in cases.sampler_cases() if c.name.startswith('langevin, perceptron'))\n"
         "runner.races('samplers', compose_config, 2, [2], print, [case])"
     )
@@ -226,7 +226,7 @@ def test_the_reference_has_our_energy(what, images):
     """In plain torch; values and gradients to float32 rounding."""
     case = next(c for c in (*step_cases(), *sampler_cases()) if c.name.startswith(what))
     trainer = build(compose_config, filled(case.overrides, images), 1)
-    energy, x = trainer.objective.energy, torch.randn(16, *trainer.dataset.mean.shape)
+    energy, x = trainer.state.objective.energy, torch.randn(16, *trainer.evaluations.dataset.mean.shape)
     ours, theirs = energy_and_grad(energy, x), energy_and_grad(plain_net(energy), x)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -411,7 +411,7 @@ def test_every_objective_takes_part():
 
 
 def test_a_peer_leaves_torch_as_it_was():
-    peers = pytest.importorskip("ebm_lab.benchmark.peers")
+    peers = pytest.importorskip("scripts.benchmark.peers")
     before = torch.get_float32_matmul_precision()
     for name in peers.versions():
         peers.quietly_import(peers.PEERS[name] + (".core.base_trainer" if name == "torchebm" else ""))
@@ -420,7 +420,7 @@ def test_a_peer_leaves_torch_as_it_was():
 
 @pytest.mark.parametrize("case", [c for c in (*SMALL, *DRAWN) if c.what in ("cd", "pcd", "dsm", "ssm", "hmc")], ids=str)
 def test_peers_run_where_they_are_installed(case, images):
-    from ebm_lab.benchmark.peers import versions
+    from scripts.benchmark.peers import versions
 
     if not versions():
         pytest.skip("pip install -e '.[bench]'")
@@ -504,9 +504,9 @@ def test_a_job_says_what_the_config_says(images):
     trainer = build(compose_config, case.overrides, 1)
     told = job(case, trainer)
     assert (told.steps, told.counts["buffer_size"]) == (10, 1000)
-    assert told.eps == pytest.approx(0.1 * trainer.dataset.scale)
+    assert told.eps == pytest.approx(0.1 * trainer.evaluations.dataset.scale)
     start = told.start(100_000)
-    assert float(start.std(0).mean()) == pytest.approx(trainer.dataset.scale, rel=0.02)
+    assert float(start.std(0).mean()) == pytest.approx(trainer.evaluations.dataset.scale, rel=0.02)
 
 
 def test_the_slope_of_a_power_law_is_its_power():
@@ -549,8 +549,8 @@ def test_a_run_of_the_lab_stays_within_its_budget(monkeypatch):
         asked.append(steps)
         return {"cpu": 0.01 * steps, "gap": 0.1}
 
-    monkeypatch.setattr("ebm_lab.benchmark.gap.step_cost", lambda *_: 0.002)
-    monkeypatch.setattr("ebm_lab.benchmark.gap.fitted", fitted)
+    monkeypatch.setattr("scripts.benchmark.gap.step_cost", lambda *_: 0.002)
+    monkeypatch.setattr("scripts.benchmark.gap.fitted", fitted)
     assert lab(compose_config, "two_moons", "ssm", 0, 1.0)["cpu"] <= 1.0
     assert asked == pytest.approx([475, 95], abs=1)  # .95 of what the budget is believed to buy, and of what it buys
 

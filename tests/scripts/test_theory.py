@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ebm_lab.theory import estimators, likelihood, published, score
-from ebm_lab.theory.line import IDENTITIES, LineEnergy, data, fisher, j_ism
+from scripts.theory import estimators, likelihood, published, score
+from scripts.theory.line import IDENTITIES, LineEnergy, data, fisher, j_ism
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWN = {

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from ebm_lab.benchmark import compiling, gap, growth, loop, page, peers, picture, process, rounding, runner
-from ebm_lab.benchmark.cases import left_out
-from ebm_lab.benchmark.ours import Compose
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.whole import write_whole
 from ebm_lab.runs.record import git_commit
+from scripts.benchmark import compiling, gap, growth, loop, page, peers, picture, process, rounding, runner
+from scripts.benchmark.cases import left_out
+from scripts.benchmark.ours import Compose
 
 Say = Callable[[str], None]
 

@@ -14,14 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ebm_lab.benchmark import ours
-from ebm_lab.benchmark.apart import alone
-from ebm_lab.benchmark.timing import median_interval
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.runs.run_directory import RunDir
+from ebm_lab.runs.saver import RunSaver
 from ebm_lab.training.memory import keep_freed_memory
 from ebm_lab.training.trainer import Trainer
+from scripts.benchmark import ours
+from scripts.benchmark.apart import alone
+from scripts.benchmark.timing import median_interval
 
 SMALL = ("dataset=two_moons", "energy.hidden=[128,128]", "batch_size=128")
 CASES = {
@@ -61,9 +62,9 @@ def size(trainer: Trainer) -> int:
 def overhead(trainer: Trainer, folder: Path, rounds: int) -> list[tuple[float, float]]:
     """(CPU-seconds of `fit`, CPU-seconds within its steps) of each block but the first, which warms up."""
     run = RunDir.create(folder, "loop")
-    run.write_config(dict(trainer.config))
-    trainer.run, trainer.say = run, lambda line: None
-    console = Console(trainer.schedule.steps, 0, trainer.objective.headline, quiet=True)
+    run.write_config(dict(trainer.state.config))
+    trainer.saver, trainer.say = RunSaver(run, "cpu"), lambda line: None
+    console = Console(trainer.schedule.steps, 0, trainer.state.objective.headline, quiet=True)
     files = Files(run.metrics_file, run.images, 0, (), trainer.say)
     trainer.loggers = (files, console)
     within, bare = 0.0, trainer._train_step

@@ -13,8 +13,8 @@ from ebm_lab.objectives._contrastive import contrast
 from ebm_lab.objectives.cnce import shifted_nce
 from ebm_lab.objectives.ssm import sliced_score_matching
 from ebm_lab.samplers.langevin import langevin_step
-from ebm_lab.theory.likelihood import BlurredModel, kl
-from ebm_lab.theory.line import LineEnergy, data, fisher, gradient, j_ism, mean, under, with_noise
+from scripts.theory.likelihood import BlurredModel, kl
+from scripts.theory.line import LineEnergy, data, fisher, gradient, j_ism, mean, under, with_noise
 
 
 class Verdict(NamedTuple):

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm_lab.benchmark import ours
-from ebm_lab.benchmark.apart import alone
-from ebm_lab.benchmark.cases import COUNTS, has_chains
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.training.gradients import Gradients, Precision
 from ebm_lab.training.trainer import Trainer
+from scripts.benchmark import ours
+from scripts.benchmark.apart import alone
+from scripts.benchmark.cases import COUNTS, has_chains
 
 STEPS = {"two_moons": 100, "digits": 30}
 BATCHES = 10
@@ -50,19 +50,19 @@ def error(compose: ours.Compose, objective: str, dataset: str) -> dict[str, Any]
         parts = trainer.batches(step)
         low, full = (gradient(trainer, parts, precision) for precision in ("bfloat16", "float32"))
         found.append(relative(low, full))
-    refused = bool(trainer.objective.compares)
+    refused = bool(trainer.state.objective.compares)
     return {"objective": objective, "dataset": dataset, "error": median(found), "most": max(found), "refused": refused}
 
 
 def gradient(trainer: Trainer, parts: Sequence[Batch], precision: Precision) -> Tensor:
     """Of the loss in all parameters, flat; the trainer's state and random numbers stay as they were."""
-    content, stream = deepcopy(trainer.objective.state_dict()), trainer.generator.get_state()
-    Gradients(trainer.objective, trainer.processes, precision)(parts)
-    flat = torch.cat([p.grad.flatten() for p in trainer.objective.parameters() if p.grad is not None])
-    for p in trainer.objective.parameters():
+    content, stream = deepcopy(trainer.state.objective.state_dict()), trainer.state.generator.get_state()
+    Gradients(trainer.state.objective, trainer.state.processes, precision)(parts)
+    flat = torch.cat([p.grad.flatten() for p in trainer.state.objective.parameters() if p.grad is not None])
+    for p in trainer.state.objective.parameters():
         p.grad = None
-    trainer.objective.load_state_dict(content)
-    trainer.generator.set_state(stream)
+    trainer.state.objective.load_state_dict(content)
+    trainer.state.generator.set_state(stream)
     return flat
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ebm_lab.benchmark import peers
-from ebm_lab.benchmark.apart import together
-from ebm_lab.benchmark.cases import Case, sampler_cases, step_cases
-from ebm_lab.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
-from ebm_lab.benchmark.ours import Compose, variants
-from ebm_lab.benchmark.timing import CLOCKS, Race, Work, race
 from ebm_lab.training.memory import keep_freed_memory
+from scripts.benchmark import peers
+from scripts.benchmark.apart import together
+from scripts.benchmark.cases import Case, sampler_cases, step_cases
+from scripts.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
+from scripts.benchmark.ours import Compose, variants
+from scripts.benchmark.timing import CLOCKS, Race, Work, race
 
 Say = Callable[[str], None]
 

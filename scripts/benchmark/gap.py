@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebm_lab.benchmark import ours, peers
-from ebm_lab.benchmark.apart import alone
-from ebm_lab.benchmark.peers import Job
 from ebm_lab.core.errors import Diverged
 from ebm_lab.core.functional import in_parts
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.distributions.quadrature import box_log_z
 from ebm_lab.training.memory import keep_freed_memory
+from scripts.benchmark import ours, peers
+from scripts.benchmark.apart import alone
+from scripts.benchmark.peers import Job
 
 DATASETS = ("two_moons", "eight_gaussians")
 OBJECTIVES = ("dsm", "ssm", "sm", "nce", "cd", "pcd")
@@ -70,7 +70,7 @@ def gaps(compose: ours.Compose, seeds: int, say: Callable[[str], None]) -> list[
     """Every data set, objective and seed."""
     records, others = [], list(peers.versions())
     for name in DATASETS:
-        dataset = ours.build(compose, [f"dataset={name}", "objective=sm"], 1).dataset
+        dataset = ours.build(compose, [f"dataset={name}", "objective=sm"], 1).evaluations.dataset
         for objective in OBJECTIVES:
             for seed in range(seeds):
                 tried = {peer: alone(partial(theirs, peer, objective, dataset, seed)) for peer in others}
@@ -140,8 +140,8 @@ def fitted(compose: ours.Compose, choice: list[str], steps: int) -> dict[str, An
     except Diverged as problem:
         return {**result, "cpu": time.process_time() - began, "gap": math.inf, "said": str(problem)}
     result["cpu"] = time.process_time() - began
-    with trainer.ema.applied():
-        return {**result, **gap(trainer.objective.energy.eval(), trainer.dataset)}
+    with trainer.state.ema.applied():
+        return {**result, **gap(trainer.state.objective.energy.eval(), trainer.evaluations.dataset)}
 
 
 def step_cost(compose: ours.Compose, choice: list[str]) -> float:

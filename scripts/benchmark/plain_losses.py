@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ebm_lab.benchmark.plain import langevin, wide
+from scripts.benchmark.plain import langevin, wide
 
 LossFn = Callable[[Tensor], Tensor]
 MakeLoss = Callable[..., LossFn]

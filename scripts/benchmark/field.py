@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebm_lab.benchmark import floor, ours, peers, plain, plain_losses
-from ebm_lab.benchmark.cases import Case, filled
-from ebm_lab.benchmark.nets import plain as plain_net
-from ebm_lab.benchmark.peers import Job
-from ebm_lab.benchmark.timing import Work
 from ebm_lab.core.errors import UserError
 from ebm_lab.training.trainer import Trainer
+from scripts.benchmark import floor, ours, peers, plain, plain_losses
+from scripts.benchmark.cases import Case, filled
+from scripts.benchmark.nets import plain as plain_net
+from scripts.benchmark.peers import Job
+from scripts.benchmark.timing import Work
 
 REFERENCE = "plain"
 KEPT = "plain, memory kept"
@@ -78,12 +78,12 @@ def contestants(
 
 
 def sampler_field(case: Case, trainer: Trainer, others: list[str], found: Field, wanted: Callable[[str], bool]) -> None:
-    eps = ours.size_of_step(trainer.sampler)
-    x = trainer.dataset.start.sample(case.chains, trainer.generator)
+    eps = ours.size_of_step(trainer.evaluations.sampler)
+    x = trainer.evaluations.dataset.start.sample(case.chains, trainer.state.generator)
     found.gradients = case.gradients
 
     def net() -> nn.Module:
-        return plain_net(trainer.objective.energy)
+        return plain_net(trainer.state.objective.energy)
 
     def by_hand() -> Work:
         mine, step = net(), getattr(plain, case.what)
@@ -103,10 +103,10 @@ def sampler_field(case: Case, trainer: Trainer, others: list[str], found: Field,
 
 
 def step_field(case: Case, trainer: Trainer, others: list[str], found: Field, wanted: Callable[[str], bool]) -> None:
-    x = trainer.dataset.train[: case.chains]
+    x = trainer.evaluations.dataset.train[: case.chains]
     if wanted("floor"):  # not where one contestant's memory is told: this step would be part of it
         ours.stepping(trainer)()
-        found.gradients = trainer.counters.grad_evals / case.chains
+        found.gradients = trainer.state.costs.grad_evals / case.chains
     if wanted("ours"):
         found.add("ours", ours.stepping(trainer))
     for name in references(case):
@@ -120,34 +120,35 @@ def step_field(case: Case, trainer: Trainer, others: list[str], found: Field, wa
             found.add("floor", "its passes are not of one network alone")
         else:
             found.add(
-                "floor", floor.step_floor(plain_net(trainer.objective.energy), x, round(found.gradients), case.steps)
+                "floor",
+                floor.step_floor(plain_net(trainer.state.objective.energy), x, round(found.gradients), case.steps),
             )
 
 
 def job(case: Case, trainer: Trainer) -> Job:
     """The case's training step in words, with a network of its own."""
-    counts = dict(trainer.config["objective"])
-    scale = trainer.dataset.scale
+    counts = dict(trainer.state.config["objective"])
+    scale = trainer.evaluations.dataset.scale
     for key in ("blur", "width_min", "width_max", "step"):
         if key in counts:
             counts[key] = counts[key] * scale
     if case.what == "multi_dsm":
-        ladder: Any = trainer.objective.energy.ladder
+        ladder: Any = trainer.state.objective.energy.ladder
         counts |= {"low": ladder.sigma_min, "high": ladder.sigma_max}
         counts["sigmas"] = [ladder.rung(i) for i in range(ladder.levels)]
-    mean = trainer.dataset.mean
+    mean = trainer.evaluations.dataset.mean
 
     def start(n: int) -> Tensor:
         return mean + scale * torch.randn(n, *mean.shape)
 
     return Job(
         objective=case.what,
-        net=plain_net(trainer.objective.energy),
-        data=trainer.dataset.train,
+        net=plain_net(trainer.state.objective.energy),
+        data=trainer.evaluations.dataset.train,
         batch=case.chains,
         counts=counts,
         steps=case.steps,
-        eps=ours.size_of_step(trainer.sampler) if case.steps else 0.1 * scale,
+        eps=ours.size_of_step(trainer.evaluations.sampler) if case.steps else 0.1 * scale,
         start=start,
     )
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ebm_lab.benchmark import ours
-from ebm_lab.benchmark.apart import alone
-from ebm_lab.benchmark.cases import NETWORKS, filled
-from ebm_lab.benchmark.field import images_file
-from ebm_lab.benchmark.timing import calibrate, timed
 from ebm_lab.training.compile import policy as worth
 from ebm_lab.training.memory import keep_freed_memory
 from ebm_lab.training.trainer import Trainer
+from scripts.benchmark import ours
+from scripts.benchmark.apart import alone
+from scripts.benchmark.cases import NETWORKS, filled
+from scripts.benchmark.field import images_file
+from scripts.benchmark.timing import calibrate, timed
 
 CHOICES = {
     **{f"{o}, two_moons": (f"objective={o}", "dataset=two_moons") for o in ("cd", "pcd", "dsm", "ssm", "sm", "nce")},
@@ -80,7 +80,7 @@ def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> 
 
 def auto_from(trainer: Trainer) -> float:
     """Steps from which `auto` would compile this run."""
-    return worth.pays_from(worth.work(trainer.objective, trainer.batches(1)[0]))
+    return worth.pays_from(worth.work(trainer.state.objective, trainer.batches(1)[0]))
 
 
 def spent() -> float:

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 import ebm_lab
-from ebm_lab.benchmark import ours, peers
-from ebm_lab.benchmark.cases import NETWORKS, PLAIN, Case, sampler_case, step_cases
-from ebm_lab.benchmark.field import contestants, images_file
 from ebm_lab.core.errors import UserError
 from ebm_lab.training.memory import keep_freed_memory
+from scripts.benchmark import ours, peers
+from scripts.benchmark.cases import NETWORKS, PLAIN, Case, sampler_case, step_cases
+from scripts.benchmark.field import contestants, images_file
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 FIRST = ("steps=1", "samples=4", "sample_steps=1", "logger.mode=offline")
@@ -56,7 +56,7 @@ def startup(say: Callable[[str], None]) -> dict[str, Any]:
 
 
 MAIN = "from ebm_lab.cli.main import main; main()"
-ALONE = "import sys; from ebm_lab.cli.benchmark import alone; alone(*sys.argv[1:])"
+ALONE = "import sys; from scripts.benchmark.command import alone; alone(*sys.argv[1:])"
 
 
 def memory(say: Callable[[str], None]) -> list[dict[str, Any]]:

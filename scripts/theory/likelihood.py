@@ -18,7 +18,7 @@ from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.objectives._contrastive import contrast
 from ebm_lab.objectives.nce import noise_contrastive_estimation
 from ebm_lab.samplers.langevin import langevin_step
-from ebm_lab.theory.line import (
+from scripts.theory.line import (
     Identity,
     LineEnergy,
     data,

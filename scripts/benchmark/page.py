@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ebm_lab.benchmark.field import KEPT, REFERENCE
-from ebm_lab.benchmark.targets import misses
+from scripts.benchmark.field import KEPT, REFERENCE
+from scripts.benchmark.targets import misses
 
 COLUMNS = ("ours", "ours compiled", "ours bf16", KEPT, "torchebm", "ebmkit", "floor")
 TITLES = {"samplers": "Samplers", "steps": "One training step"}

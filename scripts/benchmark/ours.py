@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from ebm_lab.benchmark.timing import Work
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.training.trainer import Trainer
+from scripts.benchmark.timing import Work
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]
 """What `train.py` composes for some overrides: given by the command line, which alone knows Hydra."""
@@ -59,18 +59,18 @@ def stepping(trainer: Trainer) -> Work:
     """One training step a call, as `fit` takes them."""
 
     def work() -> None:
-        trainer._train_step(trainer.counters.step + 1)
+        trainer._train_step(trainer.state.costs.step + 1)
 
     return work
 
 
 def sampling(trainer: Trainer, chains: int) -> Work:
     """One call of the run's sampler a call, each going on where the last one ended."""
-    sampler, energy, generator = trainer.sampler, trainer.objective.energy, trainer.generator
+    sampler, energy, generator = trainer.evaluations.sampler, trainer.state.objective.energy, trainer.state.generator
     assert isinstance(sampler, Sampler)
-    x, state = trainer.dataset.start.sample(chains, generator), {}
+    x, state = trainer.evaluations.dataset.start.sample(chains, generator), {}
 
-    half = trainer.config.get("precision") == "bfloat16"  # as in training, where the trainer casts the whole step
+    half = trainer.state.config.get("precision") == "bfloat16"  # as in training, where the trainer casts the whole step
 
     def work() -> None:
         nonlocal x, state

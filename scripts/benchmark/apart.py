@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 import ebm_lab
-from ebm_lab.benchmark.timing import Work, timed
 from ebm_lab.core.errors import UserError
+from scripts.benchmark.timing import Work, timed
 
 Task = Callable[[Work | None], Any]
 """What a process is asked to do with its work; a function of a module, for it is sent by name."""
@@ -37,7 +38,9 @@ class Apart:
         if "forkserver" not in multiprocessing.get_all_start_methods():
             raise UserError("this system starts no process by fork, which a race needs: run it on Linux")
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([m.name for m in pkgutil.walk_packages(ebm_lab.__path__, "ebm_lab.")])
+        lab = [m.name for m in pkgutil.walk_packages(ebm_lab.__path__, "ebm_lab.")]
+        own = [f"{__package__}.{m.name}" for m in pkgutil.iter_modules([str(Path(__file__).parent)])]
+        context.set_forkserver_preload([*lab, *own])
         self._here, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there, make))
         self.process.start()

@@ -17,8 +17,8 @@ from ebm_lab.objectives.fdssm import finite_difference_ssm
 from ebm_lab.objectives.sm import implicit_score_matching
 from ebm_lab.objectives.ssm import Projection, projections, sliced_score_matching
 from ebm_lab.samplers.langevin import langevin_step
-from ebm_lab.theory.likelihood import nce_gradient
-from ebm_lab.theory.line import LineEnergy, data, mle_gradient, normal_nodes
+from scripts.theory.likelihood import nce_gradient
+from scripts.theory.line import LineEnergy, data, mle_gradient, normal_nodes
 
 S, A = 1.7, 0.9
 """Data N(0, S) and energy A x^2 / 2, where one dimension is enough."""

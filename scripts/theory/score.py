@@ -16,7 +16,7 @@ from ebm_lab.objectives.fdssm import finite_difference_ssm
 from ebm_lab.objectives.mpf import minimum_probability_flow
 from ebm_lab.objectives.sm import implicit_score_matching
 from ebm_lab.objectives.ssm import projections, sliced_score_matching
-from ebm_lab.theory.line import (
+from scripts.theory.line import (
     THETA,
     Identity,
     LineEnergy,

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebm_lab.benchmark.plain import Loop
-from ebm_lab.benchmark.timing import Work
+from scripts.benchmark.plain import Loop
+from scripts.benchmark.timing import Work
 
 PEERS = {"torchebm": "torchebm", "ebmkit": "ebm"}
 """Distributions and the names that they are imported by."""

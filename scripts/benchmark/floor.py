@@ -14,9 +14,9 @@ updated.
 import torch
 from torch import Tensor, nn
 
-from ebm_lab.benchmark.nets import PlainConv, PlainMLP
-from ebm_lab.benchmark.plain import freeze
-from ebm_lab.benchmark.timing import Work
+from scripts.benchmark.nets import PlainConv, PlainMLP
+from scripts.benchmark.plain import freeze
+from scripts.benchmark.timing import Work
 
 silu_backward = torch.ops.aten.silu_backward
 

@@ -28,9 +28,9 @@ def benchmark(
     parts, counts = chosen(only), counted(threads)
     from pathlib import Path
 
-    from ebm_lab.benchmark import whole
     from ebm_lab.cli.compose import compose_config
     from ebm_lab.reports.compare.page import machine
+    from scripts.benchmark import whole
 
     said = " ".join(a for a in sys.argv[1:] if not a.startswith("out="))
     command = f"python scripts/benchmark.py {said}".strip()
@@ -64,8 +64,8 @@ def counted(text: str) -> list[int]:
 
 def alone(name: str, who: str) -> None:
     """One contestant in this process, for its peak memory."""
-    from ebm_lab.benchmark import process
     from ebm_lab.cli.compose import compose_config
+    from scripts.benchmark import process
 
     process.alone(compose_config, name, who)
 

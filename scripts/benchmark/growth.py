@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from ebm_lab.benchmark import ours, peers, plain
-from ebm_lab.benchmark.apart import together
-from ebm_lab.benchmark.cases import CHAIN, PLAIN
-from ebm_lab.benchmark.nets import plain as plain_net
-from ebm_lab.benchmark.timing import Work, race
 from ebm_lab.training.memory import keep_freed_memory
+from scripts.benchmark import ours, peers, plain
+from scripts.benchmark.apart import together
+from scripts.benchmark.cases import CHAIN, PLAIN
+from scripts.benchmark.nets import plain as plain_net
+from scripts.benchmark.timing import Work, race
 
 POINTS = ("dataset=two_moons", "energy=mlp", "energy.hidden=[128,128]", *PLAIN)
 
@@ -101,11 +101,11 @@ def work(series: Series, n: int, compose: ours.Compose) -> dict[str, Work]:
     trainer = ours.build(compose, series.config(n), 1, ours.BASELINE)
     if series.steps == 0:
         return {"ours": ours.stepping(trainer)}
-    chains, steps, sampler = series.chains or n, series.steps or n, trainer.sampler
+    chains, steps, sampler = series.chains or n, series.steps or n, trainer.evaluations.sampler
     assert sampler is not None
     sampler.steps = steps
-    net, eps = plain_net(trainer.objective.energy), ours.size_of_step(sampler)
-    x = trainer.dataset.start.sample(chains, trainer.generator)
+    net, eps = plain_net(trainer.state.objective.energy), ours.size_of_step(sampler)
+    x = trainer.evaluations.dataset.start.sample(chains, trainer.state.generator)
     return {
         "ours": ours.sampling(trainer, chains),
         "plain": peers.chained(x, lambda x: plain.langevin(net, x, steps, eps)),

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ebm_lab.benchmark.field import KEPT
-from ebm_lab.benchmark.targets import best
 from ebm_lab.core import pictures
+from scripts.benchmark.field import KEPT
+from scripts.benchmark.targets import best
 
 FASTER, SLOWER, INK = "#0072b2", "#d55e00", "#222222"
 MARKS = {"torchebm": ("^", "#009e73"), "ebmkit": ("s", "#cc79a7"), KEPT: ("D", "#e69f00"), "floor": ("|", INK)}
