@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebm_lab.cli.compose import compose_config, full_keys, keys_of, plain
+from ebm_lab.cli.compose import compose_run, full_keys, keys_of
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.streams import say
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from ebm_lab.runs.train import Result
 
 
@@ -20,15 +19,14 @@ def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None
     """
     from ebm_lab.runs.train import train as run
 
-    return run(_resumed(compose_config(overrides, config_dir), overrides), quiet=quiet)
+    config, notes = compose_run(overrides, config_dir)
+    for note in () if quiet else notes:
+        say(note)
+    return run(resumed(config, overrides), quiet=quiet)
 
 
-def prepare(config: "DictConfig", overrides: Sequence[str]) -> dict[str, Any]:
-    """A composed config as the plain dict to run; for `resume`, the old run's with the changes that are allowed."""
-    return _resumed(plain(config), overrides)
-
-
-def _resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A composed config as it is to run: for `resume`, the old run's with the changes that are allowed."""
     if config.get("resume") in (None, "auto"):
         return config
     from ebm_lab.core.places import moved

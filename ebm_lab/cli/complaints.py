@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ebm_lab.cli.grammar import group_of
 from ebm_lab.cli.quoting import quoted
 from ebm_lab.core.errors import UserError, did_you_mean
 
@@ -81,7 +82,7 @@ def unknown_key(key: str, overrides: Sequence[str], known: Mapping[str, Any], fo
     hint = ""
     if parts[0] == "evaluation" and len(parts) > 1:
         hint = _evaluation(parts[1], known, folders)
-    elif len(parts) > 1 and (having := owners(parts[0], parts[1], folders)):
+    elif len(parts) > 1 and (having := owners(group_of(parts[0]), parts[1], folders)):
         hint = f", for '{parts[1]}' belongs to {_choices(parts[0], having)}"
     keys, parent = _flat(known), full
     while parent := parent.rpartition(".")[0]:

@@ -8,32 +8,42 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from ebm_lab.cli import recipes
 from ebm_lab.cli.complaints import no_such_option, other, several, unknown_key
-from ebm_lab.cli.own_hydra import compose_apart
-from ebm_lab.cli.quoting import check_form, quoted, written
+from ebm_lab.cli.grammar import as_written, group_of, place, rewritten
+from ebm_lab.cli.quoting import check_form, written
+from ebm_lab.cli.settle import Source, settle
 from ebm_lab.cli.typed import as_typed
 from ebm_lab.core.errors import UserError, did_you_mean
 from ebm_lab.runs.defaults import config_dir
 
 COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "guard")
-CHOICES = ("architecture", "debug", "recipe", "experiment", "sweep")
+CHOICES = ("domain", "architecture", "debug", "recipe", "experiment", "sweep")
 GROUPS = (*COMPONENTS, *CHOICES)
 NOTHING_CHOSEN = tuple(f"{sign}{group}=null" for group in ("debug", "experiment", "sweep") for sign in ("", "+", "++"))
 """What a config without such a choice has; Hydra can't read it."""
+DOMAINS = ("points", "images", "discrete")
+"""The kinds of data that recipes are for, and that defaults may depend on."""
+SAME = "same"
+"""The option of `evaluation_sampler` that leaves evaluation to the sampler of the training."""
 DATA_FILES = (".npy", ".npz", ".csv")
-NAMES_CODE = re.compile(r"_target_|pkg://|^[+~]*hydra(=|\.(callbacks|job_logging|hydra_logging))")
-LAUNCHER = re.compile(r"hydra_plugins(\.[a-z_]+)+\.[A-Z]\w*Launcher|ebm_lab\.cli\.sweep\.Table")
 
 
 def options(group: str, extra: Iterable[Path] = ()) -> list[str]:
     """The names of the YAML files of `group`, in `configs/` and in the directories `extra`."""
-    files = [f for d in (config_dir(), *extra) for f in (Path(d) / group).glob("*.yaml")]
-    if group == "recipe":  # one that leads to another by architecture is found by Hydra, and not to be named
-        files = [f for f in files if "${architecture}" not in f.read_text(encoding="utf-8")]
-    return sorted({f.stem for f in files})
+    folders = [Path(d) / group for d in (config_dir(), *extra)]
+    found = {f.stem for d in folders for f in d.glob("*.yaml")}
+    if group == "recipe":
+        found |= {f"{domain}/{f.stem}" for domain in DOMAINS for d in folders for f in (d / domain).glob("*.yaml")}
+    return sorted(found - ({SAME} if group == "sampler" else set()))
+
+
+def options_at(slot: str, extra: Iterable[Path] = ()) -> list[str]:
+    """What can be chosen for a group or a nested place."""
+    return [*options(group_of(slot), extra), *([SAME] if slot == "evaluation_sampler" else [])]
 
 
 def where_data_lie(overrides: Sequence[str]) -> list[str]:
@@ -45,42 +55,69 @@ def where_data_lie(overrides: Sequence[str]) -> list[str]:
 
 def compose_config(overrides: Sequence[str], directory: str | Path | None = None) -> dict[str, Any]:
     """What `train.py` composes for these command-line overrides, as a plain dict."""
+    return compose_run(overrides, directory)[0]
+
+
+def compose_run(overrides: Sequence[str], directory: str | Path | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The config that `compose_config` returns, and lines for the user about how it came about."""
     extra = [Path(directory)] if directory else []
-    overrides = readable(overrides, extra)
+    return settled(Source(config_dir(), extra), readable(overrides, extra), translations(overrides, extra))
+
+
+def settled(source: Source, overrides: Sequence[str], notes: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """The config of one run with its domain and recipe settled, and the lines for the user with `notes` before them."""
     try:
-        return plain(compose_apart(config_dir(), "train", [*overrides, *_search(extra)]))
+        found = settle(source, overrides, GROUPS, sweep=False)
+        return plain(source.compose(found.overrides, found.recipe)), [*notes, *found.notes]
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise explain(error, overrides, extra) from None
+        raise explain(error, overrides, source.extra) from None
 
 
 def readable(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
     """`overrides` as Hydra is to read them; what it can't read, or would drop in silence, is refused in one line."""
     check_form(overrides, {group: options(group, extra) for group in GROUPS})
-    overrides = where_data_lie([o for o in overrides if o not in NOTHING_CHOSEN])
+    overrides = where_data_lie([renamed(o, extra) for o in overrides if o not in NOTHING_CHOSEN])
     check_choices(overrides, extra)
-    return as_typed(overrides, GROUPS, lambda others: composed(others, extra))
+    return as_typed(rewritten(overrides, lambda group: options(group, extra)), GROUPS, lambda o: composed(o, extra))
+
+
+def renamed(override: str, extra: Sequence[Path] = ()) -> str:
+    """A choice of recipes by the names that they have now; any other override as it is."""
+    key, _, given = override.partition("=")
+    folders = [config_dir(), *extra]
+    return f"recipe={','.join(recipes.renamed(g, folders) for g in given.split(','))}" if key == "recipe" else override
+
+
+def translations(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
+    """A line for each override whose option has another name now."""
+    return [f"{o}: is called {now} now" for o in overrides if (now := renamed(o, extra)) != o]
 
 
 def composed(overrides: Sequence[str], extra: Sequence[Path] = ()) -> dict[str, Any]:
     """What these overrides compose, as plain containers with interpolations as they stand."""
-    found = OmegaConf.to_container(compose_apart(config_dir(), "train", [*overrides, *_search(extra)]), resolve=False)
+    config = Source(config_dir(), extra).compose(overrides)
+    _leave_out_hydra(config)
+    found = OmegaConf.to_container(config, resolve=False)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}
 
 
-def _search(extra: Sequence[Path]) -> list[str]:
-    """The override by which Hydra looks for YAMLs in the directories `extra` too."""
-    return [f"hydra.searchpath=[{','.join(quoted(f'file://{d.resolve()}') for d in extra)}]"] if extra else []
+def _leave_out_hydra(config: DictConfig) -> None:
+    with open_dict(config):
+        config.pop("hydra", None)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """A composed config as plain containers, interpolations resolved; a value still missing is an error."""
+    _leave_out_hydra(config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]}: missing; give it a value: {missing[0]}=...")
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     check_packages(container)
+    if container.get("evaluation_sampler") == {"name": SAME}:
+        del container["evaluation_sampler"]
     return {str(k): v for k, v in container.items() if k not in ("hydra", *CHOICES)}
 
 
@@ -115,47 +152,21 @@ def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
                 f"{override}: no such option; your own data are dataset={kind} {written('dataset.path', given)}"
             )
         dropped = given == "null" or override.startswith("~")
-        if group in (*COMPONENTS, "architecture") and dropped:
-            raise UserError(f"{override}: must be one of {', '.join(options(group, extra))}")
+        if group in (*COMPONENTS, "domain", "architecture", "evaluation_sampler") and dropped:
+            raise UserError(f"{override}: must be one of {', '.join(options_at(group, extra))}")
         if override.startswith("~") and "." not in group and "/" not in group and "@" not in group:
             raise UserError(f"{override}: can't be left out; without it, '{group}' has its default")
-        if group == "recipe" and given not in options("recipe", extra):
-            allowed = options("recipe", extra)
-            near = "; did you mean 'none'?" if given == "null" else did_you_mean(given, allowed)
+        if (group == "recipe" or override == f"sampler={SAME}") and (
+            unknown := sorted(set(given.split(",")) - set(options(group, extra)))
+        ):
+            allowed = options(group, extra)
+            near = "; did you mean 'none'?" if given == "null" else did_you_mean(unknown[0], allowed)
             raise UserError(f"{override}: no such option; allowed: {', '.join(allowed)}{near}")
-
-
-def refuse_code(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
-    """Refuse an override, and a YAML of the directories `extra`, by which Hydra would import or call what it names: a
-    config names registered components and plugins, and no other code."""
-    for override in overrides:
-        if NAMES_CODE.search(override):
-            raise UserError(f"{override}: refused, for it names code to run; your own components come by plugins=[...]")
-    for file in sorted(f for folder in extra for f in Path(folder).rglob("*.yaml")):
-        try:
-            found = named_code(yaml.safe_load(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-            raise UserError(f"{file}: can't be read ({' '.join(str(error).split())[:120]})") from None
-        if found:
-            raise UserError(
-                f"{file}: refused, for {found} names code to run; your own components come by plugins=[...]"
-            )
-
-
-def named_code(node: Any) -> str | None:
-    """The first key or text in a parsed YAML by which Hydra, or the logging that it sets up, imports something."""
-    if isinstance(node, str):
-        return node if "pkg://" in node else None
-    for key, value in node.items() if isinstance(node, dict) else ():
-        if key in ("()", "class") or (key == "_target_" and not LAUNCHER.fullmatch(str(value))):
-            return f"{key}: {value}"
-    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return next(filter(None, map(named_code, parts)), None)
 
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
     """The root key of each override: 'optim.lr=1' -> 'optim'."""
-    return [key.split(".")[0].split("@")[0].split("/")[0] for key in full_keys(overrides)]
+    return [place(key).split(".")[0].split("/")[0] for key in full_keys(overrides)]
 
 
 def full_keys(overrides: Sequence[str]) -> list[str]:
@@ -165,9 +176,11 @@ def full_keys(overrides: Sequence[str]) -> list[str]:
 
 def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = ()) -> UserError:
     """What Hydra or OmegaConf found wrong, as a line that names the key, the value and what is allowed."""
-    text = "\n".join(str(e) for e in _chain(error))
+    text, typed = as_written("\n".join(str(e) for e in _chain(error))), [as_written(o) for o in overrides]
     if isinstance(error, OverrideParseException):
-        return UserError(f"{error.override}: can't be read as key=value ({error.message.splitlines()[0]})")
+        return UserError(
+            f"{as_written(error.override or '')}: can't be read as key=value ({error.message.splitlines()[0]})"
+        )
     sweep = re.search(
         r"Ambiguous value for argument '(.+?)'\n|Sweep parameters '(.+)' requires --multirun", text + "\n"
     )
@@ -179,19 +192,21 @@ def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = 
         return UserError(f"{where} can't be read as YAML ({error.problem})")
     group = re.search(r"Could not (?:find|load) '(hydra/\w+|\w+)/([^']+)'", text)
     if group:
-        return no_such_option(group[1], group[2], options(group[1], extra), text)
+        slots = [o.partition("=")[0] for o in typed if o.endswith(f"={group[2]}")]
+        slot = next((s for s in slots if group_of(s) == group[1]), group[1])
+        return no_such_option(slot, group[2], options_at(slot, extra), text)
     key = re.search(r"Could not (?:override|find) '?([\w./@-]+)|Key '([\w.]+)' is not in struct", text)
     if key:
         full = re.search(r"full_key: ([\w.]+)", text)
         return unknown_key(
-            full[1] if full else key[1] or key[2], overrides, _known(overrides, extra), [config_dir(), *extra]
+            full[1] if full else key[1] or key[2], typed, _known(overrides, extra), [config_dir(), *extra]
         )
-    return other(text, overrides)
+    return other(text, typed)
 
 
 def _known(overrides: Sequence[str], extra: Sequence[Path]) -> dict[str, Any]:
     """The config that the group choices among `overrides` compose, or the default one."""
-    choices = [o for o in overrides if o.split("=")[0] in GROUPS]
+    choices = [o for o in overrides if o.split("=")[0] in GROUPS or "@" in o.split("=")[0]]
     for attempt in (choices, []):
         try:
             return composed(attempt, extra) | dict.fromkeys(CHOICES)

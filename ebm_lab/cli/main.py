@@ -5,15 +5,14 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ebm_lab.cli.commands import command, complain, import_from_here, stop_if_asked
-from ebm_lab.core.streams import safe_streams
+from ebm_lab.core.streams import safe_streams, say
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from ebm_lab.cli.arguments import Arguments
+    from ebm_lab.cli.settle import Settled
     from ebm_lab.runs.train import Result
 
 BEGAN = time.perf_counter()
@@ -47,7 +46,9 @@ def _hydra(arguments: "Arguments") -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from ebm_lab.cli.compose import config_dir, explain, readable, refuse_code
+    from ebm_lab.cli.compose import config_dir, explain, plain, readable, translations
+    from ebm_lab.cli.own_hydra import assembled
+    from ebm_lab.cli.refused_code import refuse_code
     from ebm_lab.core.errors import UserError
 
     statuses: list[int] = []
@@ -57,9 +58,9 @@ def _hydra(arguments: "Arguments") -> int:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise UserError("torchrun trains one run: leave -m out, or give a sweep hydra/launcher=joblib instead")
-            return one_of_many(config)
+            return one_of_many()
         try:
-            statuses.append(run_composed(config, list(HydraConfig.get().overrides.task), (BEGAN, 0.0)).exit_status)
+            statuses.append(run_composed(plain(config), overrides, notes, (BEGAN, 0.0)).exit_status)
         except UserError as error:  # told here, or Hydra would add lines of its own
             statuses.append(complain(error))
 
@@ -72,9 +73,12 @@ def _hydra(arguments: "Arguments") -> int:
     ]
     refuse_code(sys.argv[1:], [*extra, *arguments.folders("--config-path"), *searched])
     overrides = readable(arguments.overrides, extra)
-    sys.argv[1:] = arguments.argv(overrides)  # the only place where Hydra looks for them
     try:
-        job()
+        found = _settled(arguments, overrides, [*extra, *searched])
+        notes = [*translations(arguments.overrides, extra), *found.notes]
+        sys.argv[1:] = arguments.argv(found.overrides)  # the only place where Hydra looks for them
+        with assembled(found.recipe):
+            job()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, extra) from None
     except OSError as error:  # of the sweep's directory, which Hydra makes
@@ -84,16 +88,49 @@ def _hydra(arguments: "Arguments") -> int:
     return statuses[0] if statuses else sweep.exit_status(sweep.current[-1]) if sweep.current else 0
 
 
-def run_composed(config: "DictConfig", overrides: list[str], began: tuple[float, float]) -> "Result":
-    """Run one composed config."""
-    from ebm_lab.cli.api import prepare
+def _settled(arguments: "Arguments", overrides: list[str], extra: list[Path]) -> "Settled":
+    """The overrides with domain and recipe settled; with a config of the user's own, as they are."""
+    from ebm_lab.cli.compose import GROUPS, config_dir
+    from ebm_lab.cli.settle import Settled, Source, settle
+
+    if {"--config-path", "--config-name"} & arguments.options.keys():
+        return Settled(overrides)
+    many = "--multirun" in arguments.options
+    try:
+        return settle(Source(config_dir(), extra), overrides, GROUPS, sweep=True if many else None)
+    except Exception:
+        if many:  # Hydra reads sweeps of every form, and tells what is wrong with them
+            return Settled(overrides)
+        raise
+
+
+def run_composed(
+    config: dict[str, Any], overrides: list[str], notes: list[str], began: tuple[float, float]
+) -> "Result":
+    """Run one composed config; `notes`: lines for the user about how it came about."""
+    from ebm_lab.cli.api import resumed
     from ebm_lab.runs.train import train
     from ebm_lab.training.memory import keep_freed_memory
 
     stop_if_asked()
     import_from_here()
     keep_freed_memory()
-    return train(prepare(config, overrides), began=began)
+    for note in notes if os.environ.get("RANK", "0") == "0" else ():
+        say(note)
+    return train(resumed(config, overrides), began=began)
+
+
+def composed_again(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The config of one job of a sweep, with what follows from its own choices."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from ebm_lab.cli.compose import settled
+    from ebm_lab.cli.settle import Source
+
+    hydra = HydraConfig.get()
+    places = [(s.provider, Path(s.path)) for s in hydra.runtime.config_sources if s.schema == "file"]
+    (primary, *_), extra = ([p for who, p in places if (who == "main") == ours] for ours in (True, False))
+    return settled(Source(primary, extra, hydra.job.config_name or "train"), overrides)
 
 
 stopped: list[int] = []
@@ -101,12 +138,11 @@ stopped: list[int] = []
 
 
 @safe_streams()
-def one_of_many(config: "DictConfig") -> None:
+def one_of_many() -> None:
     """One job of a sweep, perhaps in a process of its own; whatever it comes to is recorded and stops no other."""
     import traceback
 
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
 
     from ebm_lab.cli.sweep import record
     from ebm_lab.core.errors import Terminated, UserError
@@ -115,13 +151,14 @@ def one_of_many(config: "DictConfig") -> None:
     folder, number, overrides = Path(hydra.sweep.dir), int(hydra.job.num), list(hydra.overrides.task)
     if stopped:
         return record(folder, number, overrides, status="not started", exit=stopped[0])
-    with open_dict(config):
-        if config.threads == "auto" and "basic" not in hydra.launcher._target_.lower():
-            config.threads = 1
-        if config.logger.get("group", "") is None:
-            config.logger.group = folder.name
+    began = time.perf_counter(), time.process_time()
     try:
-        result = run_composed(config, overrides, (time.perf_counter(), time.process_time()))
+        config, notes = composed_again(overrides)
+        if config["threads"] == "auto" and "basic" not in hydra.launcher._target_.lower():
+            config["threads"] = 1
+        if config["logger"].get("group", "") is None:
+            config["logger"]["group"] = folder.name
+        result = run_composed(config, overrides, notes, began)
     except UserError as error:
         return record(folder, number, overrides, status="refused", exit=complain(error), message=str(error))
     except KeyboardInterrupt as stop:  # before the run began; afterwards it ends as one that was interrupted

@@ -24,6 +24,8 @@ KEYS
     Each component's own keys stand in configs/<group>/<option>.yaml and are set as group.key=value;
     `python train.py objective=dsm --help` explains those of one option, objective=? those of all in a group;
     `python train.py objective=dsm --cfg job` prints the whole config that a command composes.
+    Values of an option yield to those of the recipe for the objective and the domain, these to an experiment's, and
+    these to what is typed.
     Options may stand anywhere. A value with = , [ ] ( ) or letters beyond ASCII stands in two pairs of quotes,
     'output_dir="a=b"'; several values with commas between them are a sweep, -m seed=0,1.
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
-from ebm_lab.cli.compose import COMPONENTS, GROUPS, config_dir, options
+from ebm_lab.cli.compose import COMPONENTS, DOMAINS, GROUPS, config_dir, options
+from ebm_lab.cli.grammar import group_of
+from ebm_lab.cli.recipes import read, sections
 from ebm_lab.core.errors import UserError, one_of
 
 WIDTH = 120
@@ -26,7 +28,7 @@ def asked_for(words: Sequence[str], extra: Sequence[Path] = ()) -> list[tuple[st
     found = []
     for word in words:
         group, equals, given = word.partition("=")
-        group = group.lstrip("+")
+        group = group_of(group.lstrip("+"))
         allowed = options(group, extra) if group in GROUPS else []
         if group in GROUPS and given in ("", "?"):
             found += [(group, option) for option in allowed]
@@ -180,21 +182,21 @@ def _needs(group: str, component: Any, settings: Mapping[str, Any]) -> Iterable[
 
 
 def _recipes(group: str, option: str) -> Iterable[str]:
-    """What `recipe=` brings with this objective, energy, sampler or optimiser, by the names of its files."""
-    energies, objectives = options("energy"), options("objective")
-    pairs = [
-        (o, e) for o in objectives for e in energies if option in {"objective": (o,), "energy": (e,)}.get(group, ())
-    ]
-    firsts = {"sampler": [option], "optim": [option]}.get(group)
-    folder = config_dir() / "recipe"
-    names = [(f"{o}_{e}", o, e) for o, e in pairs]
-    if firsts:
-        folder, names = folder / group, [(f"{option}_{o}_{e}", o, e) for o in objectives for e in energies]
-    for name, objective, energy in names:
-        file = folder / f"{name}.yaml"
-        if not file.is_file():
-            continue
-        text = file.read_text(encoding="utf-8")
-        values = {k: v for k, v in (yaml.safe_load(text) or {}).items() if k != "defaults"}
-        keys = "  ".join(f"{k}={_yaml(v)}" for k, v in _flat(values, f"{group}." if firsts else ""))
-        yield f"objective={objective} energy={energy}: {summary(text)}" + (f": {keys}" if keys else "")
+    """What recipes bring with this objective, energy, sampler or optimiser: their plain values with an objective, and
+    what they hold for the others."""
+    for domain in DOMAINS:
+        for file in sorted((config_dir() / "recipe" / domain).glob("*.yaml")):
+            if group == "objective" and file.stem != option:
+                continue
+            title, values = f"objective={file.stem} domain={domain}", read(file)
+            plain = {k: v for k, v in values.items() if k not in ("choose", "when")}
+            if group == "objective":
+                yield f"{title}: {summary(file.read_text(encoding='utf-8'))}: {_assignments(plain)}"
+            for condition, section in sections(file, values):
+                if group == "objective" or option in condition.get(group, ()):
+                    chosen = " ".join(f"{slot}={'|'.join(names)}" for slot, names in condition.items())
+                    yield f"{title} {chosen}: {_assignments(section)}"
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    return "  ".join(f"{k}={_yaml(v)}" for k, v in _flat(values, ""))

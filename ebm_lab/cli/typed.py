@@ -31,7 +31,7 @@ def as_typed(
     if not any(map(_text, named)):
         return named
     try:
-        config = compose([_one(o) for o in named if not _text(o)])
+        config = compose([first_job(o) for o in named if not _text(o)])
     except Exception:  # whatever is wrong is found again, and told, when all is composed
         return named
     return [_requoted(o, _hint(o, config)) if _text(o) else o for o in named]
@@ -54,7 +54,7 @@ def _text(override: str) -> list[Any] | None:
     return None
 
 
-def _one(override: str) -> str:
+def first_job(override: str) -> str:
     """`override`, or the first job's where it is a sweep."""
     found = parse(override)
     return f"{found.input_line.partition('=')[0]}={next(found.sweep_string_iterator())}" if _sweeps(found) else override

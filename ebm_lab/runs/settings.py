@@ -51,7 +51,7 @@ class RunSettings:
 
 def run_settings(config: Mapping[str, Any]) -> RunSettings:
     """The root keys of `config`, checked."""
-    root = {k: v for k, v in config.items() if k not in (*GROUPS, "guard")}
+    root = {k: v for k, v in config.items() if k not in (*GROUPS, "guard", "evaluation_sampler")}
     settings = RunSettings(**check(RunSettings, root, ""))
     if settings.ema >= 1:
         raise UserError(f"ema={settings.ema}: must be less than 1")

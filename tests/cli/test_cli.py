@@ -71,7 +71,16 @@ MISTAKES = [
     ("objective=multi_dsm energy.sigma_max=x", "energy.sigma_max=x: should be a valid number or should be 'auto'"),
     ("objective=multi_dsm sample_temperature=0.5", "sample_temperature=0.5: sampler 'annealed_langevin' goes down"),
     ("recipe=null", "recipe=null: no such option; allowed: .*none"),
-    ("recipe=multi_dsm_noise", "recipe=multi_dsm_noise: no such option; allowed: .*multi_dsm_noise_mlp"),
+    ("recipe=multi_dsm_noise", "recipe=multi_dsm_noise: no such option; allowed: .*points/multi_dsm"),
+    ("recipe=points/foo", "recipe=points/foo: no such option; allowed: .*points/dsm"),
+    ("domain=foo", "domain=foo: no such option; allowed: auto, discrete, images, points"),
+    ("domain=null", "domain=null: must be one of auto, discrete, images, points"),
+    ("sampler=same", "sampler=same: no such option; allowed: .*mala"),
+    ("evaluation_sampler=hmcc", "evaluation_sampler=hmcc: no such option; allowed: .*hmc.*; did you mean 'hmc'?"),
+    ("evaluation_sampler=null", "evaluation_sampler=null: must be one of .*same"),
+    ("evaluation_sampler.leapfrog=3", "evaluation_sampler.leapfrog=3: unknown key, for .* evaluation_sampler=hmc"),
+    ("objective.generative=dsm", "objective.generative=dsm: unknown key; allowed in objective: .*buffer_size"),
+    ("optim.players.net.lr=x", "optim.players={'net': {'lr': 'x'}}: unknown key"),
     ("architecture=foo", "architecture=foo: no such option; allowed: conv, mlp"),
     ("architecture=null", "architecture=null: must be one of conv, mlp"),
     ("output_dir=/proc/x", "output_dir=/proc/x: can't make a run directory there"),
@@ -155,12 +164,11 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
         overrides = [*(["dataset=gaussian"] if flat else []), *(["objective=multi_dsm"] if "score" in option else [])]
     elif group == "sampler" and option in ("annealed_langevin", "predictor_corrector", "probability_flow"):
         overrides = ["objective=multi_dsm"]
-    elif (group, option) == ("recipe", "none"):
-        overrides = []
-    elif group == "recipe":
-        objective = next(o for o in sorted(options("objective"), key=len, reverse=True) if option.startswith(f"{o}_"))
-        energy = option.removeprefix(f"{objective}_")
-        overrides = [f"objective={objective}", *(["dataset=two_moons"] if "mlp" in energy else []), f"energy={energy}"]
+    elif group == "recipe" and "/" in option:
+        domain, objective = option.split("/")
+        overrides = [f"objective={objective}", *(["dataset=two_moons"] if domain == "points" else [])]
+    elif option == "points" or (group, option) == ("architecture", "mlp"):
+        overrides = ["dataset=two_moons"]
     elif group == "experiment" and option.startswith("fashion"):
         overrides = data_on_disk("fashion_mnist", tmp_path)
     else:

@@ -51,17 +51,18 @@ def test_every_setting_of_a_component_is_told_what_it_takes():
 def test_a_page_tells_needs_what_it_brings_and_its_recipe():
     text = page("objective", "multi_dsm")
     assert "a model of many noise levels" in text and "    sampler=annealed_langevin\n" in text
-    assert (
-        "objective=multi_dsm energy=noise_mlp: points: larger batches" in text and "objective.time_weight=1.0" in text
-    )
+    assert "objective=multi_dsm domain=points: points: larger batches" in text
+    assert "objective=multi_dsm domain=points energy=noise_mlp: objective.time_weight=1.0" in text
     assert "a sampler, whose chains it trains with" in page("objective", "pcd")
-    assert "no sampler" in page("objective", "dsm") and "objective=dsm energy=conv: images" in page("objective", "dsm")
-    assert "dataset.path=..." in page("dataset", "array") and "energy=mlp" in page("dataset", "array")
+    assert "no sampler" in page("objective", "dsm") and "objective=dsm domain=images: images" in page(
+        "objective", "dsm"
+    )
+    assert "dataset.path=..." in page("dataset", "array") and "domain=points" in page("dataset", "array")
+    assert "energy=mlp" in page("domain", "points") and "energy=noise_mlp" in page("energy", "noise_mlp")
     assert "many noise levels" in page("sampler", "annealed_langevin")
     assert "an energy, so no score network" in page("sampler", "hmc")
-    assert "objective=mle energy=mlp" in page("sampler", "mala") and "objective=pcd energy=conv" in page(
-        "optim", "adam"
-    )
+    assert "objective=mle domain=points sampler=mala: sampler.steps=20" in page("sampler", "mala")
+    assert "objective=pcd domain=images optim=adam: optim.lr=0.003" in page("optim", "adam")
     assert "`sigma`, the noise level in data units" in page("objective", "dsm")
     assert "target_acceptance" in " ".join(page("sampler", "mala").partition("KEYS")[0].split()), "of the class below"
 

@@ -144,10 +144,11 @@ def test_an_energy_for_images_names_the_one_for_points(energy, instead):
 def test_what_is_named_for_own_points_and_many_levels_works(own):
     own_points = ["plugins=[own_of_mine]", "dataset=mine", "objective=multi_dsm", *QUICK[:-1]]
     folder = own("objective/none", "")
-    assert "energy=noise_mlp" in complaint(own_points, folder)
     assert "choose energy=noise_mlp" in complaint([*own_points, "energy=mlp"], folder)
+    assert "energy=noise_mlp" in complaint([*own_points, "domain=images"], folder)
     assemble(compose_config([*own_points, "energy=noise_mlp"], folder))
     assemble(compose_config([*own_points, "architecture=mlp"], folder))
+    assert compose_config(own_points, folder)["energy"]["name"] == "noise_mlp", "what the data are is looked at"
 
 
 def test_images_are_still_told_of_the_energy_that_suits_them():

@@ -1,0 +1,147 @@
+"""Settle what can't be known before all choices are made: the kind of an own data set, and the recipe.
+
+The choices are composed once without either; the overrides that follow from them are put beside those of the user, and
+all is composed again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ebm_lab.cli import recipes
+from ebm_lab.cli.commands import importing_from_here
+from ebm_lab.cli.grammar import place
+from ebm_lab.cli.own_hydra import ASSEMBLED, compose_apart
+from ebm_lab.cli.quoting import quoted
+from ebm_lab.cli.typed import first_job
+
+_looked_at: dict[str, str] = {}
+"""The domains of the data sets that this process has built to look at them, by their settings."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The config `name` of the directory `primary`; YAMLs are looked for in the directories `extra` too."""
+
+    primary: Path
+    extra: Sequence[Path] = ()
+    name: str = "train"
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.primary, *self.extra]
+
+    def compose(self, overrides: Sequence[str], recipe: Mapping[str, Any] | None = None) -> DictConfig:
+        """What these overrides compose, with Hydra's own node."""
+        own = [o for o in overrides if not o.startswith("hydra.searchpath=")] if self.extra else [*overrides]
+        paths = ",".join(quoted(f"file://{d.resolve()}") for d in self.extra)
+        return compose_apart(
+            self.primary, self.name, [*own, *([f"hydra.searchpath=[{paths}]"] if paths else [])], recipe
+        )
+
+
+@dataclass
+class Settled:
+    """`overrides` as Hydra is to have them, what `recipe=assembled` among them means, and lines for the user."""
+
+    overrides: list[str]
+    recipe: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    sweep: bool = False
+
+
+def settle(source: Source, overrides: Sequence[str], groups: Sequence[str], sweep: bool | None = None) -> Settled:
+    """Settle the domain and the recipe of one run; of a sweep, whose jobs settle their own recipes, the domain alone.
+
+    `groups`: the config groups, whose choices decide; `sweep`: None to find out. Raises UserError, and Hydra's and
+    OmegaConf's errors.
+    """
+    settled = Settled([*overrides], sweep=bool(sweep))
+    if any(o.startswith("resume=") and o not in ("resume=null", "resume=auto") for o in overrides):
+        return settled  # the run's own config is taken
+    first = [first_job(o) if sweep else o for o in overrides if _decides(o, groups)]
+    config = source.compose(first)
+    settled.sweep = str(config.hydra.mode).endswith("MULTIRUN") if sweep is None else sweep
+    if _choices(config).get("domain") == "auto" and (domain := look(config)):
+        first, settled.overrides = [f"domain={domain}", *first], [f"domain={domain}", *settled.overrides]
+        config = source.compose(first)
+    return settled if settled.sweep else _with_recipe(source, settled, first, config)
+
+
+def _with_recipe(source: Source, settled: Settled, first: Sequence[str], config: DictConfig) -> Settled:
+    """Add the recipe of the choices in `config`, which the overrides `first` composed."""
+    choices = _choices(config)
+    asked, objective, domain = (choices.get(k) or "none" for k in ("recipe", "objective", "domain"))
+    file = recipes.find(f"{domain}/{objective}" if asked == "auto" else asked, source.folders)
+    if asked == "auto" and choices.get("energy") in recipes.FIXED:
+        return settled
+    if asked == "auto" and file is None:
+        if earlier := recipes.by_pair(choices, source.extra):
+            settled.overrides = [*earlier, *settled.overrides]
+        else:
+            line = (
+                f"recipe: nothing was tuned for objective={objective} on domain={domain}; its settings are the defaults"
+            )
+            settled.notes.append(line)
+        return settled
+    if file is None or (asked != "auto" and "/" not in asked and not recipes.conditional(recipes.read(file))):
+        return settled  # Hydra reads it, or says that it is not there
+    if chosen := recipes.choose(file):
+        config = source.compose(_assembled(first), chosen)
+    settled.recipe = chosen | recipes.assemble(file, _choices(config), _names(config))
+    settled.overrides = _assembled(settled.overrides)
+    return settled
+
+
+def _assembled(overrides: Sequence[str]) -> list[str]:
+    """`overrides` with another choice of the recipe."""
+    return [*(o for o in overrides if o.partition("=")[0] != "recipe"), f"recipe={ASSEMBLED}"]
+
+
+def _decides(override: str, groups: Sequence[str]) -> bool:
+    """Whether the domain or the recipe may depend on `override`: a choice, or what an own data set is built from."""
+    key = override.partition("=")[0].lstrip("+~")
+    choice = key in groups or "@" in key or ("/" in key and not key.startswith("hydra/"))
+    return choice or key in ("plugins", "hydra.mode", "hydra.searchpath") or key.startswith("dataset.")
+
+
+def _choices(config: DictConfig) -> dict[str, str]:
+    """The option of each group and of each nested place."""
+    found = {str(k): v for k, v in config.hydra.runtime.choices.items() if v is not None}
+    return {place(k): v for k, v in found.items() if "@" in k} | {k: v for k, v in found.items() if "@" not in k}
+
+
+def _names(config: DictConfig) -> dict[str, str]:
+    """The name of the component at each group and nested place."""
+    nodes = {slot: OmegaConf.select(config, slot) for slot in _choices(config) if "/" not in slot}
+    return {slot: str(n.get("name")) for slot, n in nodes.items() if isinstance(n, DictConfig)}
+
+
+def look(config: DictConfig) -> str | None:
+    """The domain of a data set whose YAML names none: it is built and looked at; None where it can't be built, which
+    the run then tells."""
+    with suppress(Exception):
+        values = OmegaConf.to_container(config.dataset, resolve=True)
+        plugins = [str(p) for p in config.get("plugins") or ()]
+        known = json.dumps([values, plugins], sort_keys=True)
+        if known not in _looked_at:
+            _looked_at[known] = _domain(values, plugins)
+        return _looked_at[known]
+    return None
+
+
+def _domain(values: Any, plugins: list[str]) -> str:
+    from ebm_lab.core.registry import build
+    from ebm_lab.runs.settings import import_plugins
+
+    with importing_from_here():
+        import_plugins(plugins)
+        dataset = build("dataset", values)
+    if getattr(dataset, "space", "continuous") != "continuous":
+        return "discrete"
+    return "images" if len(dataset.event_shape) == 3 else "points"
