@@ -76,6 +76,8 @@ def _hydra(arguments: "Arguments") -> int:
     try:
         found = _settled(arguments, overrides, [*extra, *searched])
         notes = [*translations(arguments.overrides, extra), *found.notes]
+        for note in notes if found.sweep else ():
+            say(note)
         sys.argv[1:] = arguments.argv(found.overrides)  # the only place where Hydra looks for them
         with assembled(found.recipe):
             job()
@@ -100,7 +102,7 @@ def _settled(arguments: "Arguments", overrides: list[str], extra: list[Path]) ->
         return settle(Source(config_dir(), extra), overrides, GROUPS, sweep=True if many else None)
     except Exception:
         if many:  # Hydra reads sweeps of every form, and tells what is wrong with them
-            return Settled(overrides)
+            return Settled(overrides, sweep=True)
         raise
 
 

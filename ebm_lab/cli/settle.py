@@ -67,7 +67,9 @@ def settle(source: Source, overrides: Sequence[str], groups: Sequence[str], swee
     first = [first_job(o) if sweep else o for o in overrides if _decides(o, groups)]
     config = source.compose(first)
     settled.sweep = str(config.hydra.mode).endswith("MULTIRUN") if sweep is None else sweep
-    if _choices(config).get("domain") == "auto" and (domain := look(config)):
+    data = [o for o in overrides if o.partition("=")[0].lstrip("+").startswith("dataset")]
+    one = not settled.sweep or all(first_job(o) == o for o in data)  # else each job looks at its own
+    if one and _choices(config).get("domain") == "auto" and (domain := look(config)):
         first, settled.overrides = [f"domain={domain}", *first], [f"domain={domain}", *settled.overrides]
         config = source.compose(first)
     return settled if settled.sweep else _with_recipe(source, settled, first, config)
@@ -78,16 +80,12 @@ def _with_recipe(source: Source, settled: Settled, first: Sequence[str], config:
     choices = _choices(config)
     asked, objective, domain = (choices.get(k) or "none" for k in ("recipe", "objective", "domain"))
     file = recipes.find(f"{domain}/{objective}" if asked == "auto" else asked, source.folders)
+    if asked == "auto" and (earlier := recipes.by_pair(choices, source.extra)) and file is None:
+        settled.overrides = [*earlier, *settled.overrides]
+    elif asked == "auto" and file is None:
+        line = f"recipe: nothing was tuned for objective={objective} on domain={domain}; its settings are the defaults"
+        settled.notes.append(line)
     if asked == "auto" and choices.get("energy") in recipes.FIXED:
-        return settled
-    if asked == "auto" and file is None:
-        if earlier := recipes.by_pair(choices, source.extra):
-            settled.overrides = [*earlier, *settled.overrides]
-        else:
-            line = (
-                f"recipe: nothing was tuned for objective={objective} on domain={domain}; its settings are the defaults"
-            )
-            settled.notes.append(line)
         return settled
     if file is None or (asked != "auto" and "/" not in asked and not recipes.conditional(recipes.read(file))):
         return settled  # Hydra reads it, or says that it is not there

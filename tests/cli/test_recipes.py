@@ -332,3 +332,15 @@ def test_the_config_that_is_printed_is_the_one_that_runs(tmp_path):
     config = compose_config(words[:4])
     assert {k: printed[k] for k in config} == config
     assert printed["batch_size"] == 512
+
+
+def test_a_sweep_looks_at_a_data_set_once_unless_it_sweeps_over_data_sets(own):
+    from ebm_lab.cli.compose import GROUPS
+    from ebm_lab.cli.settle import Source, settle
+
+    source = Source(config_dir(), [own("objective/none", "")])
+    words = ["plugins=[own_recipes]", "objective=dsm,pcd"]
+    one = settle(source, ["dataset=images_of_mine", *words], GROUPS, sweep=True)
+    several = settle(source, ["dataset=images_of_mine,points_of_mine", *words], GROUPS, sweep=True)
+    assert one.overrides[0] == "domain=images" and one.recipe is None
+    assert not any(o.startswith("domain=") for o in several.overrides)
