@@ -1,10 +1,15 @@
 """Small pieces that tests share: Gaussian data and energies whose every answer is known."""
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.choice import Choice
 from ebm_lab.core.interfaces import Dataset, Sampler
+from ebm_lab.core.registry import find
 from ebm_lab.energies.gaussian import Gaussian
+from ebm_lab.runs.compatibility import faults
 
 
 class Points(Dataset):
@@ -41,6 +46,13 @@ def gaussian_energy(mean: Tensor, precision: Tensor) -> Gaussian:
 def factor_gradient(grad_precision: Tensor, factor: Tensor) -> Tensor:
     """dL/dL for P = L L' from the symmetric dL/dP: tril(2 dL/dP L)."""
     return (2 * grad_precision @ factor).tril()
+
+
+def faults_of(data: Dataset, built: dict[str, object] | None = None, temperature: float = 1.0, **run: Any) -> list[str]:
+    """What does not fit in a run of these components, each a name or a name and its settings: lines for the user."""
+    pairs = {kind: (chosen, {}) if isinstance(chosen, str) else chosen for kind, chosen in run.items()}
+    choices = {kind: Choice(kind, name, kind, find(kind, name), values) for kind, (name, values) in pairs.items()}
+    return list(dict.fromkeys(faults(choices, data, temperature, built)))
 
 
 class Drift(Sampler):

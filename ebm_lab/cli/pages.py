@@ -168,16 +168,17 @@ def _needs(group: str, component: Any, settings: Mapping[str, Any]) -> Iterable[
     if missing:
         yield "to be given: " + ", ".join(f"{group}.{key}=..." for key in missing)
     asks = {"energy": "an energy, so no score network", "levels": "a model of many noise levels: energy=noise"}
+    asks |= {"smooth": "a smooth activation in the energy"}
     if group in ("objective", "sampler") and component is not None:
-        yield asks[component.needs]
+        yield from (asks[need.feature] for need in component.needs if need.feature in asks)
     if group == "objective" and component is not None:
         chains = "sampler" in wiring_of(component)
         yield "a sampler, whose chains it trains with" if chains else "no sampler; one draws the samples"
         if component.compares:
             yield "precision=float32"
-    if group == "sampler" and component is not None and not component.kernel:
+    if group == "sampler" and component is not None and "stationary" not in component.offers:
         yield "an objective that trains without chains, for it goes down the model's noise levels"
-    if group == "energy" and component is not None and getattr(component, "has_energy", True) is False:
+    if group == "energy" and component is not None and "energy" not in component.offers:
         yield "objective=multi_dsm, and a sampler that takes a score"
 
 

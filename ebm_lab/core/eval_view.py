@@ -1,6 +1,7 @@
 """What an evaluation sees of a run, and what it gives back."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.features import Part, features_of, unmet
 from ebm_lab.core.functional import EnergyFn, Tempered
 from ebm_lab.core.interfaces import Dataset, Sampler
 
@@ -57,10 +59,9 @@ class EvalView:
     step: int = 0
     """The training step after which the run is looked at."""
 
-    @property
-    def has_energy(self) -> bool:
-        """False for a score network: no evaluation may ask it for one."""
-        return getattr(self.energy, "has_energy", True)
+    def has(self, feature: str) -> bool:
+        """Say whether the model has this feature (features.py)."""
+        return feature in features_of(self.energy)
 
     @property
     def target(self) -> EnergyFn:
@@ -140,3 +141,24 @@ class Evaluator(Protocol):
         ...
 
     def __call__(self, view: EvalView) -> Report: ...
+
+
+class Evaluation(Part, ABC):
+    """Looks at a run and reports numbers and pictures. Where one of its `needs` is not met it is left out, for the
+    need's `why`; `applies` is asked next, for what only values tell."""
+
+    def applies(self, view: EvalView) -> str | None:
+        """Return None, or the reason why this evaluation says nothing about this run."""
+        return None
+
+    @abstractmethod
+    def __call__(self, view: EvalView) -> Report: ...
+
+
+def reason_against(evaluator: Evaluator, view: EvalView) -> str | None:
+    """Return the reason why an evaluation says nothing about this run; None: it applies."""
+    if isinstance(evaluator, Part):
+        offers = {"energy": features_of(view.energy), "dataset": features_of(view.dataset)}
+        for need in unmet(evaluator.found_needs(), offers):
+            return need.why or f"it needs a {need.role} with the feature '{need.feature}'"
+    return evaluator.applies(view)

@@ -30,11 +30,21 @@ class KnowsDerivatives(nn.Module):
         Differentiable in the parameters, once, and not in x or v. None: there is no formula."""
         return None
 
+    def exact_log_z(self) -> Tensor | None:
+        """log Z = log of the integral of exp(-E), in nats, where a formula gives it; else None."""
+        return None
+
 
 def _formulas(energy: EnergyFn) -> KnowsDerivatives | None:
     """The energy, where its formulas may be asked: they are not for mixed precision."""
     mixed = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     return energy if isinstance(energy, KnowsDerivatives) and not mixed else None
+
+
+@torch.no_grad()
+def known_log_z(energy: EnergyFn) -> Tensor | None:
+    """log Z in nats, 0-d, where the energy has a formula for it; else None."""
+    return energy.exact_log_z() if isinstance(energy, KnowsDerivatives) else None
 
 
 def _derivatives(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

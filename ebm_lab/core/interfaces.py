@@ -1,16 +1,18 @@
 """The nouns of a run: dataset, energy, objective, sampler, evaluation, logger. A run is one choice from each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.features import Derive, Need, Offers, Part, same
 from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, score
+from ebm_lab.core.settings import wiring_of
 from ebm_lab.core.transforms import Affine, identity
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian, UniformBox
 from ebm_lab.distributions.mixture import GaussianMixture
@@ -56,20 +58,13 @@ class Turn(NamedTuple):
 ALL_PLAYERS = Turn()
 
 
-Needs = Literal["energy", "levels"]
-"""What a component asks of the model: an energy of x, or a score at many noise levels, with or without an energy."""
-
-
-class Sampler(ABC):
+class Sampler(Part, ABC):
     """Takes chains a number of steps, `steps`, further."""
 
     steps: int
     """Of one call."""
-    needs: Needs = "energy"
-    kernel: bool = True
-    """Leaves exp(-energy) (nearly) invariant, from wherever its chains come: what training by Markov chains needs."""
-    reparameterised: bool = False
-    """The end is a differentiable function of the start, the energy and the noise: nothing is accepted or refused."""
+    needs = (Need("energy", "energy"),)
+    offers = frozenset({"stationary"})
 
     def start(self, energy: EnergyFn, dataset: "Dataset") -> Distribution:
         """Where chains from noise begin."""
@@ -95,23 +90,27 @@ class Sampler(ABC):
         """
 
 
-class Energy(KnowsDerivatives, ABC):
+class Energy(Part, KnowsDerivatives, ABC):
     """E(x) in nats, (B, *shape) -> (B,); low energy is likely."""
+
+    offers = frozenset({"energy", "score", "smooth"})
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
 
-    def exact_log_z(self) -> Tensor | None:
-        """log Z = log of the integral of exp(-E), in nats, where a formula gives it; else None."""
-        return None
+    def score(self, x: Tensor, create_graph: bool = False) -> Tensor:
+        """Return grad_x log p(x) = -grad_x E, (B, *shape) -> (B, *shape). Detached unless `create_graph`."""
+        return score(self, x, create_graph)
 
 
-class Objective(nn.Module, ABC):
+class Objective(Part, nn.Module, ABC):
     """What a training step minimises. All that it keeps (energy, replay buffer, ...) is in its `state_dict`."""
 
     headline: tuple[str, ...] = ("loss",)
     """The metrics that the progress bar shows."""
-    needs: Needs = "energy"
+    needs = (Need("energy", "energy"),)
+    sampler: Sampler | None = None
+    """What its chains move by, where it trains with chains."""
     compares: str | None = None
     """What it does with differences of energies, in words, where they are too small for bfloat16; None: nothing."""
     rows: tuple[str, ...] = ()
@@ -128,6 +127,21 @@ class Objective(nn.Module, ABC):
         """What the sampler adapts, where there is one."""
         self.couples: str | None = None
         """What makes the loss no mean over the batch's samples, in words; None: it is one, and a batch may be cut."""
+
+    @classmethod
+    def needs_of(cls, **settings: Any) -> Iterable[Need]:
+        """Return its `needs`; one that is wired with a sampler trains with chains, which stay at one energy."""
+        return (*cls.needs, *([Need("sampler", "stationary")] if "sampler" in wiring_of(cls) else []))
+
+    @classmethod
+    def sampled(cls, **settings: Any) -> Derive:
+        """Return which features of the energy are left in what the training sampler is given."""
+        return same
+
+    @classmethod
+    def modelled(cls, **settings: Any) -> Derive:
+        """Return which features of the energy are left in the model that the run evaluates and samples."""
+        return same
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss:
@@ -162,9 +176,10 @@ class Objective(nn.Module, ABC):
         return None
 
 
-class Dataset(ABC):
+class Dataset(Part, ABC):
     """Three splits in model space, resident in memory, and what is known about the law that they come from."""
 
+    offers = frozenset({"continuous"})
     train: Tensor
     val: Tensor
     test: Tensor
@@ -185,6 +200,11 @@ class Dataset(ABC):
     """What a run keeps of the data, once a run is built with them."""
     mixture: GaussianMixture | None = None
     """The law, on the CPU, where it is a mixture whose components are the modes that a model has to find."""
+
+    def found_features(self) -> Offers:
+        """Return the features of these data: those of their kind, and what their shape and labels say."""
+        shape = {"images"} if len(self.event_shape) == 3 else set()
+        return super().found_features() | shape | ({"classes"} if self.labels else set())
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Names to classes: `register` files a component under its kind, `build` makes one from its YAML.
+"""Names to classes: `register` files a component under its kind, `parse` checks its YAML, and `build` makes one of it.
 
 Each kind is a package (`ebm_lab.datasets`, ...), whose modules are imported on first use; a new component is one
 module that registers it and one YAML that holds its values. Plugins are modules that call `register` too.
@@ -9,8 +9,9 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from ebm_lab.core.choice import Choice, nested_in
 from ebm_lab.core.errors import NotRegistered, UserError, one_of
-from ebm_lab.core.settings import check, settings_of, wiring_of
+from ebm_lab.core.settings import check, settings_of
 
 PACKAGES = {
     "dataset": "ebm_lab.datasets",
@@ -66,8 +67,11 @@ def find(kind: str, name: str) -> Callable:
     return _registered[kind][name]
 
 
-def build(kind: str, values: Mapping[str, Any], prefix: str = "", **wiring: Any) -> Any:
-    """Build the component that `values["name"]` names, with its settings checked and the wiring that it asks for."""
+def parse(kind: str, values: Mapping[str, Any], prefix: str = "") -> Choice:
+    """Check the settings of the component that `values["name"]` names, and of those nested in it, without building it.
+
+    Raises UserError, a line for each fault; prefix: the key of the config that holds `values`.
+    """
     prefix = prefix or kind
     if not isinstance(values, Mapping):
         raise UserError(f"{prefix}={values}: must be the settings of a registered {kind}, its name among them")
@@ -76,18 +80,18 @@ def build(kind: str, values: Mapping[str, Any], prefix: str = "", **wiring: Any)
     if not isinstance(name, str):
         raise UserError(f"{prefix}.name={name}: must be the name of a registered {kind}: {', '.join(names(kind))}")
     component = find(kind, name)
+    for key, inner in nested_in(component).items():
+        if key in settings:
+            settings[key] = parse(inner, settings[key], f"{prefix}.{key}")
     checked = check(component, settings, prefix, lambda key: _having(kind, key))
-    return component(**{n: _wire(n, wiring, f"{kind} '{name}'") for n in wiring_of(component)}, **checked)
+    return Choice(kind, name, prefix, component, checked)
+
+
+def build(kind: str, values: Mapping[str, Any], prefix: str = "", **wiring: Any) -> Any:
+    """Build the component that `values["name"]` names, with its settings checked and the wiring that it asks for."""
+    return parse(kind, values, prefix).build(**wiring)
 
 
 def _having(kind: str, setting: str) -> list[str]:
     """The components of `kind` that have such a setting."""
     return sorted(name for name, component in names(kind).items() if setting in settings_of(component))
-
-
-def _wire(name: str, wiring: Mapping[str, Any], who: str) -> Any:
-    if name not in wiring:
-        raise UserError(f"{who} asks for '{name}', which is not among what a run can pass: {', '.join(sorted(wiring))}")
-    if wiring[name] is None:
-        raise UserError(f"{who} needs a {name}, and the config has none: choose one with {name}=<option>")
-    return wiring[name]

@@ -12,16 +12,19 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, Quadratic, make_activation
 from ebm_lab.models.levels import require_images
 
 
 @register("energy", "conv")
-class Conv(Energy):
+class Conv(Activated, Energy):
     """Images (C, H, W). `channels`: per convolution; `hidden`: width of the linear layer; `confine`: the quadratic's
     width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance."""
+
+    needs = (Need("dataset", "images"),)
 
     def __init__(
         self,

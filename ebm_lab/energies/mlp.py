@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ebm_lab.core.functional import GradientFn
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import Activation, ConfineShape, Quadratic, initialise, make_activation
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, Quadratic, initialise, make_activation
 from ebm_lab.models.perceptron import perceptron
 
 ROWS = 4096
@@ -23,7 +23,7 @@ ROWS = 4096
 
 
 @register("energy", "mlp")
-class MLP(Energy):
+class MLP(Activated, Energy):
     """Any event shape, flattened; He's initialisation. `hidden`: widths of the hidden layers; `confine`: the
     quadratic's width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance.
     """

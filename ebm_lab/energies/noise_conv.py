@@ -13,18 +13,21 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor, channels_last, nn
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.models.conditioning import Film
 from ebm_lab.models.ladder import Sigma
-from ebm_lab.models.layers import Activation, make_activation
+from ebm_lab.models.layers import Activated, Activation, make_activation
 from ebm_lab.models.levels import NoiseEnergy, require_images
 
 
 @register("energy", "noise_conv")
-class NoiseConv(NoiseEnergy):
+class NoiseConv(Activated, NoiseEnergy):
     """Images (C, H, W). `channels`: per convolution; `hidden`: width of the linear layer; `sigma_min`, `sigma_max`,
     `levels`: the ladder, `auto` from the data (models/ladder.py)."""
+
+    needs = (Need("dataset", "images"),)
 
     def __init__(
         self,

@@ -16,12 +16,12 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.models.conditioning import FilmMLP
 from ebm_lab.models.ladder import Sigma
-from ebm_lab.models.layers import Activation
+from ebm_lab.models.layers import Activated, Activation
 from ebm_lab.models.levels import NoiseEnergy
 
 
 @register("energy", "noise_mlp")
-class NoiseMLP(NoiseEnergy):
+class NoiseMLP(Activated, NoiseEnergy):
     """Any event shape, flattened. `hidden`: widths of the hidden layers; `sigma_min`, `sigma_max` and `levels`: the
     ladder, `auto` from the data (models/ladder.py)."""
 

@@ -23,9 +23,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, Quadratic, make_activation
 from ebm_lab.models.levels import require_images
 
 
@@ -48,10 +49,12 @@ class Block(nn.Module):
 
 
 @register("energy", "resnet")
-class ResNet(Energy):
+class ResNet(Activated, Energy):
     """Images (C, H, W) of any size. `channels`: width per stage; `blocks`: residual blocks per stage; `spectral_norm`:
     on every convolution and the linear layer; `confine`: the quadratic's width in units of the data's scale, null for
     none; `confine_shape`: isotropic, or the data's covariance."""
+
+    needs = (Need("dataset", "images"),)
 
     def __init__(
         self,

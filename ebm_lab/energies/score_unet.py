@@ -12,18 +12,21 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.models.ladder import Sigma
-from ebm_lab.models.layers import Activation
+from ebm_lab.models.layers import Activated, Activation
 from ebm_lab.models.levels import ScoreNetwork, require_images
 from ebm_lab.models.unet import UNet
 
 
 @register("energy", "score_unet")
-class ScoreUNet(ScoreNetwork):
+class ScoreUNet(Activated, ScoreNetwork):
     """Images (C, H, W). `channels`: one entry per size of the U-Net; `sigma_min`, `sigma_max`, `levels`: the ladder,
     `auto` from the data (models/ladder.py)."""
+
+    needs = (Need("dataset", "images"),)
 
     def __init__(
         self,

@@ -29,18 +29,21 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.choice import Nested
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.features import Child, Need, keep
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen, in_parts
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import subset
-from ebm_lab.core.registry import build, register
+from ebm_lab.core.registry import register
 from ebm_lab.evaluation._annealed_importance import Whitened, effective_sample_size, log_mean_exp
 from ebm_lab.evaluation._annealed_path import Journey, Schedule, pilot
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
 from ebm_lab.evaluation.likelihood import exact_log_z
 from ebm_lab.samplers._metropolis import Metropolis
 
+EXACT = "one without a Metropolis test leaves no p_b exactly invariant, and E[w] is then not Z"
 Shape = Literal["covariance", "diagonal", "isotropic"]
 
 
@@ -57,13 +60,19 @@ def fit_base(energy: EnergyFn, dataset: Dataset, shape: Shape, floor: float) -> 
 
 
 @register("evaluation", "ais")
-class AIS:
+class AIS(Evaluation):
     """`chains`: of each run, never more than the `samples` asked for; `temperatures`: T, also a tenth and a hundredth
     of it for the convergence; `schedule`: adaptive (by the pilot), linear, sigmoid or geometric; `base`: its
     covariance's shape; `base_floor`: added to its variances, in units of the data's scale squared; `reverse_moves`:
     exact moves at the model before reverse AIS; `cells`: of the quadrature that shows AIS's error in 1 and 2
     dimensions, as in evaluation.likelihood; `transition`: mala or hmc with their settings, lengths in units of the
     base's widths."""
+
+    needs = (Need("energy", "energy", why="a score network has no energy, so no Z; see flow_likelihood"),)
+
+    @classmethod
+    def children_of(cls, **settings: Any) -> tuple[Child, ...]:
+        return (Child("transition", must={"exact": EXACT}, sees=keep("energy", "score"), wiring={"scale": 1.0}),)
 
     def __init__(
         self,
@@ -75,17 +84,15 @@ class AIS:
         base_floor: PositiveFloat,
         reverse_moves: NonNegativeInt,
         cells: PositiveInt,
-        transition: dict[str, Any],
+        transition: Annotated[Any, Nested("sampler")],
     ) -> None:
         self.chains, self.temperatures, self.reverse_moves, self.cells = chains, temperatures, reverse_moves, cells
         self.schedule: Schedule = schedule
         self.base: Shape = base
         self.base_floor = base_floor
-        self.adaptive = make_transition(transition)
-        self.fixed = make_transition({**transition, "target_acceptance": None})
-
-    def applies(self, view: EvalView) -> str | None:
-        return None if view.has_energy else "a score network has no energy, so no Z; see flow_likelihood"
+        self.adaptive: Metropolis = transition
+        check_transition(self.adaptive)
+        self.fixed = self.adaptive.at_fixed_steps()
 
     def __call__(self, view: EvalView) -> Report:
         n = max(2, min(self.chains, view.count))
@@ -152,22 +159,19 @@ class AIS:
         return report
 
 
-def make_transition(values: dict[str, Any]) -> Metropolis:
-    """The kernel that moves the chains; refuses one that does not leave each p_b exactly invariant."""
-    key = "evaluation.ais.transition"
-    kernel = build("sampler", values, key, scale=1.0)
-    if not isinstance(kernel, Metropolis):
-        raise UserError(
-            f"{key}.name={values['name']}: must be mala or hmc: one without a Metropolis test leaves no p_b exactly "
-            f"invariant, and E[w] is then not Z"
-        )
-    for name, allowed in (("temperature", 1.0), ("mass", "identity"), ("warmup", None)):
-        if values[name] != allowed:
+def check_transition(kernel: Metropolis) -> None:
+    """Refuse a kernel of another law than p_b, of a mass of its own or that goes on adapting."""
+    mass = "identity" if kernel.widths is None else "diagonal"
+    for name, value, allowed in (
+        ("temperature", kernel.temperature, 1.0),
+        ("mass", mass, "identity"),
+        ("warmup", kernel.warmup, None),
+    ):
+        if value != allowed:
             raise UserError(
-                f"{key}.{name}={values[name]}: must be {'null' if allowed is None else allowed}: the chains sample p_b "
-                f"itself, in the base's own coordinates, with steps that only the pilot run adapts"
+                f"evaluation.ais.transition.{name}={value}: must be {'null' if allowed is None else allowed}: the "
+                f"chains sample p_b itself, in the base's own coordinates, with steps that only the pilot run adapts"
             )
-    return kernel
 
 
 def _log_z(log_w: Tensor) -> tuple[float, float]:

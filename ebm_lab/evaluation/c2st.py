@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.statistics.permutation import labellings, p_value
@@ -42,7 +42,7 @@ def accuracies(z: Tensor, labels: Tensor, width: float, ridge: float, folds: int
 
 
 @register("evaluation", "c2st")
-class C2ST:
+class C2ST(Evaluation):
     """`width`: of the kernel, in median distances; `ridge`: more is smoother; `folds` of the cross-validation;
     `permutations` of the test; `points`: how many samples and held-out points at most, of each."""
 

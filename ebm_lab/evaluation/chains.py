@@ -25,45 +25,49 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.eval_view import EvalView, Report, walk
+from ebm_lab.core.choice import Nested
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report, walk
+from ebm_lab.core.features import Child, Need, features_of
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Sampler
-from ebm_lab.core.registry import build, register
+from ebm_lab.core.registry import register
 from ebm_lab.statistics.diagnostics import autocorrelation, correlation_time, effective_sample_size, rhat
 
 COLOURS = {"noise": "#d95f02", "data": "#1f5fa8", "buffer": "#1b9e77"}
 
 
+KEEPS_ITS_LAW = {"stationary": "chains that go down noise levels keep no one law"}
+"""What the kernel of a Markov chain is asked for, and why."""
+
+
 def markov(view: EvalView, kernel: Sampler) -> Sampler:
     """The run's own sampler, where it is a Markov kernel of one energy; else `kernel`."""
     own = view.sampler
-    return copy.copy(own if own is not None and own.kernel else kernel)
-
-
-def needs_energy(view: EvalView) -> str | None:
-    return None if view.has_energy else "a score network has no energy whose law a Markov chain could keep"
+    return copy.copy(own if own is not None and "stationary" in features_of(own) else kernel)
 
 
 @register("evaluation", "chains")
-class Chains:
+class Chains(Evaluation):
     """`chains`: how many from each start; `warmup` and `length`: in units of the run's steps from noise to sample,
     those left out and those watched; `projections`: how many; `kernel`: a sampler for runs without a Markov chain."""
 
+    needs = (Need("energy", "energy", why="a score network has no energy whose law a Markov chain could keep"),)
+
+    @classmethod
+    def children_of(cls, **settings: Any) -> tuple[Child, ...]:
+        return (Child("kernel", must=KEEPS_ITS_LAW),)
+
     def __init__(
         self,
-        scale: float,
         *,
         chains: Annotated[int, Field(ge=2)],
         warmup: NonNegativeInt,
         length: PositiveInt,
         projections: PositiveInt,
-        kernel: dict[str, Any],
+        kernel: Annotated[Any, Nested("sampler")],
     ) -> None:
         self.chains, self.warmup, self.length, self.projections = chains, warmup, length, projections
-        self.kernel = build("sampler", kernel, "evaluation.chains.kernel", scale=scale)
-
-    def applies(self, view: EvalView) -> str | None:
-        return needs_energy(view)
+        self.kernel: Sampler = kernel
 
     def __call__(self, view: EvalView) -> Report:
         report, sampler = Report(), markov(view, self.kernel)

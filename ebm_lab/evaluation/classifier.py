@@ -14,13 +14,13 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 
 
 @register("evaluation", "classifier")
-class Classifier:
+class Classifier(Evaluation):
     """A perceptron of one hidden layer of width `hidden` from scikit-learn, fitted once per run with fixed seed on
     at most `points` images, of which it sees `passes` in all; `confident` is the probability that counts as sure."""
 

@@ -5,22 +5,23 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.features import Need
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.quadrature import framed_log_density
 
 
 @register("evaluation", "density")
-class Density:
+class Density(Evaluation):
     """`cells`: resolution of the picture, a side."""
+
+    needs = (Need("energy", "energy", why="a score network has no energy to draw a density from"),)
 
     def __init__(self, *, cells: PositiveInt) -> None:
         self.cells = cells
 
     def applies(self, view: EvalView) -> str | None:
-        if not view.has_energy:
-            return "a score network has no energy to draw a density from"
         shape = view.dataset.event_shape
         return (
             None if len(shape) == 1 and shape[0] <= 2 else f"a density can be drawn in 1 and 2 dimensions, not {shape}"

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
@@ -33,7 +33,7 @@ from ebm_lab.statistics.frechet import feature_distance, subset_mmd2
 
 
 @register("evaluation", "feature_fid")
-class FeatureFID:
+class FeatureFID(Evaluation):
     """`network`: the classifier's settings (FeatureSettings); `mixture`: the baseline's (MixtureSettings); `reference`:
     how many training images samples are compared with at most; `subsets` of `subset_size` images for feature_kid."""
 

@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.places import Place
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
@@ -31,7 +31,7 @@ LIBRARIES = ("torchmetrics", "torch_fidelity")
 
 
 @register("evaluation", "fid")
-class FID:
+class FID(Evaluation):
     """`weights`: the file of Inception's weights, as torch-fidelity publishes it; `auto`: torch's hub folder.
     `reference`: how many training images at most; `batch_size`: images that go through Inception at a time."""
 

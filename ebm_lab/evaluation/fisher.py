@@ -26,7 +26,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.functional import flat_sum, frozen
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
@@ -41,7 +41,7 @@ def fisher_divergence(s_model: Tensor, s_data: Tensor) -> Tensor:
 
 
 @register("evaluation", "fisher")
-class Fisher:
+class Fisher(Evaluation):
     """`points`: how many of each law at most; `cells`: of the quadrature for the modes' weights, as in
     evaluation.likelihood."""
 

@@ -9,11 +9,14 @@ over the points is reported with that of the points themselves as `flow_nll_se`.
 would have changed, on a tenth of the points. For images also in bits per dimension (_bits_per_dim.py).
 """
 
+from typing import cast
+
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.features import Need
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
@@ -22,19 +25,17 @@ from ebm_lab.models.probability_flow import flow_log_prob
 
 
 @register("evaluation", "flow_likelihood")
-class FlowLikelihood:
+class FlowLikelihood(Evaluation):
     """`steps`: Runge-Kutta steps in log sigma; `exact_dim`: largest dimension with an exact divergence; `points`: how
     many held-out points at most."""
+
+    needs = (Need("energy", "levels", why="the model has no noise levels to flow along"),)
 
     def __init__(self, *, steps: PositiveInt, exact_dim: NonNegativeInt, points: PositiveInt) -> None:
         self.steps, self.exact_dim, self.points = steps, exact_dim, points
 
-    def applies(self, view: EvalView) -> str | None:
-        return None if isinstance(view.energy, NoiseLevels) else "the model has no noise levels to flow along"
-
     def __call__(self, view: EvalView) -> Report:
-        model = view.energy
-        assert isinstance(model, NoiseLevels), "applies() asks for it"
+        model = cast(NoiseLevels, view.energy)
         x = subset(view.held_out, self.points)
         v = None
         if x[0].numel() > self.exact_dim:

@@ -19,7 +19,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.eval_view import EvalView, Report, too_few
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
@@ -28,15 +29,15 @@ COLOURS = {"train": "#1f5fa8", "held-out": "black", "samples": "#d95f02", "noise
 
 
 @register("evaluation", "histograms")
-class Histograms:
+class Histograms(Evaluation):
     """`points`: how many of each set at most; `bins`: of the histograms."""
+
+    needs = (Need("energy", "energy", why="a score network has no energies to count"),)
 
     def __init__(self, *, points: PositiveInt, bins: PositiveInt) -> None:
         self.points, self.bins = points, bins
 
     def applies(self, view: EvalView) -> str | None:
-        if not view.has_energy:
-            return "a score network has no energies to count"
         lacking = too_few(view, held_out=2)
         return f"the spread of the held-out energies {lacking}" if lacking else None
 

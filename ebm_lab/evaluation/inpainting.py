@@ -19,19 +19,21 @@ Yang Song and Stefano Ermon, Generative Modeling by Estimating Gradients of the 
 arXiv:1907.05600 (by levels).
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import PositiveInt
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core import pictures
-from ebm_lab.core.eval_view import EvalView, Report, walk
+from ebm_lab.core.choice import Nested
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report, walk
+from ebm_lab.core.features import Child, features_of
 from ebm_lab.core.functional import EnergyFn, per_sample
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.random import subset
-from ebm_lab.core.registry import build, register
-from ebm_lab.evaluation.chains import markov
+from ebm_lab.core.registry import register
+from ebm_lab.evaluation.chains import KEEPS_ITS_LAW, markov
 from ebm_lab.models.levels import NoiseLevels
 
 Hole = Literal["lower", "right", "centre"]
@@ -80,7 +82,8 @@ class Pinned(NoiseLevels):
         self.model, self.ladder, self.scale, self.mean = model, model.ladder, model.scale, model.mean
         self.x, self.unknown = x, unknown
 
-    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
+    def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
+        sigma = self.ladder.sigma_min if sigma is None else sigma
         wide = per_sample(sigma, x) if isinstance(sigma, Tensor) else sigma
         return torch.where(self.unknown, self.model.score(x, sigma, create_graph), (self.x - x) / wide**2)
 
@@ -94,29 +97,40 @@ def complete_by_levels(
     return torch.where(unknown, y, x)
 
 
+def goes_down(sampler: Sampler | None) -> bool:
+    """Say whether the run's sampler goes down the noise levels and keeps no one law."""
+    return sampler is not None and "stationary" not in features_of(sampler)
+
+
 @register("evaluation", "inpainting")
-class Inpainting:
+class Inpainting(Evaluation):
     """`hole`: the unknown part; `images`: how many; `completions`: chains for each; `kernel`: a sampler for runs
     without one. Chains take the run's steps from noise to sample, and begin at noise."""
 
+    @classmethod
+    def children_of(cls, **settings: Any) -> tuple[Child, ...]:
+        return (Child("kernel", must=KEEPS_ITS_LAW),)
+
     def __init__(
         self,
-        scale: float,
         *,
         hole: Hole,
         images: PositiveInt,
         completions: PositiveInt,
-        kernel: dict[str, Any],
+        kernel: Annotated[Any, Nested("sampler")],
     ) -> None:
         self.hole: Hole = hole
         self.images, self.completions = images, completions
-        self.kernel = build("sampler", kernel, "evaluation.inpainting.kernel", scale=scale)
+        self.kernel: Sampler = kernel
 
     def applies(self, view: EvalView) -> str | None:
         if view.dataset.bounds is None:
             return "the data are not images"
-        levels = view.sampler is not None and not view.sampler.kernel
-        return None if view.has_energy or levels else "a score network without a sampler completes nothing"
+        return (
+            None
+            if view.has("energy") or goes_down(view.sampler)
+            else "a score network without a sampler completes nothing"
+        )
 
     def __call__(self, view: EvalView) -> Report:
         real, bounds, train = subset(view.held_out, self.images), view.dataset.bounds, view.dataset.train
@@ -144,10 +158,10 @@ class Inpainting:
 
     def _draw(self, view: EvalView, x: Tensor, unknown: Tensor) -> Tensor:
         """Rows of x with their unknown pixels drawn."""
-        if view.sampler is not None and not view.sampler.kernel:
-            assert isinstance(view.energy, NoiseLevels)
-            start = view.sampler.start(view.energy, view.dataset).sample(len(x), view.generator)
-            return complete_by_levels(view.sampler, view.energy, x, unknown, start, view.generator)
+        if view.sampler is not None and goes_down(view.sampler):
+            model = cast(NoiseLevels, view.energy)
+            start = view.sampler.start(model, view.dataset).sample(len(x), view.generator)
+            return complete_by_levels(view.sampler, model, x, unknown, start, view.generator)
         u = view.dataset.start.sample(len(x), view.generator)[:, unknown]
         sampler = markov(view, self.kernel)
         return complete(sampler, view.target, x, unknown, u, view.steps, view.generator)

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report, too_few
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few
 from ebm_lab.core.functional import frozen, in_parts
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
@@ -47,7 +47,7 @@ def stein_test(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @register("evaluation", "ksd")
-class KSD:
+class KSD(Evaluation):
     """`widths`: of the kernels, in units of the median distance between training points; `points`: how many held-out
     points and samples at most; `bootstraps`: draws of the wild bootstrap."""
 

@@ -18,25 +18,25 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report
-from ebm_lab.core.functional import evaluate, in_parts
-from ebm_lab.core.interfaces import Energy
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.features import Need
+from ebm_lab.core.functional import evaluate, in_parts, known_log_z
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.quadrature import LogZ, cubature_log_z
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
 
 
 @register("evaluation", "likelihood")
-class Likelihood:
+class Likelihood(Evaluation):
     """`cells`: log Z may cost 8 cells^2 evaluations of the energy, 50,000 at least."""
+
+    needs = (Need("energy", "energy", why="a score network has no energy; its likelihood is that of flow_likelihood"),)
 
     def __init__(self, *, cells: PositiveInt) -> None:
         self.cells = cells
         self._true: dict[str, float | None] = {}
 
     def applies(self, view: EvalView) -> str | None:
-        if not view.has_energy:
-            return "a score network has no energy; its likelihood is that of flow_likelihood"
         if _formula(view) is not None or _is_low(view):
             return None
         return (
@@ -102,5 +102,4 @@ def _is_low(view: EvalView) -> bool:
 
 
 def _formula(view: EvalView) -> Tensor | None:
-    with torch.no_grad():
-        return view.energy.exact_log_z() if isinstance(view.energy, Energy) else None
+    return known_log_z(view.energy)

@@ -28,11 +28,14 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.eval_view import EvalView, Report, too_few, walk
+from ebm_lab.core.choice import Nested
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few, walk
+from ebm_lab.core.features import Child, Need
 from ebm_lab.core.functional import evaluate, in_parts
+from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.random import subset
-from ebm_lab.core.registry import build, register
-from ebm_lab.evaluation.chains import COLOURS, markov, needs_energy
+from ebm_lab.core.registry import register
+from ebm_lab.evaluation.chains import COLOURS, KEEPS_ITS_LAW, markov
 from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.statistics.prdc import median_distance
 
@@ -69,29 +72,32 @@ def verdict(short: dict[str, Tensor], end: dict[str, Tensor], data: Tensor, s: f
 
 
 @register("evaluation", "longrun")
-class LongRun:
+class LongRun(Evaluation):
     """`multiples`: of the run's steps, in rising order; `chains`: how many from each start; `max_steps`: no chain takes
     more; `tolerance`: of the verdict, in standard deviations of the energy; `widths`: of the MMD's kernels, in units of
     the median distance; `kernel`: a sampler for runs without a Markov chain of their own."""
 
+    needs = (Need("energy", "energy", why="a score network has no energy whose law a Markov chain could keep"),)
+
+    @classmethod
+    def children_of(cls, **settings: Any) -> tuple[Child, ...]:
+        return (Child("kernel", must=KEEPS_ITS_LAW),)
+
     def __init__(
         self,
-        scale: float,
         *,
         multiples: Annotated[list[PositiveInt], Field(min_length=1)],
         chains: Annotated[int, Field(ge=4)],
         max_steps: PositiveInt,
         tolerance: PositiveFloat,
         widths: Annotated[list[PositiveFloat], Field(min_length=1)],
-        kernel: dict[str, Any],
+        kernel: Annotated[Any, Nested("sampler")],
     ) -> None:
         self.multiples, self.chains, self.max_steps = sorted(set(multiples)), chains, max_steps
         self.tolerance, self.widths = tolerance, widths
-        self.kernel = build("sampler", kernel, "evaluation.longrun.kernel", scale=scale)
+        self.kernel: Sampler = kernel
 
     def applies(self, view: EvalView) -> str | None:
-        if reason := needs_energy(view):
-            return reason
         if lacking := too_few(view, held_out=2, train=2):
             return f"a comparison of means and spreads {lacking}"
         equal = median_distance(subset(view.held_out, 1000)) == 0

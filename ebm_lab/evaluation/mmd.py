@@ -15,7 +15,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report, too_few
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.statistics.permutation import labellings, p_value
@@ -63,7 +63,7 @@ def permutation_test(x: Tensor, y: Tensor, widths: list[float], generator: Gener
 
 
 @register("evaluation", "mmd")
-class MMD:
+class MMD(Evaluation):
     """`widths`: in units of the median distance between data points; `points`: how many held-out points at most."""
 
     def __init__(self, *, widths: list[PositiveFloat], points: PositiveInt) -> None:

@@ -19,7 +19,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.functional import EnergyFn
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
@@ -56,14 +56,14 @@ def quadrature_weights(energy: EnergyFn, mixture: GaussianMixture, low: Tensor, 
 
 def weights_of_density(view: EvalView, mixture: GaussianMixture, cells: int) -> Tensor | None:
     """The model's own weights; None where there is no density."""
-    if not view.has_energy or view.dataset.event_shape not in ((1,), (2,)):
+    if not view.has("energy") or view.dataset.event_shape not in ((1,), (2,)):
         return None
     low, high = view.dataset.train.amin(0), view.dataset.train.amax(0)
     return quadrature_weights(view.energy, mixture, low, high, cells)
 
 
 @register("evaluation", "modes")
-class Modes:
+class Modes(Evaluation):
     """`radius`: in stds of a mode, within which a sample hits it; `cells`: of the quadrature, as in
     evaluation.likelihood."""
 
@@ -73,7 +73,7 @@ class Modes:
     def applies(self, view: EvalView) -> str | None:
         if view.dataset.mixture is None:
             return "the data are no mixture with known modes"
-        if view.sampler is None and (not view.has_energy or view.dataset.event_shape not in ((1,), (2,))):
+        if view.sampler is None and (not view.has("energy") or view.dataset.event_shape not in ((1,), (2,))):
             return "the run has no sampler, and no density in one or two dimensions"
         return None
 

@@ -30,7 +30,7 @@ Grathwohl et al., Your Classifier is Secretly an Energy Based Model, 2020, secti
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -38,7 +38,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.functional import evaluate, flat_sum, in_parts, per_sample
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import row_order, subset
@@ -65,7 +65,7 @@ def residual(s: Tensor, z: Tensor, sigma: float) -> Tensor:
 
 
 @register("evaluation", "ood")
-class OutOfDistribution:
+class OutOfDistribution(Evaluation):
     """`points`: of each set at most; `resamples`: of the bootstrap; `levels`, `draws`: noise levels and noises that the
     residual averages over; `sigma`: of a plain energy's residual, in units of the data's scale, null: none; `shift`: of
     shifted points, in the same units; `others`: data sets by their settings, left out where they are not found."""
@@ -83,9 +83,6 @@ class OutOfDistribution:
     ) -> None:
         self.points, self.resamples, self.levels, self.draws = points, resamples, levels, draws
         self.sigma, self.shift, self.others = sigma, shift, others
-
-    def applies(self, view: EvalView) -> str | None:
-        return None
 
     def __call__(self, view: EvalView) -> Report:
         report = Report()
@@ -150,7 +147,7 @@ class OutOfDistribution:
 
     @torch.no_grad()
     def _typical_energy(self, view: EvalView) -> float | None:
-        if not view.has_energy:
+        if not view.has("energy"):
             return None
         return float(in_parts(partial(evaluate, view.energy), subset(view.dataset.train, 10_000), 1024).mean())
 
@@ -163,7 +160,7 @@ class OutOfDistribution:
             scores |= {"energy": -e, "typicality": -(e - level).abs()}
         slope = in_parts(partial(data_score, view.energy), x, 1024)
         scores["gradient"] = -flat_sum(slope**2).sqrt()
-        if isinstance(view.energy, NoiseLevels) or self.sigma is not None:
+        if view.has("levels") or self.sigma is not None:
             scores["residual"] = -self._residual(view, x)
         truth = view.dataset.log_prob(x)
         if truth is not None:
@@ -175,19 +172,19 @@ class OutOfDistribution:
         return scores | {"constant": torch.zeros(len(x))}
 
     def _residual(self, view: EvalView, x: Tensor) -> Tensor:
-        model = view.energy
-        if isinstance(model, NoiseLevels):
+        if view.has("levels"):
+            model = cast(NoiseLevels, view.energy)
             few = min(self.levels, model.ladder.levels)
-            sigmas = [model.ladder.sigma((i + 0.5) / few) for i in range(few)]
+            sigmas, score_at = [model.ladder.sigma((i + 0.5) / few) for i in range(few)], model.score
         else:
             sigmas = [float(self.sigma or 0) * view.dataset.scale]
+            score_at = lambda y, _: data_score(view.energy, y)  # noqa: E731
         total = torch.zeros(len(x), device=x.device)
         for sigma in sigmas * self.draws:
             z = torch.empty(1, *x.shape[1:], device=x.device).normal_(generator=view.generator).expand_as(x)
             for rows in torch.arange(len(x), device=x.device).split(1024):
                 y = x[rows] + sigma * z[rows]
-                s = model.score(y, sigma) if isinstance(model, NoiseLevels) else data_score(model, y)
-                total[rows] += residual(s, z[rows], sigma) / (len(sigmas) * self.draws)
+                total[rows] += residual(score_at(y, sigma), z[rows], sigma) / (len(sigmas) * self.draws)
         return total
 
     def _compare(self, report: Report, name: str, scores: Pairs, generator: Generator) -> None:

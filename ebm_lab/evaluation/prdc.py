@@ -11,14 +11,14 @@ features they say more.
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.statistics.prdc import expected_coverage, prdc
 
 
 @register("evaluation", "prdc")
-class PRDC:
+class PRDC(Evaluation):
     """`neighbours`: k, whose distance is a ball's radius; `points`: how many held-out points and samples at most."""
 
     def __init__(self, *, neighbours: PositiveInt, points: PositiveInt) -> None:

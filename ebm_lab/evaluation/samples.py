@@ -9,14 +9,14 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 
 
 @register("evaluation", "samples")
-class Samples:
+class Samples(Evaluation):
     """`shown`: how many samples the grid shows; `frames`: how many moments of each chain the film strip shows."""
 
     def __init__(self, *, shown: PositiveInt, frames: PositiveInt) -> None:
@@ -28,7 +28,7 @@ class Samples:
     @torch.no_grad()
     def __call__(self, view: EvalView) -> Report:
         samples, report = view.samples, Report()
-        if view.has_energy:
+        if view.has("energy"):
             drawn = {"data": subset(view.held_out, 4096), "samples": samples, "noise": view.film[0][1]}
             report.metrics = {f"e_{name}": float(evaluate(view.energy, x).mean()) for name, x in drawn.items()}
             report.metrics["energy_gap"] = report.metrics["e_data"] - report.metrics["e_samples"]

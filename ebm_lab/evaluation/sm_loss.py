@@ -18,17 +18,19 @@ Aapo Hyvarinen, Estimation of Non-Normalized Statistical Models by Score Matchin
 Yang Song, Sahaj Garg, Jiaxin Shi and Stefano Ermon, Sliced Score Matching, 2019, section 6.1, arXiv:1905.07088.
 """
 
+from functools import partial
+
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from ebm_lab.core.eval_view import EvalView, Report
-from ebm_lab.core.functional import EnergyFn, divergence, flat_sum, score
+from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.features import Need
+from ebm_lab.core.functional import EnergyFn, divergence, flat_sum
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import NON_SMOOTH
-from ebm_lab.models.levels import NoiseLevels
+from ebm_lab.models.levels import data_score
 
 BATCH = 256
 LARGEST = 4096
@@ -41,18 +43,14 @@ def hyvarinen(s: Tensor, trace: Tensor) -> Tensor:
 
 
 @register("evaluation", "sm_loss")
-class ScoreMatchingLoss:
+class ScoreMatchingLoss(Evaluation):
     """`exact_dim`: largest dimension with the exact trace, d backward passes; `projections`: v per point above it;
     `points`: how many held-out points at most."""
 
+    needs = (Need("energy", "smooth", why="an activation has no second derivative, so the trace would miss its kinks"),)
+
     def __init__(self, *, exact_dim: NonNegativeInt, projections: PositiveInt, points: PositiveInt) -> None:
         self.exact_dim, self.projections, self.points = exact_dim, projections, points
-
-    def applies(self, view: EvalView) -> str | None:
-        for module in view.energy.modules() if isinstance(view.energy, nn.Module) else ():
-            if isinstance(module, NON_SMOOTH):
-                return f"{type(module).__name__} has no second derivative, so the trace would miss its kinks"
-        return None
 
     def __call__(self, view: EvalView) -> Report:
         x = subset(view.held_out, self.points)
@@ -69,10 +67,7 @@ class ScoreMatchingLoss:
         return report
 
     def _loss(self, model: EnergyFn, x: Tensor, exact: bool, generator: Generator) -> Tensor:
-        def field(y: Tensor) -> Tensor:
-            if isinstance(model, NoiseLevels):
-                return model.score(y, model.ladder.sigma_min, create_graph=True)
-            return score(model, y, create_graph=True)
+        field = partial(data_score, model, create_graph=True)
 
         if exact:
             return hyvarinen(*divergence(field, x))

@@ -1,11 +1,11 @@
 """Building blocks that several energies share."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import NON_SMOOTH, Offers, Part
 from ebm_lab.core.interfaces import Dataset
 
 Activation = Literal["silu", "softplus", "tanh", "gelu", "relu", "leaky_relu"]
@@ -17,8 +17,15 @@ _MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
 }
-NON_SMOOTH = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish)
-"""Activations whose second derivative is zero almost everywhere: score matching loses its trace term with them."""
+
+
+class Activated(Part):
+    """A model with the setting `activation`, on which it depends whether its score is smooth."""
+
+    @classmethod
+    def offers_of(cls, *, activation: Activation = "silu", **settings: Any) -> Offers:
+        kinked = issubclass(_MODULES[activation], NON_SMOOTH)
+        return super().offers_of(**settings) - ({"smooth"} if kinked else set())
 
 
 def make_activation(name: str) -> nn.Module:
@@ -36,16 +43,6 @@ def initialise(net: nn.Module) -> None:
     for layer in hidden:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.normal_(layer.bias)
-
-
-def require_smooth(energy: nn.Module, who: str) -> None:
-    """Refuse an energy that is not twice differentiable, for objectives that differentiate its score."""
-    for module in energy.modules():
-        if isinstance(module, NON_SMOOTH):
-            raise UserError(
-                f"objective '{who}' differentiates the score, and {type(module).__name__} in the energy has no second "
-                f"derivative: choose a smooth one, energy.activation=silu"
-            )
 
 
 ConfineShape = Literal["isotropic", "covariance"]

@@ -13,19 +13,24 @@ arXiv:1907.05600.
 
 import math
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import Part, features_of
 from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
 from ebm_lab.models.ladder import Ladder, Sigma, make_ladder
 
 
-class NoiseLevels(nn.Module, ABC):
-    """A model of every level of its `ladder`. sigma: a float, or (B,), one level per sample, in data units."""
+class NoiseLevels(Part, nn.Module, ABC):
+    """A model of every level of its `ladder`. sigma: a float, or (B,), one level per sample, in data units; None: the
+    lowest level."""
+
+    offers = frozenset({"score", "smooth", "levels"})
 
     mean: Tensor
 
@@ -39,7 +44,7 @@ class NoiseLevels(nn.Module, ABC):
         self.scale = dataset.scale
 
     @abstractmethod
-    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
+    def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
         """grad_x log q_sigma(x), (B, *shape) -> (B, *shape). Detached unless `create_graph`."""
 
     def prior(self) -> Distribution:
@@ -55,6 +60,8 @@ class NoiseLevels(nn.Module, ABC):
 
 class NoiseEnergy(NoiseLevels, Energy):
     """E(x, sigma) = base + `correction`, in nats."""
+
+    offers = NoiseLevels.offers | Energy.offers
 
     @abstractmethod
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
@@ -74,8 +81,8 @@ class NoiseEnergy(NoiseLevels, Energy):
         """The energy of one level, x -> E(x, sigma)."""
         return lambda x: self.energy(x, sigma)
 
-    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
-        return score(self.at(sigma), x, create_graph)
+    def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
+        return score(self.at(self.ladder.sigma_min if sigma is None else sigma), x, create_graph)
 
 
 class ScoreNetwork(NoiseLevels):
@@ -86,15 +93,13 @@ class ScoreNetwork(NoiseLevels):
     arXiv:2206.00364.
     """
 
-    has_energy = False
-
     @abstractmethod
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         """F at u (B, *shape) and sigma (B,) or (1,): (B, *shape)."""
 
-    def score(self, x: Tensor, sigma: Tensor | float, create_graph: bool = False) -> Tensor:
+    def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
         with torch.set_grad_enabled(create_graph):
-            u, sigma, v = self.inputs(x, sigma)
+            u, sigma, v = self.inputs(x, self.ladder.sigma_min if sigma is None else sigma)
             return (per_sample(self.scale / sigma, x) * self.correction(u, sigma) - u) / per_sample(v, x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,9 +114,13 @@ def tweedie(model: NoiseLevels, x: Tensor, sigma: float) -> Tensor:
     return x + sigma**2 * model.score(x, sigma)
 
 
-def data_score(model: EnergyFn, x: Tensor) -> Tensor:
-    """The model's score of the data, (B, *shape), detached: -grad E, at the lowest level where there are many."""
-    return model.score(x, model.ladder.sigma_min) if isinstance(model, NoiseLevels) else score(model, x)
+def data_score(model: EnergyFn, x: Tensor, create_graph: bool = False) -> Tensor:
+    """The model's score of the data, (B, *shape): -grad E, at the lowest level where there are many. Detached unless
+    `create_graph`."""
+    if "levels" in features_of(model):
+        levels = cast(NoiseLevels, model)
+        return levels.score(x, levels.ladder.sigma_min, create_graph)
+    return score(model, x, create_graph)
 
 
 def require_images(dataset: Dataset, name: str) -> tuple[int, int, int]:

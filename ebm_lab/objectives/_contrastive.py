@@ -30,6 +30,7 @@ class Contrastive(Objective):
     mean(E(x)^2 + E(x_neg)^2), which keeps energies near zero (Du and Mordatch 2019)."""
 
     headline = ("gap", "e_pos", "acceptance")
+    sampler: Sampler
 
     def __init__(
         self,

@@ -24,15 +24,17 @@ Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, s
 """
 
 import copy
+from collections.abc import Iterable
+from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen
 from ebm_lab.core.interfaces import Chain, Dataset, Loss, Sampler
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import require_smooth
 from ebm_lab.objectives._contrastive import Contrastive
 from ebm_lab.statistics.entropy import nearest_neighbour_entropy
 
@@ -77,16 +79,16 @@ class CD(Contrastive):
             return
         if neglected_entropy:
             self.couples = "objective.neglected_entropy measures distances between all chains of a batch"
-        require_smooth(energy, "cd")
-        if not sampler.reparameterised:
-            raise UserError(
-                f"objective.neglected_term={neglected_term}: the chains must be differentiable, and those of "
-                f"{type(sampler).__name__} are not; choose sampler=langevin or sampler=underdamped"
-            )
         if self.neglected_steps > sampler.steps:
             raise UserError(
                 f"objective.neglected_steps={neglected_steps}: the sampler takes only {sampler.steps} steps"
             )
+
+    @classmethod
+    def needs_of(cls, *, neglected_term: float = 0.0, **settings: Any) -> Iterable[Need]:
+        asked = [("energy", "smooth"), ("sampler", "reparameterised")] if neglected_term else []
+        setting = f"objective.neglected_term={neglected_term:g}"
+        return (*super().needs_of(**settings), *[Need(role, feature, setting) for role, feature in asked])
 
     def negatives(self, x: Tensor) -> Chain:
         if not self.neglected_term:

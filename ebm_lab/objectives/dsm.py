@@ -22,6 +22,7 @@ from pydantic import PositiveFloat
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, score
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.registry import register
@@ -56,6 +57,7 @@ class DSM(Objective):
     """
 
     headline = ("loss", "score_norm")
+    needs = (Need("energy", "energy"), Need("dataset", "continuous"))
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, score
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
@@ -48,6 +49,7 @@ class FDSSM(Objective):
     for data that lie on a thin set, whose score is infinite."""
 
     headline = ("loss",)
+    needs = (Need("energy", "energy"), Need("dataset", "continuous"))
     compares = "takes differences of energies over short steps"
 
     def __init__(

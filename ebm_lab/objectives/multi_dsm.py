@@ -18,13 +18,14 @@ Florentin Guth, Zahra Kadkhodaie and Eero P. Simoncelli, Learning normalized ima
 2025 (time term, there in t = sigma^2).
 """
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Generator, Tensor
 
-from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import flat_sum, level_gradients, per_sample
 from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.core.registry import register
@@ -58,7 +59,7 @@ class MultiDSM(Objective):
     `time_weight`: weight of the time term, for energies only."""
 
     headline = ("loss", "space", "time")
-    needs = "levels"
+    needs = (Need("energy", "levels"), Need("dataset", "continuous"))
 
     def __init__(
         self,
@@ -70,25 +71,24 @@ class MultiDSM(Objective):
         time_weight: NonNegativeFloat,
     ) -> None:
         super().__init__(energy)
-        if time_weight and not isinstance(energy, NoiseEnergy):
-            raise UserError(
-                f"objective.time_weight={time_weight:g}: needs an energy, and the model is a score network: "
-                f"choose objective.time_weight=0"
-            )
         self.generator, self.discrete = generator, levels == "discrete"
         self.antithetic, self.time_weight = antithetic, time_weight
 
+    @classmethod
+    def needs_of(cls, *, time_weight: float = 0.0, **settings: Any) -> Iterable[Need]:
+        asked = [Need("energy", "energy", f"objective.time_weight={time_weight:g}")] if time_weight else []
+        return (*super().needs_of(**settings), *asked)
+
     def forward(self, batch: Batch) -> Loss:
-        x, model = batch.x, self.energy
-        assert isinstance(model, NoiseLevels)
+        x, model = batch.x, cast(NoiseLevels, self.energy)
         sigma = draw_levels(model.ladder, len(x), self.discrete, self.generator, x)
         z = torch.empty_like(x).normal_(generator=self.generator)
         if self.antithetic:
             x, z, sigma = torch.cat([x, x]), torch.cat([z, -z]), torch.cat([sigma, sigma])
         noisy = x + per_sample(sigma, x) * z
         metrics = {}
-        if self.time_weight and isinstance(model, NoiseEnergy):
-            _, grad, rate = level_gradients(model.energy, noisy, sigma)
+        if self.time_weight:
+            _, grad, rate = level_gradients(cast(NoiseEnergy, model).energy, noisy, sigma)
             space, time = space_loss(-grad, z, sigma).mean(), time_loss(rate, z).mean()
             loss, metrics["time"] = space + self.time_weight * time, time.detach()
         else:

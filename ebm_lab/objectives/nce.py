@@ -12,6 +12,7 @@ Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, s
 """
 
 import math
+from typing import cast
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -67,8 +68,8 @@ class NCE(Objective):
         self.generator, self.k = generator, noise_ratio
         self.data_noise = data_noise * dataset.scale
         self.noise = fit_noise(noise, dataset.train, components, widen, self.data_noise, generator)
-        if isinstance(self.noise, Flow):
-            self.notes.append(self.noise.told)
+        if noise == "flow":
+            self.notes.append(cast(Flow, self.noise).told)
         self.log_z = nn.Parameter(self._log_z_under_noise())
 
     @torch.no_grad()

@@ -14,11 +14,11 @@ Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, e
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, flat_sum, score_and_trace
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import require_smooth
 
 COSTLY = 16
 """Above this dimension a step costs ten sliced ones or more (`python scripts/theory.py out=docs only=estimators`)."""
@@ -37,6 +37,7 @@ class SM(Objective):
     scale, for data that lie on a thin set, whose score is infinite."""
 
     headline = ("loss", "score_norm")
+    needs = (Need("energy", "energy"), Need("energy", "smooth"), Need("dataset", "continuous"))
 
     def __init__(
         self,
@@ -48,7 +49,6 @@ class SM(Objective):
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy)
-        require_smooth(energy, "sm")
         self.generator, self.chunk, self.data_noise = generator, chunk, data_noise * dataset.scale
         self.dim = dataset.mean.numel()
         if self.dim > COSTLY:

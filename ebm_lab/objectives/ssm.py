@@ -18,11 +18,11 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score_and_curvature
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import require_smooth
 
 Projection = Literal["gaussian", "rademacher", "sphere"]
 
@@ -57,6 +57,7 @@ class SSM(Objective):
     noise added to the data, in units of its scale, for data that lie on a thin set, whose score is infinite."""
 
     headline = ("loss", "score_norm")
+    needs = (Need("energy", "energy"), Need("energy", "smooth"), Need("dataset", "continuous"))
 
     def __init__(
         self,
@@ -70,7 +71,6 @@ class SSM(Objective):
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy)
-        require_smooth(energy, "ssm")
         self.generator, self.count = generator, projections
         self.law: Projection = projection
         self.variance_reduced, self.data_noise = variance_reduced, data_noise * dataset.scale

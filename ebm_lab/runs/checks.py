@@ -1,4 +1,4 @@
-"""What does not fit together is said in one line, before anything is trained."""
+"""Check the data, the precision and the parts of a batch: what is wrong is said in one line before training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import features_of
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
-from ebm_lab.core.registry import find
 from ebm_lab.core.settings import wiring_of
 from ebm_lab.core.transforms import ROUNDING
-from ebm_lab.models.levels import NoiseLevels, ScoreNetwork
+from ebm_lab.models.levels import data_score
 
 SCALES = (1e-12, 1e12)
 """Scales of data whose squares, and those of their inverses, float32 holds with room to spare."""
@@ -59,48 +59,14 @@ def _way_out(dataset: Dataset, config: Mapping[str, Any]) -> str:
     return "" if dataset.bounds is not None else "; give data of mean about 0 and scale about 1"
 
 
-def check_fit(
-    energy: nn.Module, sampler: Sampler | None, dataset: Dataset, config: Mapping[str, Any], temperature: float
-) -> None:
-    """Refuse an objective or a sampler that asks the model for what it has not, or the sampler for what it can't do."""
-    model, objective, chains = (str((config.get(g) or {}).get("name")) for g in ("energy", "objective", "sampler"))
-    learns: Any = find("objective", objective)
-    levels = "noise" if len(dataset.event_shape) == 3 else "noise_mlp"
-    if sampler is not None and not sampler.kernel:
-        if "sampler" in wiring_of(learns):
-            raise UserError(
-                f"objective '{objective}' trains with chains that stay at one energy, and sampler '{chains}' goes down "
-                f"many noise levels: choose sampler=langevin, mala or hmc"
-            )
-        if temperature != 1:
-            raise UserError(
-                f"sample_temperature={temperature:g}: sampler '{chains}' goes down many noise levels, each at the "
-                f"model's own temperature: choose sample_temperature=1"
-            )
-    for kind, who, asks, instead in (
-        ("objective", objective, learns.needs, "multi_dsm"),
-        ("sampler", chains, sampler.needs if sampler is not None else None, "annealed_langevin"),
-    ):
-        if asks == "levels" and not isinstance(energy, NoiseLevels):
-            raise UserError(
-                f"{kind} '{who}' needs a model of many noise levels, and energy '{model}' has none: "
-                f"choose energy={levels} or another {kind}"
-            )
-        if asks == "energy" and isinstance(energy, ScoreNetwork):
-            raise UserError(
-                f"{kind} '{who}' needs an energy, and '{model}' is a score network, which has none: "
-                f"choose energy={levels} or {kind}={instead}"
-            )
-
-
 def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> None:
     """Send two samples through the energy, so that shapes which don't fit are told now and in one line."""
     try:
         with torch.no_grad():
-            if isinstance(energy, ScoreNetwork):
-                energy.score(dataset.train[:2], energy.ladder.sigma_min)
-            else:
+            if "energy" in features_of(energy):
                 evaluate(energy, dataset.train[:2])
+            else:
+                data_score(energy, dataset.train[:2])
     except (RuntimeError, ValueError, IndexError) as error:
         raise UserError(
             f"energy={config['energy']['name']}: can't take samples of shape {dataset.event_shape} from "
@@ -135,7 +101,8 @@ def check_precision(objective: Objective, sampler: Sampler | None, config: Mappi
             f"precision={precision}: objective '{config['objective']['name']}' {objective.compares}, and bfloat16 "
             f"rounds the differences away; choose precision=float32"
         )
-    if "sampler" in wiring_of(type(objective)) and sampler is not None and not sampler.reparameterised:
+    trains = sampler is not None and "sampler" in wiring_of(type(objective))
+    if trains and "reparameterised" not in features_of(sampler):
         raise UserError(
             f"precision={precision}: sampler '{config['sampler']['name']}' accepts and refuses by differences of "
             f"energies, which bfloat16 rounds away; choose precision=float32 or sampler=langevin"

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import features_of
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.places import places_of
 from ebm_lab.core.registry import find
-from ebm_lab.models.levels import ScoreNetwork, data_score
+from ebm_lab.models.levels import data_score
 from ebm_lab.runs.data_record import DataRecord, KeptData
 from ebm_lab.runs.parts import Parts, build_dataset, build_parts
 from ebm_lab.runs.settings import import_plugins, pick_device, run_settings
@@ -94,7 +95,7 @@ def _built(config: Mapping[str, Any], content: Mapping[str, Any], data: KeptData
 
 def _answers(energy: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """What a model says at x."""
-    known = {} if isinstance(energy, ScoreNetwork) else {"energy": evaluate(energy, x).detach()}
+    known = {"energy": evaluate(energy, x).detach()} if "energy" in features_of(energy) else {}
     return {**known, "score": data_score(energy, x).detach()}
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.features import features_of
 from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.random import stream
@@ -106,7 +107,7 @@ class LoadedRun:
 
     def check_sampling(self, **given: float | None) -> None:
         """Refuse steps and temperatures for a sampler that has its own."""
-        if self.sampler is None or self.sampler.kernel:
+        if self.sampler is None or "stationary" in features_of(self.sampler):
             return
         for key, value in given.items():
             if value is not None:
@@ -139,7 +140,7 @@ class LoadedRun:
         from ebm_lab.evaluation.likelihood import exact_log_z
 
         view = self.evaluations.view("test", self.step)
-        if not view.has_energy:
+        if not view.has("energy"):
             why = "a score network has no energy, so no log Z; its likelihood is run.evaluate('flow_likelihood')"
             raise UserError(f"run={self.path}: {why}")
         known = exact_log_z(view, evaluation_settings("likelihood", self.config)["cells"])

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
+from ebm_lab.core.choice import Choice
 from ebm_lab.core.eval_view import Evaluator
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.places import absolute
 from ebm_lab.core.random import seed_of, seeded, stream
-from ebm_lab.core.registry import build
-from ebm_lab.models.levels import NoiseLevels
-from ebm_lab.runs.checks import check_data, check_fit, check_layout, check_parts, check_precision, probe
+from ebm_lab.core.registry import build, parse
+from ebm_lab.runs.checks import check_data, check_layout, check_parts, check_precision, probe
+from ebm_lab.runs.compatibility import check_fit
 from ebm_lab.runs.data_record import SPLITS, DataRecord, fingerprints
 from ebm_lab.runs.settings import RunSettings, import_plugins, pick_device, pick_threads, run_settings
 from ebm_lab.training.distributed import Processes
@@ -86,24 +87,21 @@ def build_parts(
         "output_dir": settings.output_dir,
         "generator": stream(settings.seed, "objective", 0, device),
     }
-    wiring["energy"] = energy = build_energy(config, settings, wiring, device)
-    name = (config.get("sampler") or {}).get("name", "none")  # a recipe may have left settings without a name
-    wiring["sampler"] = sampler = None if name == "none" else build("sampler", config["sampler"], **wiring)
-    check_fit(energy, sampler, dataset, config, settings.sample_temperature)
+    choices = parse_choices(config)
+    check_fit(choices, dataset, settings.sample_temperature)
+    wiring["energy"] = energy = build_energy(choices["energy"], settings, wiring, device)
+    wiring["sampler"] = sampler = choices["sampler"].build(**wiring) if "sampler" in choices else None
+    check_fit(choices, dataset, settings.sample_temperature, {"energy": energy, "sampler": sampler})
     probe(energy, dataset, config)
-    objective: Objective = build("objective", config.get("objective") or {}, **wiring).to(device)
+    objective: Objective = choices["objective"].build(**wiring).to(device)
     check_parts(objective, settings.batch_size, settings.accumulate, processes.world)
     check_precision(objective, sampler, config)
     processes.share(objective)
     if not processes.first:  # what was built before is the same for all; what is drawn from here on, its own
         wiring["generator"].manual_seed(seed_of(settings.seed, processes.own("objective")))
-    evaluators = {
-        name: build("evaluation", values, f"evaluation.{name}", **wiring)
-        for name, values in (config.get("evaluation") or {}).items()
-    }
-    chosen = {"objective": objective.chosen, "energy": {}}
-    if isinstance(energy, NoiseLevels):
-        chosen["energy"], objective.notes = energy.chosen, [*energy.notes, *objective.notes]
+    evaluators = {name: choices[f"evaluation.{name}"].build(**wiring) for name in config.get("evaluation") or {}}
+    chosen = {"objective": objective.chosen, "energy": getattr(energy, "chosen", {})}
+    objective.notes = [*getattr(energy, "notes", ()), *objective.notes]
     settled = {group: {**config[group], **values} for group, values in chosen.items()}
     return Parts(
         settings=settings,
@@ -134,13 +132,21 @@ def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torc
     return dataset
 
 
-def build_energy(
-    config: Mapping[str, Any], settings: RunSettings, wiring: Mapping[str, Any], device: torch.device
-) -> nn.Module:
+def parse_choices(config: Mapping[str, Any]) -> dict[str, Choice]:
+    """Check the settings of a run's energy, objective, evaluations and, where there is one, sampler."""
+    choices = {kind: parse(kind, config.get(kind) or {}) for kind in ("energy", "objective")}
+    if (config.get("sampler") or {}).get("name", "none") != "none":  # a recipe may have left settings without a name
+        choices["sampler"] = parse("sampler", config["sampler"])
+    for name, values in (config.get("evaluation") or {}).items():
+        choices[f"evaluation.{name}"] = parse("evaluation", values, f"evaluation.{name}")
+    return choices
+
+
+def build_energy(choice: Choice, settings: RunSettings, wiring: Mapping[str, Any], device: torch.device) -> nn.Module:
     """Build the energy on `device`; its initial weights depend on the seed alone."""
     with seeded(seed_of(settings.seed, "energy"), device):
-        energy: nn.Module = build("energy", config.get("energy") or {}, **wiring).to(device)
+        energy: nn.Module = choice.build(**wiring).to(device)
     if settings.channels_last:
-        check_layout(energy, config["energy"]["name"])
+        check_layout(energy, choice.name)
         energy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
     return energy

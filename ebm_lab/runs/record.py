@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ebm_lab.core.eval_view import reason_against
 from ebm_lab.core.interfaces import Logger, RunInfo
 from ebm_lab.core.registry import build
 from ebm_lab.core.streams import say
@@ -71,7 +72,7 @@ def left_out(trainer: Trainer) -> list[str]:
     """A line for each evaluation that was asked for and does not apply, and for a likelihood that nothing replaces."""
     view = trainer.evaluations.view("test", trainer.state.step)
     lines, likelihoods = [], {"likelihood", "flow_likelihood", "ais"}
-    reasons = {name: evaluator.applies(view) for name, evaluator in trainer.evaluations.evaluators.items()}
+    reasons = {name: reason_against(evaluator, view) for name, evaluator in trainer.evaluations.evaluators.items()}
     known = any(name in likelihoods and reason is None for name, reason in reasons.items())
     for name, reason in reasons.items():
         if reason is not None and (name not in DEFAULT if name != "likelihood" else not known):

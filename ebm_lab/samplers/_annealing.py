@@ -7,10 +7,12 @@ sigma_min.
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen
 from ebm_lab.core.interfaces import Chain, Dataset, Sampler
 from ebm_lab.distributions.elementary import Distribution
@@ -20,8 +22,8 @@ from ebm_lab.models.levels import NoiseLevels, tweedie
 class LevelSampler(Sampler):
     """`steps` of one rung, as a sampler counts them; `denoise`: end with Tweedie's formula. Not differentiable."""
 
-    needs = "levels"
-    kernel = False
+    needs = (Need("energy", "levels"), Need("dataset", "continuous"))
+    offers = frozenset()
 
     def __init__(self, steps: int, denoise: bool) -> None:
         self.steps, self.denoise = steps, denoise
@@ -35,12 +37,10 @@ class LevelSampler(Sampler):
         """(states after this rung, how many scores of a chain were taken)."""
 
     def start(self, energy: EnergyFn, dataset: Dataset) -> Distribution:
-        assert isinstance(energy, NoiseLevels)
-        return energy.prior()
+        return cast(NoiseLevels, energy).prior()
 
     def total(self, energy: EnergyFn) -> int:
-        assert isinstance(energy, NoiseLevels)
-        return self.steps * self.rungs(energy)
+        return self.steps * self.rungs(cast(NoiseLevels, energy))
 
     def __call__(
         self,
@@ -51,14 +51,15 @@ class LevelSampler(Sampler):
         generator: Generator,
         differentiable: bool = False,
     ) -> Chain:
-        assert isinstance(energy, NoiseLevels) and not differentiable
+        assert not differentiable
+        model = cast(NoiseLevels, energy)
         level = int(state["level"]) if "level" in state else 0
-        rungs, levels = self.rungs(energy), energy.ladder.levels
+        rungs, levels = self.rungs(model), model.ladder.levels
         last = rungs - 1
         with frozen(energy), torch.no_grad():
-            x, taken = self.descend(energy, x, min(level, last), generator)
+            x, taken = self.descend(model, x, min(level, last), generator)
             if level >= last and self.denoise:
-                x, taken = tweedie(energy, x, energy.ladder.sigma_min), taken + 1
-        reached = energy.ladder.rung(min(level, last) + levels - rungs)  # a call stays at its level or goes to the next
+                x, taken = tweedie(model, x, model.ladder.sigma_min), taken + 1
+        reached = model.ladder.rung(min(level, last) + levels - rungs)  # a call stays at its level or goes to the next
         metrics = {"chain_sigma": torch.tensor(reached, device=x.device)}
         return Chain(x, {"level": torch.tensor(level + 1)}, metrics, taken * len(x))

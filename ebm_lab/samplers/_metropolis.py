@@ -6,16 +6,18 @@
 W. K. Hastings, Monte Carlo Sampling Methods Using Markov Chains and Their Applications, 1970.
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import (
     EnergyFn,
     GradientFn,
@@ -96,8 +98,17 @@ class Metropolis(Sampler):
         self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
         self.widths = Widths(scale, 0.0 if warmup else adapt_rate) if mass == "diagonal" else None
 
+    needs = (Need("energy", "energy"), Need("dataset", "continuous"))
+    offers = frozenset({"stationary", "exact"})
     cost: int
     """Gradients that a proposal takes."""
+
+    def at_fixed_steps(self) -> Self:
+        """Return a copy whose step size does not follow its acceptance."""
+        fixed = copy.copy(self)
+        fixed.step_size = copy.copy(self.step_size)
+        fixed.step_size.target = None
+        return fixed
 
     @abstractmethod
     def propose(

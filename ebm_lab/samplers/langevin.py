@@ -18,6 +18,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, gradient_of, per_sample
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
@@ -54,7 +55,8 @@ class Langevin(Sampler):
     no law and no such metric. Rounding of E in float32 counts divided by noise_scale^2.
     """
 
-    reparameterised = True
+    needs = (Need("energy", "energy"), Need("dataset", "continuous"))
+    offers = frozenset({"stationary", "reparameterised"})
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen, gradient_of
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
@@ -71,6 +72,8 @@ class Tempering(Sampler):
     probability to swap, and each pair's, `swap_1` the coldest (a pair near 0 cuts the ladder: give more replicas);
     `round_trips`, from cold to hot and back, per chain in 1,000 steps.
     """
+
+    needs = (Need("energy", "energy"), Need("dataset", "continuous"))
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, gradient_of
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.registry import register
@@ -67,7 +68,8 @@ class Underdamped(Sampler):
     after some 1 / (friction * step_size) steps. The metric `acceptance` is what a Metropolis test would have said of
     the last step, the mean of min(1, exp(-work / T))."""
 
-    reparameterised = True
+    needs = (Need("energy", "energy"), Need("dataset", "continuous"))
+    offers = frozenset({"stationary", "reparameterised"})
 
     def __init__(
         self,

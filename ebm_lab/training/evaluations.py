@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Generator
 
 from ebm_lab.core.errors import Diverged
-from ebm_lab.core.eval_view import Evaluator, EvalView, Report, Share
+from ebm_lab.core.eval_view import Evaluator, EvalView, Report, Share, reason_against
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.random import stream
 from ebm_lab.training.distributed import Processes
@@ -80,7 +80,7 @@ class Evaluations:
         on its name alone, and not on which others are done."""
         evaluator = self.evaluators[name]
         view.generator = self._stream(f"evaluation/{view.split}/{name}", view.step)
-        reason = evaluator.applies(view)
+        reason = reason_against(evaluator, view)
         return evaluator(view).finite(name) if reason is None else reason
 
     def attempt(self, name: str, view: EvalView) -> Report | str | Failure:

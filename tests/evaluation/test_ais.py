@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ebm_lab.core.choice import Choice
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.eval_view import EvalView
+from ebm_lab.core.eval_view import EvalView, reason_against
+from ebm_lab.core.registry import build, find, parse
 from ebm_lab.core.transforms import Affine
 from ebm_lab.distributions.elementary import IsotropicGaussian
 from ebm_lab.distributions.quadrature import box_log_z
@@ -24,8 +26,9 @@ from ebm_lab.evaluation._annealed_importance import (
 )
 from ebm_lab.evaluation._annealed_path import Journey, Path, pilot
 from ebm_lab.evaluation._bits_per_dim import bits_per_dim
-from ebm_lab.evaluation.ais import AIS, Shape, fit_base
+from ebm_lab.evaluation.ais import Shape, fit_base
 from ebm_lab.evaluation.likelihood import Likelihood
+from ebm_lab.runs.compatibility import faults
 from ebm_lab.samplers.hmc import HMC
 from ebm_lab.samplers.langevin import Langevin
 from ebm_lab.samplers.mala import MALA
@@ -44,9 +47,13 @@ def journey(energy, base, generator, n=100, kernel=mala):
     return Journey(energy, base, kernel(None), path, "adaptive", generator)
 
 
-def evaluation(**changes):
+def settings(**changes):
     plain = {"schedule": "adaptive", "base": "covariance", "base_floor": 0.1, "reverse_moves": 20, "cells": 100}
-    return AIS(**{"chains": 64, "temperatures": 100, "transition": HMC3, **plain, **changes})
+    return {"name": "ais", "chains": 64, "temperatures": 100, "transition": HMC3, **plain, **changes}
+
+
+def evaluation(**changes):
+    return build("evaluation", settings(**changes), "evaluation.ais")
 
 
 def view(energy, data, **more):
@@ -182,8 +189,16 @@ def test_unadjusted_langevin_misses_z_and_is_refused(generator):
         value, se = log_mean_exp(forward_log_weights(lambda x: log_ratio(energy, base, x), b, move, x)[0])
         off.append(abs(float(value) - log_z) / float(se))
     assert off[0] < 4 and off[1] > 10
-    with pytest.raises(UserError, match="transition.name=langevin: must be mala or hmc"):
-        evaluation(transition={"name": "langevin", "steps": 1, "step_size": 0.5, "noise_scale": 1.0, "clip_grad": None})
+    values = {"name": "langevin", "steps": 1, "step_size": 0.5, "noise_scale": 1.0, "clip_grad": None}
+    ais = parse("evaluation", settings(transition=values), "evaluation.ais")
+    run = {
+        kind: Choice(kind, name, kind, find(kind, name), {})
+        for kind, name in (("energy", "gaussian"), ("objective", "dsm"))
+    }
+    (line,) = faults({**run, "evaluation.ais": ais}, Points(torch.randn(9, 2)))
+    assert line.startswith(
+        "evaluation.ais.transition.name=langevin: must be hmc or mala: one without a Metropolis test"
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": 2.0}, {"mass": "diagonal"}, {"warmup": 10}])
@@ -291,7 +306,7 @@ def test_what_has_no_z_and_few_chains(generator):
         has_energy = False
 
     data = Points(exact_sample(torch.zeros(3).double(), torch.eye(3).double(), 100, generator))
-    assert "no energy" in str(evaluation().applies(view(Score(), data)))
+    assert "no energy" in str(reason_against(evaluation(), view(Score(), data)))
     energy = gaussian_energy(torch.zeros(3).double(), torch.eye(3).double())
     assert evaluation(temperatures=1)(view(energy, data, count=1)).metrics["ais_chains"] == 2
     broken = evaluation(temperatures=5)(view(lambda x: energy(x) + torch.nan, data))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ebm_lab.core.eval_view import Report
+from ebm_lab.core.registry import build
 from ebm_lab.distributions.elementary import IsotropicGaussian
 from ebm_lab.evaluation.chains import Chains
 from ebm_lab.evaluation.histograms import Histograms
@@ -24,9 +25,9 @@ ADAPT = {"target_acceptance": 0.7, "adapt_rate": 0.02}
 KERNEL = {
     "name": "mala", "steps": 5, "step_size": 0.3, "temperature": 1.0, "mass": "identity", "warmup": None, **ADAPT
 }  # fmt: skip
-CHAINS = {"chains": 16, "warmup": 1, "length": 4, "projections": 3, "kernel": KERNEL}
+CHAINS = {"chains": 16, "warmup": 1, "length": 4, "projections": 3, "kernel": build("sampler", KERNEL, scale=1.0)}
 LONG = {"multiples": [1, 10], "chains": 200, "max_steps": 10_000, "tolerance": 0.5, "widths": [0.5, 1.0]}
-LONG |= {"kernel": KERNEL}
+LONG |= {"kernel": build("sampler", KERNEL, scale=1.0)}
 
 
 def mala(steps):
@@ -51,7 +52,7 @@ def test_chains_of_an_exact_sampler_converge(generator):
     """Independent draws: R-hat 1, an effective sample size of all draws, from noise and from data. 16 chains of 80
     draws: the estimate of a correlation time of 1 has a standard error of about 10 %."""
     exact = Exact(torch.zeros(3).double(), torch.eye(3).double())
-    report = Chains(1.0, **CHAINS)(gaussian_run(generator, exact))
+    report = Chains(**CHAINS)(gaussian_run(generator, exact))
     m = report.metrics
     assert m["chain_draws"] == 16 * 80 and m["rhat_energy"] < 1.02 and m["rhat_x"] < 1.02
     for name in ("energy_noise", "x_noise", "energy_data", "x_data"):
@@ -62,8 +63,8 @@ def test_chains_of_an_exact_sampler_converge(generator):
 def test_the_warm_up_is_left_out(generator):
     """Chains from 20 standard deviations away: with a warm-up R-hat does not see it, without it does."""
     run = {"steps": 40, "shift": 20.0}
-    warm = Chains(1.0, **CHAINS)(gaussian_run(generator, mala(2), **run)).metrics
-    cold = Chains(1.0, **{**CHAINS, "warmup": 0})(gaussian_run(generator, mala(2), **run)).metrics
+    warm = Chains(**CHAINS)(gaussian_run(generator, mala(2), **run)).metrics
+    cold = Chains(**{**CHAINS, "warmup": 0})(gaussian_run(generator, mala(2), **run)).metrics
     assert warm["rhat_energy"] < 1.1 < cold["rhat_energy"] and 0.4 < warm["chain_acceptance_data"] < 1
     per_draw = warm["chain_draws"] / warm["ess_energy_data"]
     assert warm["correlation_steps_energy_data"] == pytest.approx(2 * per_draw), "two steps a draw"
@@ -74,18 +75,18 @@ def test_the_slowest_projection_counts(generator):
     draws = torch.randn(3, 4, 200, generator=generator).double()
     draws[2, 0] += 3
     report = Report()
-    Chains(1.0, **CHAINS)._numbers(report, "_data", draws, 10)
+    Chains(**CHAINS)._numbers(report, "_data", draws, 10)
     m = report.metrics
     assert m["rhat_x_data"] == pytest.approx(float(rhat(draws[2]))) and m["rhat_x_data"] > 1.3 > m["rhat_energy_data"]
     assert m["ess_x_data"] == pytest.approx(float(effective_sample_size(draws[2]))) and m["ess_energy_data"] > 400
 
 
 def test_chains_that_drift_or_stand_still_are_told(generator):
-    drift = Chains(1.0, **CHAINS)(gaussian_run(generator, Drift(0.1)))
+    drift = Chains(**CHAINS)(gaussian_run(generator, Drift(0.1)))
     assert drift.metrics["rhat_x"] > 1.5 and "not converged" in drift.notes[-1]
     still = gaussian_run(generator, Drift(0.0))
     still.dataset.train = torch.zeros(16, 3).double()
-    report = Chains(1.0, **CHAINS)(still)
+    report = Chains(**CHAINS)(still)
     assert "ess_energy_data" not in report.metrics and "the chains stand still" in report.notes[0]
     assert all(math.isfinite(value) for value in report.metrics.values())
 
@@ -93,7 +94,7 @@ def test_chains_that_drift_or_stand_still_are_told(generator):
 def test_chains_that_run_away_stop_nothing(generator):
     """States that are not numbers give no number, but words and pictures."""
     run = gaussian_run(generator, Drift(float("nan")), count=50)
-    for evaluation in (Chains(1.0, **CHAINS), LongRun(1.0, **LONG), Histograms(points=100, bins=10)):
+    for evaluation in (Chains(**CHAINS), LongRun(**LONG), Histograms(points=100, bins=10)):
         report = evaluation(run)
         assert report.images and "rhat_energy" not in report.metrics
         if isinstance(evaluation, LongRun):
@@ -102,7 +103,7 @@ def test_chains_that_run_away_stop_nothing(generator):
 
 
 def test_a_run_without_a_markov_chain_uses_the_kernel(generator):
-    report = Chains(1.0, **CHAINS)(gaussian_run(generator, None, steps=100))
+    report = Chains(**CHAINS)(gaussian_run(generator, None, steps=100))
     assert report.metrics["rhat_energy"] < 1.1 and "chain_acceptance_noise" in report.metrics
 
 
@@ -114,7 +115,7 @@ def test_long_runs_of_an_exact_sampler_are_flat(generator):
     0.087, at every stop and from every start; MMD and moments stay at their floors."""
     exact = Exact(torch.zeros(3).double(), torch.eye(3).double())
     chains = 5 + torch.randn(300, 3, generator=generator).double()
-    report = LongRun(1.0, **LONG)(gaussian_run(generator, exact, chains=chains))
+    report = LongRun(**LONG)(gaussian_run(generator, exact, chains=chains))
     m = report.metrics
     for start in ("noise", "data", "buffer"):
         for stop in (1, 10):
@@ -131,7 +132,7 @@ def test_long_runs_of_an_exact_sampler_are_flat(generator):
 def test_long_runs_to_another_law_drift(generator):
     """A sampler whose law is N(2, I): E rises by 1/2 |2|^2 = 6 nats, and means differ by 2 in every coordinate."""
     biased = Exact(torch.full((3,), 2.0).double(), torch.eye(3).double())
-    report = LongRun(1.0, **LONG)(gaussian_run(generator, biased))
+    report = LongRun(**LONG)(gaussian_run(generator, biased))
     m = report.metrics
     assert m["longrun_e_data_10"] - m["longrun_e_data"] == pytest.approx(6.0, abs=1.2)
     assert m["longrun_drift"] == pytest.approx(6 / 1.5**0.5, rel=0.2)
@@ -143,7 +144,7 @@ def test_stops_count_the_sampler_s_steps(generator):
     """A sampler that adds 0.1 to every coordinate in a call of 3 steps: after K = 20 steps (21 taken) chains have moved
     by 0.7, after 10 K (201 taken) by 6.7; `max_steps` ends them earlier, in words."""
     run = gaussian_run(generator, Drift(0.1))
-    long = LongRun(1.0, **{**LONG, "chains": 300})
+    long = LongRun(**{**LONG, "chains": 300})
     curve, states, reached = long._run(run, torch.zeros(300, 3).double(), [20, 200])
     assert reached == {0: 0, 20: 21, 200: 201}
     assert states[20].mean() == pytest.approx(0.7) and states[200].mean() == pytest.approx(6.7)
@@ -153,7 +154,7 @@ def test_stops_count_the_sampler_s_steps(generator):
     for multiple, moved in ((1, 0.7), (10, 6.7)):  # means of 300 points from those of the held-out ones: error 0.1
         assert m[f"longrun_moments_data_{multiple}"] == pytest.approx(moved / 2, abs=0.1)
         assert m[f"longrun_e_data_{multiple}"] == pytest.approx(1.5 + 1.5 * moved**2, abs=0.4 + 0.6 * moved)
-    report = LongRun(1.0, **{**LONG, "max_steps": 60})(run)
+    report = LongRun(**{**LONG, "max_steps": 60})(run)
     assert "longrun.max_steps=60" in report.notes[1]
 
 
@@ -299,7 +300,7 @@ def test_inpainting_errors_are_the_closed_forms(generator):
     data = Points(x[:600], (-1.0, 1.0))
     data.test = x[600:]
     run = view(lambda y: 0.5 * y.flatten(1).square().sum(1), data, sampler=mala(10), steps=60, generator=generator)
-    paint = Inpainting(1.0, hole="lower", images=300, completions=4, kernel=KERNEL)
+    paint = Inpainting(hole="lower", images=300, completions=4, kernel=build("sampler", KERNEL, scale=1.0))
     m = paint(run).metrics
     assert m["inpaint_mse"] == pytest.approx(2.0, rel=0.12) and m["inpaint_mse_mean"] == pytest.approx(1.25, rel=0.12)
     assert m["inpaint_mse_mean_image"] == pytest.approx(1.0, rel=0.12)
@@ -312,5 +313,5 @@ def test_the_nearest_image_is_found_by_its_known_pixels(generator):
     data = Points(x.clone(), (-1.0, 1.0))
     data.test, data.train = x, x.flip(0) + hole_mask("lower", (1, 4, 4))
     run = view(lambda y: 0.5 * y.flatten(1).square().sum(1), data, sampler=mala(1), steps=1, generator=generator)
-    m = Inpainting(1.0, hole="lower", images=20, completions=1, kernel=KERNEL)(run).metrics
+    m = Inpainting(hole="lower", images=20, completions=1, kernel=build("sampler", KERNEL, scale=1.0))(run).metrics
     assert m["inpaint_mse_nearest"] == pytest.approx(1.0)

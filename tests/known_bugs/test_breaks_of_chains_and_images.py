@@ -11,6 +11,7 @@ import torch
 
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.random import row_order, subset
+from ebm_lab.core.registry import build
 from ebm_lab.distributions.elementary import IsotropicGaussian
 from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.evaluation import inpainting
@@ -34,15 +35,17 @@ def split(request):
     return request.param
 
 
+KERNEL = build("sampler", MALA, scale=1.0)
+
 # --- chains -------------------------------------------------------------------------------------------------------
 
 
 def test_chains_and_long_runs_start_where_they_say_at_the_run_s_temperature(generator, monkeypatch):
     """From noise (mean 0, scale 1 of the training split), training data and, in long runs, persistent chains."""
     data = Splits(generator)
-    long = {"multiples": [1, 3], "chains": 60, "max_steps": 100, "tolerance": 0.5, "widths": [1.0], "kernel": MALA}
-    watch = {"chains": 60, "warmup": 1, "length": 2, "projections": 2, "kernel": MALA}
-    for module, evaluation in (("longrun", LongRun(1.0, **long)), ("chains", Chains(1.0, **watch))):
+    long = {"multiples": [1, 3], "chains": 60, "max_steps": 100, "tolerance": 0.5, "widths": [1.0], "kernel": KERNEL}
+    watch = {"chains": 60, "warmup": 1, "length": 2, "projections": 2, "kernel": KERNEL}
+    for module, evaluation in (("longrun", LongRun(**long)), ("chains", Chains(**watch))):
         copied(monkeypatch, module)
         sampler = Witness()
         kept = 40 + torch.randn(60, 2, generator=generator).double()
@@ -56,7 +59,7 @@ def test_chains_and_long_runs_start_where_they_say_at_the_run_s_temperature(gene
 
 def test_long_runs_draw_their_starts_at_random(generator):
     data = Splits(generator)
-    long = LongRun(1.0, multiples=[1], chains=20, max_steps=9, tolerance=0.5, widths=[1.0], kernel=MALA)
+    long = LongRun(multiples=[1], chains=20, max_steps=9, tolerance=0.5, widths=[1.0], kernel=KERNEL)
     view, _, _ = look(data, generator, chains=torch.arange(120.0).view(60, 2).double())
     first, second = long._starts(view), long._starts(view)
     for name in ("data", "buffer"):
@@ -66,7 +69,7 @@ def test_long_runs_draw_their_starts_at_random(generator):
 def test_long_runs_numbers_are_those_of_their_definitions(generator, monkeypatch):
     """A sampler that adds 1 to every coordinate in a call of 3 steps; 3 and 9 steps are 1 and 3 calls."""
     data, e = Splits(generator), energy_of()
-    long = LongRun(1.0, multiples=[1, 3], chains=60, max_steps=100, tolerance=0.7, widths=[0.5, 1.0], kernel=MALA)
+    long = LongRun(multiples=[1, 3], chains=60, max_steps=100, tolerance=0.7, widths=[0.5, 1.0], kernel=KERNEL)
     view, _, _ = look(data, generator, sampler=Drift(1.0), steps=3)
     asked = []
     monkeypatch.setattr("ebm_lab.evaluation.longrun.verdict", lambda *given: asked.append(given) or "said")
@@ -101,7 +104,7 @@ def test_watched_chains_are_counted_from_the_warm_up_on(generator):
     """A sampler of 3 steps that adds 1 in each call: the start and 6 steps are left out, 10 calls are watched; energies
     of every state, projections v . x / scale of unit v."""
     data = Splits(generator)
-    chains = Chains(1.0, chains=60, warmup=1, length=5, projections=4, kernel=MALA)
+    chains = Chains(chains=60, warmup=1, length=5, projections=4, kernel=KERNEL)
     view, _, _ = look(data, generator, sampler=Drift(1.0), steps=6)
     v = torch.eye(2).double()
     every, watched, acceptance = chains._watch(view, view.sampler, data.train, v)
@@ -119,7 +122,7 @@ def test_watched_chains_are_counted_from_the_warm_up_on(generator):
 
 def test_rhat_over_both_starts_sees_that_they_do_not_meet(generator):
     data = Splits(generator)
-    chains = Chains(1.0, chains=8, warmup=1, length=5, projections=1, kernel=MALA)
+    chains = Chains(chains=8, warmup=1, length=5, projections=1, kernel=KERNEL)
     draws = {0: torch.randn(2, 8, 100, generator=generator).double()}
     draws[1] = draws[0] + 9
     calls = iter((0, 1))
@@ -290,7 +293,7 @@ def test_inpainting_s_errors_are_those_of_the_hole(split, generator, monkeypatch
     """One completion, the mean of three, the mean image, and the training image whose known pixels are nearest."""
     data = Pixels(generator)
     view, _, _ = look(data, generator, energy=flat_energy, split=split)
-    evaluation = Inpainting(1.0, hole="lower", images=20, completions=3, kernel=MALA)
+    evaluation = Inpainting(hole="lower", images=20, completions=3, kernel=KERNEL)
     real, seen = subset(getattr(data, split), 20), []
     draws = torch.randn(60, 1, 2, 2, generator=generator).double().exp()
 
@@ -314,7 +317,7 @@ def test_inpainting_samples_the_run_s_target_from_noise(generator, monkeypatch):
     data, sampler = Pixels(generator), Witness()
     copied(monkeypatch, "inpainting")
     view, _, _ = look(data, generator, energy=flat_energy, sampler=sampler, temperature=0.5)
-    evaluation = Inpainting(1.0, hole="right", images=20, completions=2, kernel=MALA)
+    evaluation = Inpainting(hole="right", images=20, completions=2, kernel=KERNEL)
     x = data.test[:20].repeat_interleave(2, 0)
     unknown = inpainting.hole_mask("right", (1, 2, 2))
     done, u = evaluation._draw(view, x, unknown), torch.randn(40, 2, generator=generator).double()

@@ -15,10 +15,9 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build, names
 from ebm_lab.core.settings import check
 from ebm_lab.runs.assemble import assemble
-from ebm_lab.runs.checks import check_fit
 from ebm_lab.runs.load import load_run
 from tests.cli.test_cli import call
-from tests.helpers import Points
+from tests.helpers import Points, faults_of
 
 OWN = """
 import torch
@@ -153,9 +152,8 @@ def test_what_is_named_for_own_points_and_many_levels_works(own):
 
 def test_images_are_still_told_of_the_energy_that_suits_them():
     images = Points(torch.rand(8, 1, 4, 4))
-    config = {"energy": {"name": "conv"}, "objective": {"name": "multi_dsm"}, "sampler": {}}
-    with pytest.raises(UserError, match="choose energy=noise or another objective"):
-        check_fit(torch.nn.Linear(1, 1), None, images, config, 1.0)
+    (line,) = faults_of(images, energy="conv", objective="multi_dsm")
+    assert "choose energy=noise_conv, noise_mlp or noise_unet, or another objective" in line
 
 
 def test_an_own_evaluation_without_its_package_line_is_told_the_line(own, tmp_path, monkeypatch, capsys):

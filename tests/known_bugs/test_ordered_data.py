@@ -10,6 +10,7 @@ import ebm_lab
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import row_order, subset
+from ebm_lab.core.registry import build
 from ebm_lab.distributions.bandwidth import distinct
 from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.distributions.noise import fit_noise
@@ -119,7 +120,8 @@ def test_the_energy_of_the_data_is_that_of_all():
 
 def test_the_reference_of_long_runs_has_both_modes():
     kernel = {"name": "langevin", "steps": 1, "step_size": 0.1, "noise_scale": 1.0, "clip_grad": None}
-    longrun = LongRun(1.0, multiples=[1], chains=100, max_steps=1, tolerance=1.0, widths=[1.0], kernel=kernel)
+    kernel = build("sampler", kernel, scale=1.0)
+    longrun = LongRun(multiples=[1], chains=100, max_steps=1, tolerance=1.0, widths=[1.0], kernel=kernel)
     data, _ = longrun._reference(view(by_mode))
     assert abs(float(data[:, 0].mean())) < 4 * 17**0.5 / 1000**0.5
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ebm_lab.core.eval_view import EvalView
+from ebm_lab.core.registry import build
 from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.distributions.quadrature import box_log_z, framed_log_density
 from ebm_lab.evaluation.ais import AIS
@@ -192,7 +193,7 @@ def test_ais_is_not_held_against_a_log_z_that_is_none(generator):
         base_floor=0.1,
         reverse_moves=1,
         cells=50,
-        transition=kernel,
+        transition=build("sampler", kernel, scale=1.0),
     )
     data = Points(torch.randn(200, 2, generator=generator))
     metrics = ais(EvalView(lambda x: 0.0 * x.sum(1), data, "test", None, 4, 10, generator)).metrics

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import level_gradients
 from ebm_lab.core.interfaces import Batch
-from ebm_lab.energies.score_mlp import ScoreMLP
 from ebm_lab.models.ladder import Ladder
 from ebm_lab.objectives.multi_dsm import MultiDSM, draw_levels, space_loss, time_loss
-from tests.models.test_levels import SMOOTH, gaussian_model
+from tests.helpers import faults_of
+from tests.models.test_levels import gaussian_model
 from tests.objectives.test_dsm import noise_like
 
 
@@ -74,8 +73,9 @@ def test_the_objective_is_the_mean_of_its_equation(generator):
 
 def test_a_score_network_has_no_time_term(generator):
     _, data, _ = gaussian_model(generator)
-    with pytest.raises(UserError, match=r"objective.time_weight=1: needs an energy"):
-        MultiDSM(ScoreMLP(data, hidden=[4], **SMOOTH), generator, levels="discrete", antithetic=False, time_weight=1.0)
+    (line,) = faults_of(data, energy="score_mlp", objective=("multi_dsm", {"time_weight": 1.0}))
+    assert line.startswith("objective.time_weight=1: needs an energy, and energy 'score_mlp' is a score network")
+    assert line.endswith("or objective.time_weight=0")
 
 
 def test_antithetic_noise_comes_with_both_signs_at_the_same_level(generator):

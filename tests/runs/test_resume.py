@@ -22,9 +22,10 @@ SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "ener
 QUICK = [*SMALL, "logger=none", "samples=20", "sample_steps=20", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
 OBJECTIVES = sorted(p.stem for p in (ROOT / "configs" / "objective").glob("*.yaml"))
 SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem != "none")
+KEEPING = [s for s in SAMPLERS if "stationary" in find("sampler", s).offers]
 CHOICES = [
     *([f"objective={o}"] for o in OBJECTIVES),
-    *([f"objective={'pcd' if find('sampler', s).kernel else 'multi_dsm'}", f"sampler={s}"] for s in SAMPLERS),
+    *([f"objective={'pcd' if s in KEEPING else 'multi_dsm'}", f"sampler={s}"] for s in SAMPLERS),
     ["objective=pcd", "sampler=mala", "sampler.mass=diagonal", "sampler.warmup=120"],  # ends between the two halves
     ["objective=cd", "objective.neglected_term=0.1", "objective.neglected_steps=2", "sampler=underdamped"],
 ]

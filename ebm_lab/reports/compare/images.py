@@ -42,11 +42,12 @@ def group(line: Line) -> str:
 
 
 def _of(run: Path, group: str, tops: dict[str, float], found: dict[str, Path], folder: Path) -> Tensor | None:
+    from ebm_lab.core.features import features_of
     from ebm_lab.runs.load import load_run
 
     loaded = load_run(run, evaluation={})
     energy, dataset = loaded.energy, loaded.dataset
-    if not getattr(energy, "has_energy", True) or dataset.mean.numel() > 2:
+    if "energy" not in features_of(energy) or dataset.mean.numel() > 2:
         samples = sorted((run / "images").glob("samples_*.png"))
         return _read(samples[-1]) if samples else None
     nodes, log_p = framed_log_density(energy, subset(dataset.test, 2000), CELLS)

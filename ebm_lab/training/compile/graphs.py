@@ -21,7 +21,7 @@ from ebm_lab.training.compile.random_inputs import Untraceable
 def untouched(objective: Objective) -> Iterator[None]:
     """After it, all is as before in the objective, its modules and its sampler. Refuses one that keeps anything from
     step to step but in tensors that it changes in place: a graph would not."""
-    owners: list[Any] = [*objective.modules(), *([objective.sampler] if hasattr(objective, "sampler") else [])]
+    owners: list[Any] = [*objective.modules(), *([objective.sampler] if objective.sampler is not None else [])]
     facts: list[dict[str, Any]] = [*(vars(o) for o in owners), *(m._buffers for m in objective.modules())]
     before = [dict(f) for f in facts]
     held = [(t, t.clone()) for f in before for t in f.values() if isinstance(t, Tensor)]

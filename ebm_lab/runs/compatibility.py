@@ -1,0 +1,179 @@
+"""Compare what the components of a run need with what the others offer, before anything but the data set is built.
+
+The objective is compared with the energy, the data and the sampler; the sampler with what the objective gives it and
+with the model that the run evaluates; and so on into the components that are nested in these.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ebm_lab.core.choice import Choice
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import Derive, Need, Offers, Part, features_of, same, unmet
+from ebm_lab.core.interfaces import Dataset, Objective
+from ebm_lab.core.registry import names
+
+ASKS: dict[tuple[str, str], tuple[str, str]] = {
+    ("energy", "energy"): ("needs an energy", "is a score network, which has none"),
+    ("energy", "score"): ("needs a score", "has none"),
+    ("energy", "smooth"): ("differentiates the score", "has an activation without a second derivative"),
+    ("energy", "labels"): ("needs an energy with class labels", "has none"),
+    ("energy", "levels"): ("needs a model of many noise levels", "has none"),
+    ("energy", "conditionals"): ("draws each coordinate given the others", "has no formula for that"),
+    ("energy", "log_prob"): ("needs a normalised density", "has none"),
+    ("sampler", "stationary"): ("trains with chains that stay at one energy", "goes down many noise levels"),
+    ("sampler", "exact"): ("needs chains without bias", "has one"),
+    ("sampler", "reparameterised"): ("needs differentiable chains", "has none"),
+    ("dataset", "continuous"): ("needs real numbers", "has discrete values"),
+    ("dataset", "discrete"): ("needs discrete values", "has real numbers"),
+    ("dataset", "binary"): ("needs zeros and ones", "has other values"),
+    ("dataset", "images"): ("needs images (C, H, W)", ""),
+    ("dataset", "classes"): ("needs class labels", "has none"),
+}
+"""(What who needs the feature does, what who lacks it is), by role and feature."""
+FEW = 5
+"""More options than so many are not listed."""
+
+
+class Role(NamedTuple):
+    """What a role is called in a line for the user, and what it offers; None: unknown until it is built."""
+
+    who: str
+    offers: Offers | None
+
+
+def check_fit(
+    run: Mapping[str, Choice], dataset: Dataset, temperature: float = 1.0, built: Mapping[str, object] | None = None
+) -> None:
+    """Refuse a run whose components lack what others need of them.
+
+    run: the choices of `energy` and `objective`, of `sampler` where there is one, and of evaluations; temperature: of
+    the samples; built: components whose features are asked of themselves. Raises UserError with the first fault.
+    """
+    for line in faults(run, dataset, temperature, built):
+        raise UserError(line)
+
+
+def faults(
+    run: Mapping[str, Choice], dataset: Dataset, temperature: float = 1.0, built: Mapping[str, object] | None = None
+) -> Iterator[str]:
+    """Yield a line for each need that is not met, with the options that would meet it."""
+    found = {kind: features_of(part) for kind, part in (built or {}).items() if part is not None}
+    offers = {kind: found.get(kind, choice.offers) for kind, choice in run.items()}
+    energy, objective, sampler = run["energy"], run["objective"], run.get("sampler")
+    data = Role(f"the data set's samples have shape {dataset.event_shape}", features_of(dataset))
+    model, roles = Role(f"energy '{energy.name}'", offers["energy"]), {"dataset": data}
+    yield from _faults(energy, roles, run)
+    chains = {"sampler": Role(f"sampler '{sampler.name}'", offers["sampler"])} if sampler else {}
+    yield from _faults(objective, {**roles, **chains, "energy": model}, run)
+    if sampler:
+        trains = any(need.role == "sampler" for choice in objective.walk() for need in choice.needs)
+        for derive in [*([_derived(objective, "sampled")] if trains else []), _derived(objective, "modelled")]:
+            yield from _faults(sampler, {**roles, "energy": _seen(model, derive, objective)}, run)
+        if temperature != 1 and offers["sampler"] is not None and "stationary" not in offers["sampler"]:
+            yield (
+                f"sample_temperature={temperature:g}: sampler '{sampler.name}' goes down many noise levels, each at "
+                f"the model's own temperature: choose sample_temperature=1"
+            )
+    for choice in run.values():
+        if choice.kind == "evaluation":
+            yield from _misfits(choice)
+
+
+def _faults(choice: Choice, roles: Mapping[str, Role], run: Mapping[str, Choice]) -> Iterator[str]:
+    """Yield the faults of a choice and of those nested in it. The roles that are not given are not asked."""
+    known = {role: offers for role, (_, offers) in roles.items() if offers is not None}
+    for need in unmet(choice.needs, known):
+        yield _line(choice, need, roles, run)
+    yield from _misfits(choice)
+    for child, inner in choice.children().values():
+        seen = {role: of for role, of in roles.items() if role == "energy" or child.binds}
+        if "energy" in seen:
+            seen["energy"] = _seen(seen["energy"], child.sees, choice)
+        yield from _faults(inner, seen, run)
+
+
+def _misfits(choice: Choice) -> Iterator[str]:
+    """Yield a line for each nested component that lacks what its parent asks of it."""
+    for child, inner in choice.children().values():
+        for feature, why in child.must.items():
+            if inner.offers is not None and feature not in inner.offers:
+                fits = _either(_having(inner.kind, feature)) or f"a {inner.kind} with the feature '{feature}'"
+                yield f"{inner.path}.name={inner.name}: must be {fits}: {why}"
+
+
+def _derived(objective: Choice, what: str) -> Derive:
+    """What an objective makes of the energy's features: `sampled` or `modelled`."""
+    learns = objective.part
+    if learns is None or not issubclass(learns, Objective):
+        return same
+    return (learns.sampled if what == "sampled" else learns.modelled)(**objective.settings)
+
+
+def _seen(model: Role, derive: Derive, user: Choice) -> Role:
+    """The model as it is where `user` puts it to use."""
+    if model.offers is None or derive(model.offers) == model.offers:
+        return model
+    return Role(f"what {user.kind} '{user.name}' makes of {model.who}", derive(model.offers))
+
+
+def _line(choice: Choice, need: Need, roles: Mapping[str, Role], run: Mapping[str, Choice]) -> str:
+    """Say who needs what, who lacks it, and what to choose."""
+    asks, lacks = ASKS.get((need.role, need.feature), (f"needs a {need.role} with '{need.feature}'", "has it not"))
+    who = f"{need.setting}:" if need.setting else f"{choice.path} '{choice.name}'"
+    holder = f"{roles[need.role].who} {lacks}"
+    if need.role == "dataset":
+        who = f"{need.setting or f'{choice.path}={choice.name}'}:"
+        holder = f"the data {lacks}" if lacks else roles[need.role].who
+    ways = [*_instead(need, roles, run), *_otherwise(choice, need, roles)]
+    return f"{who} {asks}, and {holder}" + (f": choose {', or '.join(ways)}" if ways else "")
+
+
+def _instead(need: Need, roles: Mapping[str, Role], run: Mapping[str, Choice]) -> Iterator[str]:
+    """Yield what would meet a need in the place of what does not."""
+    if need.role not in run:
+        return
+    other = run[need.role]
+    if need.feature == "smooth" and "activation" in other.settings:
+        yield f"{need.role}.activation=silu"
+        return
+    had = (other.offers or frozenset()) - {"smooth"}
+    fits = [name for name in _having(need.role, need.feature, roles) if had <= _class(need.role, name).offers]
+    if fits := fits or _having(need.role, need.feature, roles):
+        yield f"{need.role}={_either(fits)}"
+
+
+def _otherwise(choice: Choice, need: Need, roles: Mapping[str, Role]) -> Iterator[str]:
+    """Yield what to choose in the place of who has the need."""
+    if need.setting:
+        key, _, value = need.setting.partition("=")
+        yield f"{key}={'false' if value == 'true' else 0}"
+        return
+    if choice.path != choice.kind or need.role == "sampler":
+        return
+    known = {role: offers for role, (_, offers) in roles.items() if offers is not None}
+    parts = {name: part for name in sorted(names(choice.kind)) if (part := _class(choice.kind, name)) is not Part}
+    able = [name for name, part in parts.items() if not unmet(part.needs, known)]
+    if choice.kind == "energy":
+        able = [name for name in able if (choice.offers or frozenset()) <= parts[name].offers]
+    if able:
+        yield f"another {choice.kind}" if len(able) > FEW else f"{choice.kind}={_either(able)}"
+
+
+def _class(kind: str, name: str) -> type[Part]:
+    """The registered class; Part itself for one that declares nothing."""
+    found: Any = names(kind)[name]
+    return found if isinstance(found, type) and issubclass(found, Part) else Part
+
+
+def _having(kind: str, feature: str, roles: Mapping[str, Role] | None = None) -> list[str]:
+    """The options of `kind` that offer a feature and can work with the data."""
+    data = (roles or {}).get("dataset")
+    known = {"dataset": data.offers} if data is not None and data.offers is not None else {}
+    parts = {name: _class(kind, name) for name in sorted(names(kind))}
+    return [name for name, part in parts.items() if feature in part.offers and not unmet(part.needs, known)]
+
+
+def _either(options: list[str]) -> str:
+    """a, b or c"""
+    return " or ".join(filter(None, (", ".join(options[:-1]), *options[-1:])))
