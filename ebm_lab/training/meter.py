@@ -7,34 +7,56 @@ from ebm_lab.training.distributed import Processes
 
 
 class Meter:
-    """Sums 0-d tensors by name; its state travels in the checkpoint, so a resumed run logs the same numbers."""
+    """Sum 0-d tensors by name, with a count per name, since steps may report different metrics.
+
+    Its state travels in the checkpoint, so a resumed run logs the same numbers.
+    """
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums: list[Tensor] = []
-        self.count = 0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        """How many values each sum holds; empty after `clear`."""
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the present window, or of the last one where nothing was added since `clear`."""
+        return list(self.sums)
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        values = list(metrics.values())
-        if not self.count:
-            self.names, self.sums = list(metrics), [v.detach().clone() for v in values]
-        else:
-            torch._foreach_add_(self.sums, values)
-        self.count += 1
+        if not self.counts:
+            self.sums = {}
+        known = [name for name in metrics if name in self.sums]
+        if known:
+            torch._foreach_add_([self.sums[name] for name in known], [metrics[name] for name in known])
+        for name, value in metrics.items():
+            if name not in self.sums:
+                self.sums[name] = value.detach().clone()
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self, processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 (it has no state)
-        """The means since the last `clear`, over `processes`, read from the device in one go. NaN and inf stay what
-        they are."""
-        if not self.count:
+        """Return the means since the last `clear`, over `processes`, read from the device in one go.
+
+        NaN and inf stay what they are. The processes must have added the same names in the same order.
+        """
+        if not self.counts:
             return {}
-        means = processes.mean((torch.stack([s.double() for s in self.sums]) / self.count).cpu())
-        return dict(zip(self.names, means.tolist(), strict=True))
+        sums = torch.stack([self.sums[name].double() for name in self.counts]).cpu()
+        means = processes.mean(sums / torch.tensor(list(self.counts.values()), dtype=torch.float64))
+        return dict(zip(self.counts, means.tolist(), strict=True))
 
     def clear(self) -> None:
-        self.count = 0
+        self.counts = {}
 
     def state_dict(self) -> dict:
-        return {"names": self.names, "sums": self.sums, "count": self.count}
+        return {
+            "names": self.names,
+            "sums": list(self.sums.values()),
+            "counts": [self.counts.get(name, 0) for name in self.names],
+        }
 
     def load_state_dict(self, state: dict) -> None:
-        self.names, self.sums, self.count = list(state["names"]), list(state["sums"]), state["count"]
+        """Take up a state; those saved before counts were kept per name hold one `count` for all."""
+        names = list(state["names"])
+        counts = state["counts"] if "counts" in state else [state["count"]] * len(names)
+        self.sums = dict(zip(names, state["sums"], strict=True))
+        self.counts = {name: count for name, count in zip(names, counts, strict=True) if count}

@@ -1,5 +1,6 @@
 """The loop's parts: data order, averages, schedules, run directories."""
 
+import copy
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,32 @@ def test_the_meter_means_and_lets_nan_through():
     assert means["a"] == 3.0 and math.isnan(means["b"])
     meter.clear()
     assert meter.means() == {}
+
+
+def test_a_meter_adds_by_name_in_any_order_with_a_count_per_name():
+    meter = Meter()
+    turns = [{"a": 1.0, "b": 10.0}, {"b": 20.0, "a": 3.0}, {"c": math.inf}, {"b": 60.0}]
+    for turn in turns:
+        meter.add({name: torch.tensor(value) for name, value in turn.items()})
+    assert meter.means() == {"a": 2.0, "b": 30.0, "c": math.inf}
+    other = Meter()
+    other.load_state_dict(copy.deepcopy(meter.state_dict()))
+    for each in (meter, other):
+        each.add({"c": torch.tensor(math.nan), "a": torch.tensor(8.0)})
+        means = each.means()
+        assert means["a"] == 4.0 and means["b"] == 30.0 and math.isnan(means["c"])
+    meter.clear()
+    assert meter.names == ["a", "b", "c"] and meter.means() == {}
+    meter.add({"b": torch.tensor(7.0)})
+    assert meter.means() == {"b": 7.0}
+
+
+def test_a_meter_reads_states_with_one_count_for_all_names():
+    meter = Meter()
+    meter.load_state_dict({"names": ["a", "b"], "sums": [torch.tensor(6.0), torch.tensor(9.0)], "count": 3})
+    assert meter.means() == {"a": 2.0, "b": 3.0}
+    meter.load_state_dict({"names": ["a"], "sums": [torch.tensor(6.0)], "count": 0})
+    assert meter.means() == {} and meter.names == ["a"]
 
 
 def test_run_directories_are_never_shared(tmp_path):
