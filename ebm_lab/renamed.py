@@ -68,5 +68,4 @@ class Finder(MetaPathFinder):
 
 def install() -> None:
     """Make the old names importable."""
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.append(Finder())
+    sys.meta_path.append(Finder())

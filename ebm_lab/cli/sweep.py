@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 
 from ebm_lab.cli.tools import main as run_tool
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.registry import metrics
 from ebm_lab.core.shell import override, pasteable
 from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.core.whole import write_whole
 
-RESULTS = ("nll_gap", "flow_nll_gap", "mmd2", "confident_share")
 SYMBOLS = {"finished": "green", "interrupted": "yellow", "not started": "yellow"}
 current: list[Path] = []
 """The directory of the sweep that this process leads."""
@@ -71,7 +71,7 @@ def show(folder: Path) -> None:
 
     found = jobs(folder)
     shared = set.intersection(*(set(job["overrides"]) for job in found)) if len(found) > 1 else set()
-    columns = [r for r in RESULTS if any(r in job.get("results", {}) for job in found)]
+    columns = [m.name for m in metrics().shown("sweep") if any(m.name in job.get("results", {}) for job in found)]
     grid = Grid(title=f"sweep {folder.name}", title_justify="left")
     for name in ("job", "overrides", "status", *columns, "run"):
         grid.add_column(name, justify="right" if name in ("job", *columns) else "left", overflow="fold")

@@ -147,6 +147,9 @@ class Evaluation(Part, ABC):
     """Looks at a run and reports numbers and pictures. Where one of its `needs` is not met it is left out, for the
     need's `why`; `applies` is asked next, for what only values tell."""
 
+    silent: bool = False
+    """Goes without a word where it does not apply: it is among the evaluations of a run that asks for none."""
+
     def applies(self, view: EvalView) -> str | None:
         """Return None, or the reason why this evaluation says nothing about this run."""
         return None
@@ -155,9 +158,14 @@ class Evaluation(Part, ABC):
     def __call__(self, view: EvalView) -> Report: ...
 
 
+def is_silent(evaluator: Evaluator) -> bool:
+    """Return whether an evaluation that does not apply to a run goes without a word."""
+    return isinstance(evaluator, Evaluation) and evaluator.silent
+
+
 def reason_against(evaluator: Evaluator, view: EvalView) -> str | None:
     """Return the reason why an evaluation says nothing about this run; None: it applies."""
-    if isinstance(evaluator, Part):
+    if isinstance(evaluator, Evaluation):
         offers = {"energy": features_of(view.energy), "dataset": features_of(view.dataset)}
         for need in unmet(evaluator.found_needs(), offers):
             return need.why or f"it needs a {need.role} with the feature '{need.feature}'"

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from ebm_lab.core.metrics import Metric
+
 FEATURES: dict[str, dict[str, str]] = {
     "energy": {
         "energy": "It has an energy of x, exp(-E) up to a constant.",
@@ -90,6 +92,8 @@ class Part:
 
     needs: tuple[Need, ...] = ()
     offers: Offers = frozenset()
+    metrics: tuple[Metric, ...] = ()
+    """What it reports: a table shows a metric by its declaration, and one that none declares by its name alone."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

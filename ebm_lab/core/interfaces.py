@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from ebm_lab.core.features import Derive, Need, Offers, Part, same
 from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, score
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.settings import wiring_of
 from ebm_lab.core.transforms import Affine, identity
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian, UniformBox
@@ -106,6 +107,7 @@ class Energy(Part, KnowsDerivatives, ABC):
 class Objective(Part, nn.Module, ABC):
     """What a training step minimises. All that it keeps (energy, replay buffer, ...) is in its `state_dict`."""
 
+    metrics = (Metric("loss", good="lower"), Metric("gap"), Metric("chain_distance"), Metric("acceptance"))
     headline: tuple[str, ...] = ("loss",)
     """The metrics that the progress bar shows."""
     needs = (Need("energy", "energy"),)

@@ -5,12 +5,14 @@ module that registers it and one YAML that holds its values. Plugins are modules
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ebm_lab.core.choice import Choice, nested_in
 from ebm_lab.core.errors import NotRegistered, UserError, one_of
+from ebm_lab.core.metrics import Table
 from ebm_lab.core.settings import check, settings_of
 
 PACKAGES = {
@@ -52,6 +54,12 @@ def names(kind: str) -> dict[str, Callable]:
         if not module.name.startswith("_"):  # what the options of a package share
             importlib.import_module(f"{package.__name__}.{module.name}")
     return _registered[kind]
+
+
+def metrics() -> Table:
+    """Collect the metrics that the registered objectives and evaluations declare."""
+    parts = [part for kind in ("objective", "evaluation") for part in names(kind).values() if inspect.isclass(part)]
+    return Table(m for part in parts for base in reversed(part.__mro__) for m in vars(base).get("metrics", ()))
 
 
 def find(kind: str, name: str) -> Callable:

@@ -35,6 +35,7 @@ from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.features import Child, Need, keep
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen, in_parts
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation._annealed_importance import Whitened, effective_sample_size, log_mean_exp
@@ -67,6 +68,12 @@ class AIS(Evaluation):
     exact moves at the model before reverse AIS; `cells`: of the quadrature that shows AIS's error in 1 and 2
     dimensions, as in evaluation.likelihood; `transition`: mala or hmc with their settings, lengths in units of the
     base's widths."""
+
+    metrics = (
+        Metric("ais_nll", unit="nats"),
+        Metric("ais_bits_per_dim*", unit="bits"),
+        Metric("ais_*"),
+    )
 
     needs = (Need("energy", "energy", why="a score network has no energy, so no Z; see flow_likelihood"),)
 

@@ -22,6 +22,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.statistics.permutation import labellings, p_value
@@ -45,6 +46,8 @@ def accuracies(z: Tensor, labels: Tensor, width: float, ridge: float, folds: int
 class C2ST(Evaluation):
     """`width`: of the kernel, in median distances; `ridge`: more is smoother; `folds` of the cross-validation;
     `permutations` of the test; `points`: how many samples and held-out points at most, of each."""
+
+    metrics = (Metric("c2st_*"),)
 
     def __init__(
         self,

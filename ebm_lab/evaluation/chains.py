@@ -30,6 +30,7 @@ from ebm_lab.core.eval_view import Evaluation, EvalView, Report, walk
 from ebm_lab.core.features import Child, Need, features_of
 from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Sampler
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
 from ebm_lab.statistics.diagnostics import autocorrelation, correlation_time, effective_sample_size, rhat
 
@@ -50,6 +51,14 @@ def markov(view: EvalView, kernel: Sampler) -> Sampler:
 class Chains(Evaluation):
     """`chains`: how many from each start; `warmup` and `length`: in units of the run's steps from noise to sample,
     those left out and those watched; `projections`: how many; `kernel`: a sampler for runs without a Markov chain."""
+
+    metrics = (
+        Metric("rhat_*"),
+        Metric("ess_*"),
+        Metric("correlation_steps_*", unit="steps"),
+        Metric("chain_acceptance_*"),
+        Metric("chain_draws"),
+    )
 
     needs = (Need("energy", "energy", why="a score network has no energy whose law a Markov chain could keep"),)
 

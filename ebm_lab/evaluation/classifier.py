@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 
@@ -23,6 +24,30 @@ from ebm_lab.core.registry import register
 class Classifier(Evaluation):
     """A perceptron of one hidden layer of width `hidden` from scikit-learn, fitted once per run with fixed seed on
     at most `points` images, of which it sees `passes` in all; `confident` is the probability that counts as sure."""
+
+    metrics = (
+        Metric(
+            "confident_share",
+            "confident share",
+            good="higher",
+            meaning="share of samples that a classifier of the real images gives more than 0.9, of 1.",
+            shown=("compare", "report", "sweep"),
+            rank=60,
+        ),
+        Metric(
+            "classes_found",
+            "classes",
+            good="higher",
+            meaning="classes among those samples.",
+            shown=("compare", "report"),
+            rank=70,
+        ),
+        Metric("class_entropy", unit="nats", good="higher"),
+        Metric("confident_share_*"),
+        Metric("classifier_accuracy"),
+        Metric("nearest_distance*"),
+    )
+    silent = True
 
     def __init__(
         self,

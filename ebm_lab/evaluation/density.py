@@ -16,6 +16,8 @@ from ebm_lab.distributions.quadrature import framed_log_density
 class Density(Evaluation):
     """`cells`: resolution of the picture, a side."""
 
+    silent = True
+
     needs = (Need("energy", "energy", why="a score network has no energy to draw a density from"),)
 
     def __init__(self, *, cells: PositiveInt) -> None:

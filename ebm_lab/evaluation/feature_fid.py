@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.settings import check
@@ -36,6 +37,19 @@ from ebm_lab.statistics.frechet import feature_distance, subset_mmd2
 class FeatureFID(Evaluation):
     """`network`: the classifier's settings (FeatureSettings); `mixture`: the baseline's (MixtureSettings); `reference`:
     how many training images samples are compared with at most; `subsets` of `subset_size` images for feature_kid."""
+
+    metrics = (
+        Metric(
+            "feature_fid",
+            "feature-FID",
+            good="lower",
+            meaning="Frechet distance in the features of a small classifier.",
+            shown=("compare",),
+            rank=50,
+        ),
+        Metric("feature_kid", good="lower"),
+        Metric("feature_*"),
+    )
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.places import Place
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
@@ -34,6 +35,8 @@ LIBRARIES = ("torchmetrics", "torch_fidelity")
 class FID(Evaluation):
     """`weights`: the file of Inception's weights, as torch-fidelity publishes it; `auto`: torch's hub folder.
     `reference`: how many training images at most; `batch_size`: images that go through Inception at a time."""
+
+    metrics = (Metric("fid*"),)
 
     def __init__(self, *, weights: Place, reference: PositiveInt, batch_size: PositiveInt) -> None:
         auto = Path(torch.hub.get_dir()) / "checkpoints" / FILE

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.functional import flat_sum, frozen
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.elementary import UniformBox
@@ -44,6 +45,8 @@ def fisher_divergence(s_model: Tensor, s_data: Tensor) -> Tensor:
 class Fisher(Evaluation):
     """`points`: how many of each law at most; `cells`: of the quadrature for the modes' weights, as in
     evaluation.likelihood."""
+
+    metrics = (Metric("fisher_*"),)
 
     def __init__(self, *, points: PositiveInt, cells: PositiveInt) -> None:
         self.points, self.cells = points, cells

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.features import Need
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
@@ -28,6 +29,23 @@ from ebm_lab.models.probability_flow import flow_log_prob
 class FlowLikelihood(Evaluation):
     """`steps`: Runge-Kutta steps in log sigma; `exact_dim`: largest dimension with an exact divergence; `points`: how
     many held-out points at most."""
+
+    metrics = (
+        Metric(
+            "flow_nll_gap",
+            "gap by the flow",
+            "nats",
+            "lower",
+            "the gap of the probability-flow ODE's likelihood.",
+            shown=("compare", "report", "sweep"),
+            rank=20,
+        ),
+        Metric("flow_nll", unit="nats", good="lower"),
+        Metric("flow_nll_se", unit="nats"),
+        Metric("flow_error", unit="nats"),
+        Metric("flow_bits_per_dim", unit="bits", good="lower"),
+    )
+    silent = True
 
     needs = (Need("energy", "levels", why="the model has no noise levels to flow along"),)
 

@@ -22,6 +22,7 @@ from ebm_lab.core import pictures
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import evaluate, in_parts
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 
@@ -31,6 +32,8 @@ COLOURS = {"train": "#1f5fa8", "held-out": "black", "samples": "#d95f02", "noise
 @register("evaluation", "histograms")
 class Histograms(Evaluation):
     """`points`: how many of each set at most; `bins`: of the histograms."""
+
+    metrics = (Metric("e_gap_*", unit="nats"), Metric("e_lower_*"), Metric("e_std", unit="nats"))
 
     needs = (Need("energy", "energy", why="a score network has no energies to count"),)
 

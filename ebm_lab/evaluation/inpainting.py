@@ -31,6 +31,7 @@ from ebm_lab.core.eval_view import Evaluation, EvalView, Report, walk
 from ebm_lab.core.features import Child, features_of
 from ebm_lab.core.functional import EnergyFn, per_sample
 from ebm_lab.core.interfaces import Sampler
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation.chains import KEEPS_ITS_LAW, markov
@@ -106,6 +107,8 @@ def goes_down(sampler: Sampler | None) -> bool:
 class Inpainting(Evaluation):
     """`hole`: the unknown part; `images`: how many; `completions`: chains for each; `kernel`: a sampler for runs
     without one. Chains take the run's steps from noise to sample, and begin at noise."""
+
+    metrics = (Metric("inpaint_*"),)
 
     @classmethod
     def children_of(cls, **settings: Any) -> tuple[Child, ...]:

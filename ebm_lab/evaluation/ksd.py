@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few
 from ebm_lab.core.functional import frozen, in_parts
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.models.levels import data_score
@@ -50,6 +51,8 @@ def stein_test(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 class KSD(Evaluation):
     """`widths`: of the kernels, in units of the median distance between training points; `points`: how many held-out
     points and samples at most; `bootstraps`: draws of the wild bootstrap."""
+
+    metrics = (Metric("ksd2_*"),)
 
     def __init__(
         self,

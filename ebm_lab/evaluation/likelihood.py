@@ -21,6 +21,7 @@ from torch import Tensor
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import evaluate, in_parts, known_log_z
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.quadrature import LogZ, cubature_log_z
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
@@ -29,6 +30,27 @@ from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
 @register("evaluation", "likelihood")
 class Likelihood(Evaluation):
     """`cells`: log Z may cost 8 cells^2 evaluations of the energy, 50,000 at least."""
+
+    metrics = (
+        Metric(
+            "nll_gap",
+            "gap to the truth",
+            "nats",
+            "lower",
+            "mean log-likelihood of held-out test points under the true density minus that under the model; an "
+            "estimate of KL(truth || model), so 0 is perfect, and at 0.7 a typical point has half its density. Z is "
+            "had by quadrature. A diverged run counts as infinite.",
+            shown=("report", "sweep"),
+            rank=10,
+        ),
+        Metric("nll", unit="nats", good="lower", monitors=True, shown=("report",), rank=30),
+        Metric("nll_true", unit="nats"),
+        Metric("nll_uncertain", unit="nats"),
+        Metric("bits_per_dim", unit="bits", good="lower"),
+        Metric("log_z", unit="nats"),
+        Metric("log_z_*", unit="nats"),
+    )
+    silent = True
 
     needs = (Need("energy", "energy", why="a score network has no energy; its likelihood is that of flow_likelihood"),)
 

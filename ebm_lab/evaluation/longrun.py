@@ -33,6 +33,7 @@ from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few, walk
 from ebm_lab.core.features import Child, Need
 from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.interfaces import Sampler
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation.chains import COLOURS, KEEPS_ITS_LAW, markov
@@ -76,6 +77,8 @@ class LongRun(Evaluation):
     """`multiples`: of the run's steps, in rising order; `chains`: how many from each start; `max_steps`: no chain takes
     more; `tolerance`: of the verdict, in standard deviations of the energy; `widths`: of the MMD's kernels, in units of
     the median distance; `kernel`: a sampler for runs without a Markov chain of their own."""
+
+    metrics = (Metric("longrun_*"),)
 
     needs = (Need("energy", "energy", why="a score network has no energy whose law a Markov chain could keep"),)
 

@@ -16,6 +16,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.statistics.permutation import labellings, p_value
@@ -65,6 +66,28 @@ def permutation_test(x: Tensor, y: Tensor, widths: list[float], generator: Gener
 @register("evaluation", "mmd")
 class MMD(Evaluation):
     """`widths`: in units of the median distance between data points; `points`: how many held-out points at most."""
+
+    metrics = (
+        Metric(
+            "mmd2",
+            "MMD²",
+            good="lower",
+            meaning="maximum mean discrepancy between samples and held-out data, squared, unbiased: about its floor "
+            "is as good as it can tell.",
+            monitors=True,
+            shown=("compare", "report", "sweep"),
+            rank=40,
+        ),
+        Metric(
+            "mmd2_floor",
+            "floor of MMD²",
+            meaning="the same between two halves of the real data.",
+            shown=("compare",),
+            rank=41,
+        ),
+        Metric("mmd2_*"),
+    )
+    silent = True
 
     def __init__(self, *, widths: list[PositiveFloat], points: PositiveInt) -> None:
         self.widths, self.points = widths, points

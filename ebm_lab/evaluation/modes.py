@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.functional import EnergyFn
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.cubature import Cubature, NoIntegral
@@ -66,6 +67,8 @@ def weights_of_density(view: EvalView, mixture: GaussianMixture, cells: int) -> 
 class Modes(Evaluation):
     """`radius`: in stds of a mode, within which a sample hits it; `cells`: of the quadrature, as in
     evaluation.likelihood."""
+
+    metrics = (Metric("modes"), Metric("modes_*"))
 
     def __init__(self, *, radius: PositiveFloat, cells: PositiveInt) -> None:
         self.radius, self.cells = radius, cells

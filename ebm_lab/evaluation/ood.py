@@ -41,6 +41,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.functional import evaluate, flat_sum, in_parts, per_sample
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import row_order, subset
 from ebm_lab.core.registry import build, find, register
 from ebm_lab.distributions.elementary import UniformBox
@@ -69,6 +70,8 @@ class OutOfDistribution(Evaluation):
     """`points`: of each set at most; `resamples`: of the bootstrap; `levels`, `draws`: noise levels and noises that the
     residual averages over; `sigma`: of a plain energy's residual, in units of the data's scale, null: none; `shift`: of
     shifted points, in the same units; `others`: data sets by their settings, left out where they are not found."""
+
+    metrics = (Metric("ood_*"),)
 
     def __init__(
         self,

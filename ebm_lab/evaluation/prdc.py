@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.statistics.prdc import expected_coverage, prdc
@@ -20,6 +21,8 @@ from ebm_lab.statistics.prdc import expected_coverage, prdc
 @register("evaluation", "prdc")
 class PRDC(Evaluation):
     """`neighbours`: k, whose distance is a ball's radius; `points`: how many held-out points and samples at most."""
+
+    metrics = (Metric("prdc_*"),)
 
     def __init__(self, *, neighbours: PositiveInt, points: PositiveInt) -> None:
         self.neighbours, self.points = neighbours, points

@@ -11,6 +11,7 @@ from torch import Tensor
 from ebm_lab.core import pictures
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.functional import evaluate
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 
@@ -18,6 +19,15 @@ from ebm_lab.core.registry import register
 @register("evaluation", "samples")
 class Samples(Evaluation):
     """`shown`: how many samples the grid shows; `frames`: how many moments of each chain the film strip shows."""
+
+    metrics = (
+        Metric("e_data", unit="nats"),
+        Metric("e_noise", unit="nats"),
+        Metric("e_samples", unit="nats"),
+        Metric("energy_gap", unit="nats"),
+        Metric("sample_acceptance"),
+    )
+    silent = True
 
     def __init__(self, *, shown: PositiveInt, frames: PositiveInt) -> None:
         self.shown, self.frames = shown, frames

@@ -28,6 +28,7 @@ from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, divergence, flat_sum
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.models.levels import data_score
@@ -46,6 +47,8 @@ def hyvarinen(s: Tensor, trace: Tensor) -> Tensor:
 class ScoreMatchingLoss(Evaluation):
     """`exact_dim`: largest dimension with the exact trace, d backward passes; `projections`: v per point above it;
     `points`: how many held-out points at most."""
+
+    metrics = (Metric("sm_*"),)
 
     needs = (Need("energy", "smooth", why="an activation has no second derivative, so the trace would miss its kinks"),)
 

@@ -16,10 +16,9 @@ from typing import Any, Literal
 from pydantic import PositiveInt, ValidationError
 from torch import Tensor
 
-from ebm_lab.core.directions import HIGHER, LOWER
 from ebm_lab.core.interfaces import RunInfo
 from ebm_lab.core.places import Place
-from ebm_lab.core.registry import register
+from ebm_lab.core.registry import metrics, register
 from ebm_lab.core.shell import pasteable
 from ebm_lab.loggers.wandb_settings import check_names, switched_off
 
@@ -204,7 +203,8 @@ def describe(run: Any) -> None:
     """Plot everything against the training step, and keep the best of what is better low or high."""
     run.define_metric("step", hidden=True)
     run.define_metric("*", step_metric="step")
-    for names, best in ((LOWER, "min"), (HIGHER, "max")):
+    table = metrics()
+    for names, best in ((table.good("lower"), "min"), (table.good("higher"), "max")):
         for name in names:
             run.define_metric(f"val/{name}", step_metric="step", summary=f"{best},last")
 

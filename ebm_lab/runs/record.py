@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ebm_lab.core.eval_view import reason_against
+from ebm_lab.core.eval_view import is_silent, reason_against
 from ebm_lab.core.interfaces import Logger, RunInfo
 from ebm_lab.core.registry import build
 from ebm_lab.core.streams import say
@@ -25,8 +25,6 @@ from ebm_lab.training import checkpoint
 from ebm_lab.training.checkpoint import machine
 from ebm_lab.training.trainer import Trainer
 
-DEFAULT = ("likelihood", "flow_likelihood", "samples", "mmd", "classifier", "density")
-"""The evaluations of a run that asks for none: all but the first are left out in silence where they don't apply."""
 RESUME_MAY_CHANGE = ("steps", "max_seconds", "device", "logger", "plugins", "guard")
 """The keys that may be given beside `resume`."""
 
@@ -72,10 +70,11 @@ def left_out(trainer: Trainer) -> list[str]:
     """A line for each evaluation that was asked for and does not apply, and for a likelihood that nothing replaces."""
     view = trainer.evaluations.view("test", trainer.state.step)
     lines, likelihoods = [], {"likelihood", "flow_likelihood", "ais"}
-    reasons = {name: reason_against(evaluator, view) for name, evaluator in trainer.evaluations.evaluators.items()}
+    evaluators = trainer.evaluations.evaluators
+    reasons = {name: reason_against(evaluator, view) for name, evaluator in evaluators.items()}
     known = any(name in likelihoods and reason is None for name, reason in reasons.items())
     for name, reason in reasons.items():
-        if reason is not None and (name not in DEFAULT if name != "likelihood" else not known):
+        if reason is not None and (not is_silent(evaluators[name]) if name != "likelihood" else not known):
             lines.append(f"no {name}: {reason}")
     return lines
 

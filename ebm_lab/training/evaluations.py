@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from torch import Generator
@@ -10,6 +11,7 @@ from ebm_lab.core.errors import Diverged
 from ebm_lab.core.eval_view import Evaluator, EvalView, Report, Share, reason_against
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.random import stream
+from ebm_lab.core.registry import metrics
 from ebm_lab.training.distributed import Processes
 
 
@@ -41,6 +43,12 @@ class Evaluations:
     seed: int
     generator: Generator
     processes: Processes = field(default_factory=Processes)
+
+    @cached_property
+    def monitors(self) -> list[str]:
+        """The metrics that may choose the best checkpoint, on the validation split: the first that is reported does,
+        and a run keeps to it."""
+        return metrics().monitors
 
     def view(self, split: Literal["val", "test"], step: int) -> EvalView:
         """What an evaluation after training step `step` may look at, with random numbers of its own."""

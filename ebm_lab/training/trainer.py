@@ -18,10 +18,6 @@ from ebm_lab.training.guard import Trouble
 from ebm_lab.training.optimiser import step_all
 from ebm_lab.training.state import State
 
-MONITORS = ("nll", "mmd2")
-"""What chooses the best checkpoint, on the validation split: the first that the evaluations report, lower is better. A
-run keeps to one of them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -194,7 +190,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         metrics, costs = self.evaluate("val"), self.state.costs
-        first = next((m for m in MONITORS if m in metrics), None)
+        first = next((name for name in self.evaluations.monitors if name in metrics), None)
         monitor = first if costs.best is None else costs.best_by or first
         if monitor in metrics and (costs.best is None or metrics[monitor] < costs.best):
             costs.best, costs.best_step, costs.best_by = metrics[monitor], costs.step, monitor

@@ -20,16 +20,16 @@ from ebm_lab.models.levels import data_score
 from ebm_lab.runs.compatibility import check_fit, faults
 from tests.helpers import Points, faults_of, gaussian_energy
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     ("core/features.py", "isinstance Part"): "the one place: a plugin's component need not declare anything",
     ("core/features.py", "getattr has_energy"): "the one place: a module of 0.1 that is no Part",
     ("core/choice.py", "issubclass Part"): "a registered function declares nothing before it is built",
     ("core/choice.py", "isinstance Nested"): "reads an annotation",
     ("core/choice.py", "isinstance Choice"): "tells a nested choice from a value",
-    ("core/eval_view.py", "isinstance Part"): "a plugin's evaluation need not be a Part",
-    ("compatibility.py", "issubclass Part"): "the one place",
-    ("compatibility.py", "issubclass Objective"): "the one place",
+    ("core/eval_view.py", "isinstance Evaluation"): "a plugin's evaluation need not be a Part",
+    ("runs/compatibility.py", "issubclass Part"): "the one place",
+    ("runs/compatibility.py", "issubclass Objective"): "the one place",
     ("core/functional.py", "isinstance KnowsDerivatives"): "an energy may be any function, which has no formulas",
     ("datasets/_synthetic.py", "isinstance GaussianMixture"): "a law, not a component",
     ("core/places.py", "isinstance Location"): "reads an annotation",
@@ -37,18 +37,18 @@ ALLOWED = {
     ("loggers/console.py", "isinstance SafeStream"): "an output stream",
     ("training/trainer.py", "isinstance Failure"): "the kinds of an evaluation's report",
     ("training/distributed.py", "isinstance UserError"): "an error",
-    ("run.py", "isinstance Terminated"): "an error",
-    ("experiment.py", "getattr chosen"): "the energy may be any nn.Module",
-    ("experiment.py", "getattr notes"): "the energy may be any nn.Module",
-    ("known_data.py", "getattr start"): "whether a plugin's data set begins chains in its own way",
-    ("run.py", "getattr scale"): "any module inside an energy",
+    ("runs/train.py", "isinstance Terminated"): "an error",
+    ("runs/parts.py", "getattr chosen"): "the energy may be any nn.Module",
+    ("runs/parts.py", "getattr notes"): "the energy may be any nn.Module",
+    ("runs/known_data.py", "getattr start"): "whether a plugin's data set begins chains in its own way",
+    ("runs/init_from.py", "getattr scale"): "any module inside an energy",
 }
 OTHERS = {"__file__", "origin", "is_animated", "__metadata__", "__doc__", "__name__", "__module__", "__qualname__"}
 
 
 def type_tests():
     """(file, test) for each test of the type or of an attribute of one of the lab's own objects."""
-    folders = ("benchmark", "theory", "report", "compare", "cli")
+    folders = ("reports", "cli")
     files = [p for p in (ROOT / "ebm_lab").rglob("*.py") if p.relative_to(ROOT / "ebm_lab").parts[0] not in folders]
     trees = {p.relative_to(ROOT / "ebm_lab").as_posix(): ast.parse(p.read_text()) for p in files}
     own = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ebm_lab.core.metrics import Metric
+from ebm_lab.core.registry import metrics
 from ebm_lab.reports.compare.table import THRESHOLD, Line, Spread
 
 
@@ -25,16 +27,7 @@ class Cell(NamedTuple):
     """Infinite where there is no number, so that it comes last."""
 
 
-GAP = (
-    Column(
-        "nll_gap",
-        "gap to the truth",
-        "nats",
-        "lower",
-        "mean log-likelihood of held-out test points under the true density minus that under the model; an estimate of "
-        "KL(truth || model), so 0 is perfect, and at 0.7 a typical point has half its density. Z is had by "
-        "quadrature. A diverged run counts as infinite.",
-    ),
+TO_THRESHOLD = (
     Column(
         "cpu_seconds_to",
         f"time to {THRESHOLD:g} nats",
@@ -65,35 +58,30 @@ SPENT = (
     ),
     Column("step", "steps", "", "", "parameter updates, as many as the budget buys by a short pilot."),
 )
-OTHERS = (
-    Column("flow_nll_gap", "gap by the flow", "nats", "lower", "the gap of the probability-flow ODE's likelihood."),
-    Column(
-        "mmd2",
-        "MMD²",
-        "",
-        "lower",
-        "maximum mean discrepancy between samples and held-out data, squared, unbiased: about its floor is as good as "
-        "it can tell.",
-    ),
-    Column("mmd2_floor", "floor of MMD²", "", "", "the same between two halves of the real data."),
-    Column("feature_fid", "feature-FID", "", "lower", "Frechet distance in the features of a small classifier."),
-    Column(
-        "confident_share",
-        "confident share",
-        "",
-        "higher",
-        "share of samples that a classifier of the real images gives more than 0.9, of 1.",
-    ),
-    Column("classes_found", "classes", "", "higher", "classes among those samples."),
-)
-ALL = {c.key: c for c in (*GAP, *SPENT, *OTHERS, TOTAL)}
+
+
+def declared(metric: Metric, key: str = "") -> Column:
+    """Return the column of a declared metric, or of one of its family."""
+    key = key or metric.name
+    return Column(key, metric.title or key, metric.unit, metric.good, metric.meaning or BY_NAME)
+
+
+BY_NAME = "as the evaluation of that name reports it."
+
+
+def column(key: str) -> Column:
+    """Return the column for anything that a summary holds."""
+    fixed = next((c for c in (*TO_THRESHOLD, *SPENT, TOTAL) if c.key == key), None)
+    metric = metrics().find(key)
+    return fixed or (declared(metric, key) if metric else Column(key, key, "", "", BY_NAME))
 
 
 def columns(lines: Sequence[Line], asked: Sequence[str] = ()) -> list[Column]:
     """Those that some of `lines` has a number for: the gap's or else the others', those asked for, what was spent."""
     there = {key for line in lines for key in line.spreads}
-    head = GAP if "nll_gap" in there else OTHERS
-    more = [ALL.get(key, Column(key, key, "", "", "as the evaluation of that name reports it.")) for key in asked]
+    gap, others = (column("nll_gap"), *TO_THRESHOLD), [declared(m) for m in metrics().shown("compare")]
+    head = gap if gap[0].key in there else others
+    more = [column(key) for key in asked]
     return [c for c in dict.fromkeys((*head, *more, *SPENT)) if c.key in there]
 
 

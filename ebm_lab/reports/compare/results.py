@@ -22,7 +22,8 @@ from pathlib import Path
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.strict_json import loads
 from ebm_lab.reports.compare import page
-from ebm_lab.reports.compare.columns import ALL, Column, cell
+from ebm_lab.reports.compare.columns import cell
+from ebm_lab.reports.compare.columns import column as column_of
 from ebm_lab.reports.compare.table import Line, lines, read_csv
 
 
@@ -59,7 +60,7 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
         there = line(study, dataset, objective, vary)
         if column not in there.spreads:
             raise one_of(f"column of {study}, {dataset} {objective}", column, there.spreads)
-        return cell(there, ALL.get(column, Column(column, column, "", "", ""))).text
+        return cell(there, column_of(column)).text
 
     def figure(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> float:
         there = {(n.arm.dataset, n.arm.objective, n.arm.vary): n for n in rows(study)}.get((dataset, objective, vary))
@@ -67,7 +68,7 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
 
     def spread(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> str:
         middle = value(study, dataset, objective, column, vary)
-        extent = cell(line(study, dataset, objective, vary), ALL.get(column, Column(column, column, "", "", ""))).range
+        extent = cell(line(study, dataset, objective, vary), column_of(column)).range
         return f"{middle} ({extent})" if extent else middle
 
     def datasets(study: str) -> list[str]:

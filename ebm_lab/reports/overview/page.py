@@ -13,21 +13,23 @@ from urllib.parse import quote
 
 import yaml
 
-from ebm_lab.core.directions import HIGHER, LOWER
+from ebm_lab.core.registry import metrics
 from ebm_lab.reports.overview.collect import varied
 
-SHOWN = ("nll_gap", "flow_nll_gap", "nll", "mmd2", "confident_share", "classes_found", "step", "cpu_seconds")
+SPENT = ("step", "cpu_seconds")
+"""What stands behind the metrics that the evaluations show."""
 
 
 def page(runs: list[dict[str, Any]], folder: Path, title: str, embed: int) -> str:
     """The HTML for `runs`, to be written into `folder`. The newest step of each picture, and then the others while
     `embed` bytes last, are in the page; the rest is linked by relative paths."""
+    table = metrics()
     data = {
         "title": title,
         "varied": varied(runs),
-        "lower": LOWER,
-        "higher": HIGHER,
-        "shown": SHOWN,
+        "lower": table.good("lower"),
+        "higher": table.good("higher"),
+        "shown": [*(m.name for m in table.shown("report")), *SPENT],
         "runs": [_run(run, folder) for run in runs],
     }
     _embed(data["runs"], runs, embed)
