@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.features import Part, features_of, unmet
 from ebm_lab.core.functional import EnergyFn, Tempered
-from ebm_lab.core.interfaces import Dataset, Sampler
+from ebm_lab.core.interfaces import Dataset, Sampleable, Sampler
 
 NUMBERS = 2**18
 """Chains are sampled by as many at a time as hold so many numbers, 500 at least: more would only wait for memory."""
@@ -22,8 +23,9 @@ def walk(
     sampler: Sampler, energy: EnergyFn, x: Tensor, steps: int, generator: Generator
 ) -> Iterator[tuple[int, Tensor, Mapping[str, Tensor]]]:
     """(steps taken, states, the sampler's metrics) at the start x and after each call, until `steps` are taken."""
-    state, taken = {}, 0
+    taken = 0
     yield taken, x, {}
+    state = sampler.begin(energy, x, generator)
     while taken < steps:
         x, state, metrics, _ = sampler(energy, x, state, generator=generator)
         taken += sampler.steps
@@ -85,7 +87,7 @@ class EvalView:
     def _film(self, n: int) -> list[tuple[int, Tensor]]:
         assert self.sampler is not None, "film asks"
         generator = self.sampling or self.generator
-        start = self.sampler.start(self.energy, self.dataset).sample(n, generator)
+        start = self.noise.sample(n, generator)
         steps = self.sampler.total(self.energy) or self.steps
         film = []
         for step, x, metrics in walk(self.sampler, self.target, start, steps, generator):
@@ -93,11 +95,25 @@ class EvalView:
             self.chain_metrics = metrics
         return film
 
+    @property
+    def noise(self) -> Sampleable:
+        """The law where chains from noise begin: the sampler's own, else the run's `start`."""
+        own = None
+        if self.sampler is not None:
+            begin: Callable[..., Sampleable | None] = self.sampler.start
+            older = len(signature(begin).parameters) == 2  # a plugin of before wants the data set too
+            own = begin(self.energy, self.dataset) if older else begin(self.energy)
+        law = self.start if own is None else own
+        assert law is not None, "whoever asks for samples says where they begin"
+        return law
+
     chain_metrics: Mapping[str, Tensor] = field(default_factory=dict)
     learnt_log_z: float | None = None
     """The objective's own estimate of log Z, in nats, where it has one."""
     averaged: bool = True
     """Whether the weights are averages over the training (EMA), or the raw ones of its last step."""
+    start: Sampleable | None = None
+    """Where chains begin, unless the sampler has a law of its own."""
     chains: Tensor | None = None
     """(N, *shape) persistent chains of the training, where there are any."""
 

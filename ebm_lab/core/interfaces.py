@@ -15,11 +15,25 @@ from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, score
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.settings import wiring_of
 from ebm_lab.core.transforms import Affine, identity
-from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian, UniformBox
-from ebm_lab.distributions.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from ebm_lab.runs.data_record import DataRecord
+
+
+class Sampleable(Protocol):
+    """Something that (*shape) tensors can be drawn from: a law, a generator, a replay of data."""
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Draw n of them, (n, *shape)."""
+        ...
+
+
+class Distribution(Sampleable, Protocol):
+    """A law on (*shape) tensors."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log density in nats, (B, *shape) -> (B,)."""
+        ...
 
 
 class Batch(NamedTuple):
@@ -67,11 +81,18 @@ class Sampler(Part, ABC):
     needs = (Need("energy", "energy"),)
     offers = frozenset({"stationary"})
 
-    def start(self, energy: EnergyFn, dataset: "Dataset") -> Distribution:
-        """Where chains from noise begin."""
-        return dataset.start
+    def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """Return the state before the first call for chains at x (B, *shape), with the keys that it has ever after.
 
-    def total(self, energy: EnergyFn) -> int | None:
+        {} for a sampler that keeps nothing.
+        """
+        return {}
+
+    def start(self, model: EnergyFn) -> Sampleable | None:
+        """Return the law where chains from noise begin; None leaves it to the caller."""
+        return None
+
+    def total(self, model: EnergyFn) -> int | None:
         """Steps from noise to a whole sample; None: as many as the run's `sample_steps`."""
         return None
 
@@ -85,7 +106,8 @@ class Sampler(Part, ABC):
         generator: Generator,
         differentiable: bool = False,
     ) -> Chain:
-        """Advance the chains x (B, *shape); `state` is {} at first, then what the last call returned.
+        """Advance the chains x (B, *shape); `state` is what `begin` or the last call returned, and the new state has
+        the same keys. {} is a state that was not begun, and the sampler begins it here.
 
         Detached from x and from the energy's parameters unless `differentiable`.
         """
@@ -200,8 +222,12 @@ class Dataset(Part, ABC):
     digests serve."""
     record: "DataRecord | None" = None
     """What a run keeps of the data, once a run is built with them."""
-    mixture: GaussianMixture | None = None
-    """The law, on the CPU, where it is a mixture whose components are the modes that a model has to find."""
+    law: Distribution | None = None
+    """The law that the splits come from, on the CPU, where it is known."""
+    mixture: Distribution | None = None
+    """The name that `law` has in older plugins, where it is a mixture."""
+    start: Distribution | None = None
+    """Where chains begin, if the data set says so itself; None: as distributions/start.py chooses."""
 
     def found_features(self) -> Offers:
         """Return the features of these data: those of their kind, and what their shape and labels say."""
@@ -221,14 +247,6 @@ class Dataset(Part, ABC):
     def scale(self) -> float:
         """One length for the data: root mean over dimensions of the training variance, in data units."""
         return float(self.train.flatten(1).double().var(0, correction=min(1, len(self.train) - 1)).mean().sqrt())
-
-    @property
-    def start(self) -> Distribution:
-        """Noise that knows nothing of the data but its place and size: where chains begin."""
-        if self.bounds is None:
-            return IsotropicGaussian(self.mean, self.scale)
-        low, high = (torch.full_like(self.mean, b) for b in self.bounds)
-        return UniformBox(low, high)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """The true log-density in nats, (B, *shape) -> (B,), where it is known; else None. Differentiable in

@@ -2,10 +2,8 @@
 
 from torch import Tensor
 
-from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.interfaces import Dataset, Distribution
 from ebm_lab.core.random import stream
-from ebm_lab.distributions.elementary import Distribution
-from ebm_lab.distributions.mixture import GaussianMixture
 
 
 class Synthetic(Dataset):
@@ -13,8 +11,7 @@ class Synthetic(Dataset):
     float32. Each split has a stream of its own, from (seed, "<name>/<split>")."""
 
     def __init__(self, law: Distribution, name: str, train: int, held_out: int, seed: int) -> None:
-        self.law = law
-        self.mixture = law if isinstance(law, GaussianMixture) else None
+        self.law: Distribution = law
         self.train, self.val, self.test = (
             law.sample(n, stream(seed, f"{name}/{split}")).float()
             for n, split in ((train, "train"), (held_out, "val"), (held_out, "test"))

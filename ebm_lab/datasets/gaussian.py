@@ -34,7 +34,7 @@ class Gaussian(Dataset):
         std = torch.linspace(std_min, std_max, dim, dtype=torch.float64)
         eye = torch.eye(dim, dtype=torch.float64)
         covariance = torch.outer(std, std) * (correlation + (1 - correlation) * eye)
-        self.law = torch.distributions.MultivariateNormal(torch.full_like(std, mean), covariance)
+        self._normal = torch.distributions.MultivariateNormal(torch.full_like(std, mean), covariance)
         factor = torch.linalg.cholesky(covariance)
 
         def draw(n: int, split: str) -> Tensor:
@@ -44,4 +44,4 @@ class Gaussian(Dataset):
         self.train, self.val, self.test = draw(train, "train"), draw(held_out, "val"), draw(held_out, "test")
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return self.law.log_prob(x.cpu().double()).to(x.device)
+        return self._normal.log_prob(x.cpu().double()).to(x.device)

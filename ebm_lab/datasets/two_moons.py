@@ -30,7 +30,7 @@ class TwoMoons(Dataset):
         self, *, noise: PositiveFloat, train: PositiveInt, held_out: PositiveInt, seed: NonNegativeInt
     ) -> None:
         nodes = max(1000, math.ceil(1.5 * math.pi / (noise / 8)))  # neighbours at most an eighth of the noise apart
-        self.law = NoisyCurves(moon, 2, noise, nodes)
+        self.law: NoisyCurves = NoisyCurves(moon, 2, noise, nodes)
         self.train, self.val, self.test = (
             self.law.sample(n, stream(seed, f"two_moons/{split}")).float()
             for n, split in ((train, "train"), (held_out, "val"), (held_out, "test"))

@@ -3,24 +3,12 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from ebm_lab.core.functional import flat_sum
-
-
-class Distribution(Protocol):
-    """A law on (*shape) tensors."""
-
-    def sample(self, n: int, generator: Generator) -> Tensor:
-        """n draws, (n, *shape)."""
-        ...
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log density in nats, (B, *shape) -> (B,)."""
-        ...
+from ebm_lab.core.interfaces import Distribution as Distribution
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.interfaces import Dataset
 from ebm_lab.distributions.elementary import inverse_factor
 
 
@@ -93,3 +94,10 @@ class GaussianMixture:
         assert factors is not None and whiteners is not None
         z = (offset.transpose(0, 1) @ whiteners.mT).transpose(0, 1)
         return z, factors.diagonal(dim1=1, dim2=2).log().sum(1)
+
+
+def mixture_of(dataset: Dataset) -> GaussianMixture | None:
+    """Return the data's law where it is a mixture of Gaussians: its components are the modes that a model has to
+    find."""
+    law = dataset.law if dataset.mixture is None else dataset.mixture
+    return law if isinstance(law, GaussianMixture) else None

@@ -18,8 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm_lab.core.functional import EnergyFn
-from ebm_lab.core.interfaces import Sampler
-from ebm_lab.distributions.elementary import Distribution
+from ebm_lab.core.interfaces import Distribution, Sampler
 from ebm_lab.evaluation._annealed_importance import (
     Annealed,
     Move,
@@ -59,7 +58,8 @@ class Path:
 def pilot(energy: EnergyFn, base: Distribution, kernel: Sampler, n: int, generator: Generator) -> Path:
     """n chains from base to model, once: 20 calls of the kernel settle its step size at the base; each further step in
     length is 1 % longer than the last, from 0.2, so that it comes to an end for any energy."""
-    x, state, b, length, step = base.sample(n, generator), {}, 0.0, 0.0, 0.2
+    x, b, length, step = base.sample(n, generator), 0.0, 0.0, 0.2
+    state = kernel.begin(Annealed(energy, base, 0.0), x, generator)
     for _ in range(20):
         x, state, _, _ = kernel(Annealed(energy, base, 0.0), x, state, generator=generator)
     path = Path([0.0], [0.0], [float(state["log_eps"])])
@@ -89,8 +89,10 @@ class Journey:
 
     def move(self, x: Tensor, b: float) -> Tensor:
         """One call of the kernel for p_b, with the frozen step size."""
-        state = {"log_eps": torch.tensor(self.path.log_step(b), device=x.device)}
-        chain = self.kernel(Annealed(self.energy, self.base, b), x, state, generator=self.generator)
+        target = Annealed(self.energy, self.base, b)
+        state = self.kernel.begin(target, x, self.generator)
+        state |= {"log_eps": torch.tensor(self.path.log_step(b), device=x.device)}
+        chain = self.kernel(target, x, state, generator=self.generator)
         self.acceptance.append(float(chain.metrics["acceptance"]))
         return chain.x
 

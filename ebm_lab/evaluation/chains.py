@@ -32,6 +32,7 @@ from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.start import start_law
 from ebm_lab.statistics.diagnostics import autocorrelation, correlation_time, effective_sample_size, rhat
 
 COLOURS = {"noise": "#d95f02", "data": "#1f5fa8", "buffer": "#1b9e77"}
@@ -100,7 +101,7 @@ class Chains(Evaluation):
     def _starts(self, view: EvalView) -> dict[str, Tensor]:
         data = view.dataset.train
         some = torch.randperm(len(data), generator=view.generator, device=view.generator.device)[: self.chains]
-        return {"noise": view.dataset.start.sample(len(some), view.generator), "data": data[some]}
+        return {"noise": start_law(view.dataset).sample(len(some), view.generator), "data": data[some]}
 
     def _watch(self, view: EvalView, sampler: Sampler, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, float | None]:
         """Energies of every draw (m, all n), those of the energy and projections after the warm-up, (1 + p, m, n), and

@@ -18,6 +18,7 @@ from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.start import start_law
 
 
 @register("evaluation", "classifier")
@@ -71,7 +72,7 @@ class Classifier(Evaluation):
         if self._fitted is None:
             self._fitted = self._fit(data.train, labels["train"])
         samples = view.samples.clamp(*bounds)
-        noise = data.start.sample(1000, view.generator)
+        noise = start_law(data).sample(1000, view.generator)
         sure = {name: self._sure(x) for name, x in (("samples", samples), ("real", view.held_out), ("noise", noise))}
         counts = torch.bincount(sure["samples"], minlength=int(labels["train"].max()) + 1).float()
         p = counts / counts.sum().clamp_min(1)

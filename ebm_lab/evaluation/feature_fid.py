@@ -29,6 +29,7 @@ from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.core.settings import check
 from ebm_lab.distributions.principal_mixture import MixtureSettings, PrincipalMixture, principal_mixture
+from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation._feature_net import FeatureNet, FeatureSettings, feature_net
 from ebm_lab.statistics.frechet import feature_distance, subset_mmd2
 
@@ -85,7 +86,7 @@ class FeatureFID(Evaluation):
             "": view.samples[:n].clamp(*bounds),
             "_floor": subset(view.held_out, n),
             "_mixture": mixture.sample(n, view.generator),
-            "_noise": view.dataset.start.sample(n, view.generator),
+            "_noise": start_law(view.dataset).sample(n, view.generator),
         }
         metrics: dict[str, float] = {}
         for name, images in clouds.items():

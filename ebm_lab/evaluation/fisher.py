@@ -32,6 +32,7 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.elementary import UniformBox
+from ebm_lab.distributions.mixture import mixture_of
 from ebm_lab.evaluation.modes import total_variation, weights_of_density, weights_of_samples
 from ebm_lab.models.levels import data_score
 
@@ -89,7 +90,7 @@ class Fisher(Evaluation):
 
     def _weights(self, view: EvalView) -> dict[str, float]:
         """Total variation between the modes' weights in the model and in the data."""
-        mixture = view.dataset.mixture
+        mixture = mixture_of(view.dataset)
         if mixture is None:
             return {}
         found = weights_of_density(view, mixture, self.cells)

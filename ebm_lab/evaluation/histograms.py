@@ -25,6 +25,7 @@ from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.start import start_law
 
 COLOURS = {"train": "#1f5fa8", "held-out": "black", "samples": "#d95f02", "noise": "#777777", "outside": "#1b9e77"}
 
@@ -48,7 +49,7 @@ class Histograms(Evaluation):
     def __call__(self, view: EvalView) -> Report:
         data, n = view.dataset, self.points
         sets = {"train": subset(data.train, n), "held-out": subset(view.held_out, n)}
-        sets["noise"] = data.start.sample(len(sets["held-out"]), view.generator)
+        sets["noise"] = start_law(data).sample(len(sets["held-out"]), view.generator)
         if view.sampler is not None:
             sets["samples"] = view.samples[:n]
         if data.outside is not None:

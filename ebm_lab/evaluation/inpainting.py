@@ -34,6 +34,7 @@ from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation.chains import KEEPS_ITS_LAW, markov
 from ebm_lab.models.levels import NoiseLevels
 
@@ -163,8 +164,8 @@ class Inpainting(Evaluation):
         """Rows of x with their unknown pixels drawn."""
         if view.sampler is not None and goes_down(view.sampler):
             model = cast(NoiseLevels, view.energy)
-            start = view.sampler.start(model, view.dataset).sample(len(x), view.generator)
+            start = view.noise.sample(len(x), view.generator)
             return complete_by_levels(view.sampler, model, x, unknown, start, view.generator)
-        u = view.dataset.start.sample(len(x), view.generator)[:, unknown]
+        u = start_law(view.dataset).sample(len(x), view.generator)[:, unknown]
         sampler = markov(view, self.kernel)
         return complete(sampler, view.target, x, unknown, u, view.steps, view.generator)

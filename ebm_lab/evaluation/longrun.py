@@ -36,6 +36,7 @@ from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation.chains import COLOURS, KEEPS_ITS_LAW, markov
 from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.statistics.prdc import median_distance
@@ -138,7 +139,10 @@ class LongRun(Evaluation):
         def some(x: Tensor) -> Tensor:
             return x[torch.randperm(len(x), generator=view.generator, device=x.device)[: self.chains]]
 
-        starts = {"noise": view.dataset.start.sample(self.chains, view.generator), "data": some(view.dataset.train)}
+        starts = {
+            "noise": start_law(view.dataset).sample(self.chains, view.generator),
+            "data": some(view.dataset.train),
+        }
         if view.chains is not None and len(view.chains) >= 4:
             starts["buffer"] = some(view.chains)
         return starts

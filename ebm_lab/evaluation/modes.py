@@ -25,7 +25,7 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.cubature import Cubature, NoIntegral
-from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.distributions.mixture import GaussianMixture, mixture_of
 from ebm_lab.distributions.quadrature import budget
 
 
@@ -74,14 +74,14 @@ class Modes(Evaluation):
         self.radius, self.cells = radius, cells
 
     def applies(self, view: EvalView) -> str | None:
-        if view.dataset.mixture is None:
+        if mixture_of(view.dataset) is None:
             return "the data are no mixture with known modes"
         if view.sampler is None and (not view.has("energy") or view.dataset.event_shape not in ((1,), (2,))):
             return "the run has no sampler, and no density in one or two dimensions"
         return None
 
     def __call__(self, view: EvalView) -> Report:
-        mixture, report = view.dataset.mixture, Report()
+        mixture, report = mixture_of(view.dataset), Report()
         assert mixture is not None, "applies() asks for it"
         if view.sampler is not None:
             report.metrics |= self._of_points(mixture, view.samples, "")

@@ -45,6 +45,7 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import row_order, subset
 from ebm_lab.core.registry import build, find, register
 from ebm_lab.distributions.elementary import UniformBox
+from ebm_lab.distributions.start import start_law
 from ebm_lab.models.levels import NoiseLevels, data_score
 from ebm_lab.statistics.detection import detection, intervals, labelled
 
@@ -115,7 +116,7 @@ class OutOfDistribution(Evaluation):
             sets["outside"] = subset(data.outside, self.points)
         if data.bounds is not None:
             sets |= self._others(data, report)
-            sets["uniform"] = data.start.sample(len(x), g)
+            sets["uniform"] = start_law(data).sample(len(x), g)
             mixed = x[row_order(len(x)).to(x.device)]  # else neighbours may be of one class
             sets["interpolation"] = (mixed + mixed.roll(1, 0)) / 2
         else:

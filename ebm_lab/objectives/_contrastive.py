@@ -15,8 +15,9 @@ from torch import Generator, Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, frozen
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler
+from ebm_lab.core.mcmc import independence_step
 from ebm_lab.core.random import with_noise
-from ebm_lab.samplers._metropolis import independence_step
+from ebm_lab.distributions.start import start_law
 
 
 def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,7 @@ class Contrastive(Objective):
         energy_l2: float,
     ) -> None:
         super().__init__(energy)
-        self.sampler, self.start, self.generator = sampler, dataset.start, generator
+        self.sampler, self.start, self.generator = sampler, start_law(dataset), generator
         self.data_noise, self.energy_l2 = data_noise * dataset.scale, energy_l2
         self.centre, self.reach = dataset.mean, dataset.scale * dataset.mean.numel() ** 0.5
 
@@ -79,6 +80,12 @@ class Contrastive(Objective):
             for _ in range(refresh):
                 x, accepted = independence_step(self.energy, x, self.start, self.generator)
                 refreshed.append(accepted.float().mean())
-        chain = self.sampler(self.energy, x, self.sampler_state, generator=self.generator)
-        self.sampler_state = chain.state
+        chain = self.run_sampler(self.sampler, x)
         return chain._replace(metrics=chain.metrics | ({"refreshed": torch.stack(refreshed).mean()} if refresh else {}))
+
+    def run_sampler(self, sampler: Sampler, x: Tensor, differentiable: bool = False) -> Chain:
+        """Call `sampler` from x, with the state that is kept from call to call; the first call begins it."""
+        state = self.sampler_state or sampler.begin(self.energy, x, self.generator)
+        chain = sampler(self.energy, x, state, generator=self.generator, differentiable=differentiable)
+        self.sampler_state = chain.state
+        return chain

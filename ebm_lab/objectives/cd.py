@@ -95,15 +95,14 @@ class CD(Contrastive):
             return self.advance(x)
         k, metrics, evals = self.sampler.steps, {}, 0
         if self.neglected_steps < k:
-            x, self.sampler_state, metrics, evals = self._steps(x, k - self.neglected_steps, False)
+            x, _, metrics, evals = self._steps(x, k - self.neglected_steps, False)
         chain = self._steps(x, self.neglected_steps, True)
-        self.sampler_state = chain.state
         return chain._replace(metrics=metrics | chain.metrics, grad_evals=evals + chain.grad_evals)
 
     def _steps(self, x: Tensor, steps: int, differentiable: bool) -> Chain:
         sampler = copy.copy(self.sampler)
         sampler.steps = steps
-        return sampler(self.energy, x, self.sampler_state, generator=self.generator, differentiable=differentiable)
+        return self.run_sampler(sampler, x, differentiable)
 
     def extra(self, chain: Chain) -> Loss | None:
         if not self.neglected_term:

@@ -12,6 +12,7 @@ from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.places import places_of
 from ebm_lab.core.registry import find
+from ebm_lab.distributions.start import start_law
 from ebm_lab.models.levels import data_score
 from ebm_lab.runs.data_record import DataRecord, KeptData
 from ebm_lab.runs.parts import Parts, build_dataset, build_parts
@@ -70,10 +71,10 @@ def without_rows(config: Mapping[str, Any], content: Mapping[str, Any], where: o
     record, name = record_in(content, where), str((config.get("dataset") or {}).get("name"))
     if record is None:
         raise UserError(f"{why}; an earlier version trained the run, which kept nothing of its data")
-    if getattr(find("dataset", name), "start", Dataset.start) is not Dataset.start:
+    if getattr(find("dataset", name), "start", None) is not None:
         raise UserError(f"{why}; and dataset '{name}' begins chains in its own way, which the run does not keep")
     built = [_built(config, content, KeptData(record, why), seed) for seed in (0, 1)]
-    x = built[0].dataset.start.sample(8, torch.Generator(built[0].generator.device).manual_seed(0))
+    x = start_law(built[0].dataset).sample(8, torch.Generator(built[0].generator.device).manual_seed(0))
     answers, values = [_answers(p.energy, x) for p in built], [_values(p.sampler) for p in built]
     for kind, (one, other) in {"energy": answers, "sampler": values}.items():
         if not all(torch.equal(one[k].nan_to_num(), other[k].nan_to_num()) for k in one):

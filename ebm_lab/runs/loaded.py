@@ -15,6 +15,7 @@ from ebm_lab.core.functional import evaluate, in_parts
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.random import stream
 from ebm_lab.core.registry import build
+from ebm_lab.distributions.start import start_law
 from ebm_lab.models.levels import data_score
 from ebm_lab.runs.defaults import evaluation_settings
 from ebm_lab.runs.isolation import isolated
@@ -103,6 +104,7 @@ class LoadedRun:
             generator or self._draws,
             temperature or plan.temperature,
         )
+        view.start = start_law(self.dataset)
         return self._out(view.samples.cpu(), raw)
 
     def check_sampling(self, **given: float | None) -> None:

@@ -28,15 +28,15 @@ Mass = Literal["identity", "diagonal"]
 
 
 class StepSize:
-    """A step size that follows a target acceptance; `target` None keeps it fixed. The state is handed in and out:
-    `begin` reads it, `update` returns it."""
+    """A step size that follows a target acceptance; `target` None keeps it fixed. `begin` returns log eps as
+    it is first, `update` as it is after a step."""
 
     def __init__(self, initial: float, target: float | None, rate: float) -> None:
         self.initial, self.target, self.rate = initial, target, rate
 
-    def begin(self, state: Mapping[str, Tensor], like: Tensor) -> Tensor:
-        """log eps, 0-d."""
-        return state["log_eps"] if "log_eps" in state else torch.tensor(math.log(self.initial), device=like.device)
+    def begin(self, like: Tensor) -> Tensor:
+        """Return log eps before the first step, 0-d, with the dtype and on the device of `like`."""
+        return torch.tensor(math.log(self.initial), dtype=like.dtype, device=like.device)
 
     def update(self, log_eps: Tensor, log_ratio: Tensor, warm: Tensor | None = None) -> Tensor:
         """log eps after a step whose proposals had these log ratios (B,), or row by row (R,) for (R, B); a nan ratio
@@ -65,20 +65,24 @@ class Widths:
     def __init__(self, scale: float, rate: float) -> None:
         self.scale, self.rate = scale, rate
 
-    def begin(self, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """w; 1 before the first call."""
-        if "var" not in state:
-            return torch.ones_like(x[0])
+    def begin(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the state before the first call: no points, so that mean and variance have no weight."""
+        zero = torch.zeros_like(x[0])
+        return dict(zip(self.keys, (zero, zero.clone(), torch.zeros((), dtype=x.dtype, device=x.device)), strict=True))
+
+    def current(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Return w (*shape); 1 before the first call."""
         n = state["points"]
-        return ((n * state["var"] + 5e-3 * self.scale**2) / (n + 5)).sqrt() / self.scale
+        w = ((n * state["var"] + 5e-3 * self.scale**2) / (n + 5)).sqrt() / self.scale
+        return torch.where(n > 0, w, 1.0)
 
     def update(self, state: Mapping[str, Tensor], x: Tensor, steps: int, age: Tensor, warm: Tensor | None) -> dict:
         """What to keep after a call of `steps` proposals, the last of them number `age`, that took the chains to x."""
         x = x.detach()
         rho = (8 * steps / age).clamp(min(1.0, self.rate * steps), 1.0).to(x)
         points = len(x) / rho
-        known = (state["mean"], state["var"]) if "var" in state else (torch.zeros_like(x[0]), torch.zeros_like(x[0]))
-        new = dict(zip(self.keys, (*pooled(*known, x, rho), points), strict=True))
-        if warm is None or "var" not in state:
+        new = dict(zip(self.keys, (*pooled(state["mean"], state["var"], x, rho), points), strict=True))
+        if warm is None:
             return new
-        return {key: torch.where(warm, new[key], state[key]) for key in self.keys}
+        adapts = warm | (state["points"] == 0)  # the first call counts even where it is longer than the warm-up
+        return {key: torch.where(adapts, new[key], state[key]) for key in self.keys}

@@ -14,8 +14,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen
-from ebm_lab.core.interfaces import Chain, Dataset, Sampler
-from ebm_lab.distributions.elementary import Distribution
+from ebm_lab.core.interfaces import Chain, Distribution, Sampler
 from ebm_lab.models.levels import NoiseLevels, tweedie
 
 
@@ -36,11 +35,14 @@ class LevelSampler(Sampler):
     def descend(self, model: NoiseLevels, x: Tensor, rung: int, generator: Generator) -> tuple[Tensor, int]:
         """(states after this rung, how many scores of a chain were taken)."""
 
-    def start(self, energy: EnergyFn, dataset: Dataset) -> Distribution:
-        return cast(NoiseLevels, energy).prior()
+    def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        return {"level": torch.tensor(0)}
 
-    def total(self, energy: EnergyFn) -> int:
-        return self.steps * self.rungs(cast(NoiseLevels, energy))
+    def start(self, model: EnergyFn) -> Distribution:
+        return cast(NoiseLevels, model).prior()
+
+    def total(self, model: EnergyFn) -> int:
+        return self.steps * self.rungs(cast(NoiseLevels, model))
 
     def __call__(
         self,
@@ -53,7 +55,7 @@ class LevelSampler(Sampler):
     ) -> Chain:
         assert not differentiable
         model = cast(NoiseLevels, energy)
-        level = int(state["level"]) if "level" in state else 0
+        level = int((state or self.begin(energy, x, generator))["level"])
         rungs, levels = self.rungs(model), model.ladder.levels
         last = rungs - 1
         with frozen(energy), torch.no_grad():

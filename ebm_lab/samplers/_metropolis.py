@@ -22,13 +22,12 @@ from ebm_lab.core.functional import (
     EnergyFn,
     GradientFn,
     energy_and_grad,
-    evaluate,
     frozen,
     gradient_of,
     per_sample,
 )
 from ebm_lab.core.interfaces import Chain, Sampler
-from ebm_lab.distributions.elementary import Distribution
+from ebm_lab.core.mcmc import accept
 from ebm_lab.samplers._adaptation import Mass, StepSize, Widths
 
 Target = Annotated[float, Field(gt=0, lt=1)]
@@ -42,32 +41,12 @@ class Point(NamedTuple):
     grad: Tensor
 
 
-def accept(log_ratio: Tensor, generator: Generator) -> Tensor:
-    """(B,) booleans, true with probability min(1, exp(log_ratio)); a ratio that is nan is refused."""
-    u = torch.empty_like(log_ratio).uniform_(generator=generator)
-    return u.log() < log_ratio.detach()
-
-
 def choose(accepted: Tensor, new: Point, old: Point) -> Point:
     """Per sample the new point where accepted, else the old one."""
     wide = per_sample(accepted, old.x)
     return Point(
         torch.where(wide, new.x, old.x), torch.where(accepted, new.e, old.e), torch.where(wide, new.grad, old.grad)
     )
-
-
-@torch.no_grad()
-def independence_step(
-    energy: EnergyFn, x: Tensor, proposal: Distribution, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """One independence-Metropolis step for exp(-E): x' ~ q whatever x is; returns (x, accepted), (B, *shape) and (B,).
-
-    log_ratio = E(x) - E(x') + log q(x) - log q(x'): exact, and a true restart wherever it accepts.
-    """
-    new = proposal.sample(len(x), generator)
-    e, e_new = evaluate(energy, torch.cat([x, new])).chunk(2)
-    accepted = accept(e - e_new + proposal.log_prob(x) - proposal.log_prob(new), generator)
-    return torch.where(per_sample(accepted, x), new, x), accepted
 
 
 class Metropolis(Sampler):
@@ -110,6 +89,11 @@ class Metropolis(Sampler):
         fixed.step_size.target = None
         return fixed
 
+    def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The step size, how many proposals there were, and the widths where the mass is diagonal."""
+        state = {"log_eps": self.step_size.begin(x), "age": torch.zeros((), dtype=torch.int64, device=x.device)}
+        return state if self.widths is None else state | self.widths.begin(x)
+
     @abstractmethod
     def propose(
         self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
@@ -125,13 +109,13 @@ class Metropolis(Sampler):
         generator: Generator,
         differentiable: bool = False,
     ) -> Chain:
-        w = None if self.widths is None else self.widths.begin(state, x)
-
+        state = state or self.begin(energy, x, generator)
+        w = None if self.widths is None else self.widths.current(state)
         with nullcontext() if differentiable else frozen(energy):
             slope = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
             at = partial(self._point, slope, w)
-            log_eps, accepted, now = self.step_size.begin(state, x), [], at(x if w is None else x / w)
-            age = state["age"] if "age" in state else torch.zeros((), dtype=torch.int64, device=x.device)
+            log_eps, accepted, now = state["log_eps"], [], at(x if w is None else x / w)
+            age = state["age"]
             for _ in range(self.steps):
                 new, log_ratio = self.propose(at, now, log_eps.exp(), generator)
                 yes, warm, age = accept(log_ratio, generator), self._warm(age), age + 1

@@ -31,9 +31,10 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen, gradient_of
 from ebm_lab.core.interfaces import Chain, Sampler
+from ebm_lab.core.mcmc import accept
 from ebm_lab.core.registry import register
 from ebm_lab.samplers._adaptation import StepSize
-from ebm_lab.samplers._metropolis import Point, Target, accept, choose
+from ebm_lab.samplers._metropolis import Point, Target, choose
 from ebm_lab.samplers.langevin import log_acceptance
 
 
@@ -90,6 +91,17 @@ class Tempering(Sampler):
         self.temperatures = max_temperature ** torch.linspace(0, 1, replicas, dtype=torch.float64)
         self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
 
+    def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """Hot replicas (R - 1, B, *shape), copies of x; log step sizes (R,); whose turn it is, 0-d; and which replicas
+        have been at the top since they were at the bottom, (R, B)."""
+        t = self.temperatures.to(x)
+        return {
+            "hot": x.expand(len(t) - 1, *x.shape).clone(),
+            "log_eps": self.step_size.begin(x) + 0.5 * t.log(),
+            "turn": torch.zeros((), dtype=torch.int64, device=x.device),
+            "was_hot": torch.zeros(len(t), len(x), dtype=torch.bool, device=x.device),
+        }
+
     def __call__(
         self,
         energy: EnergyFn,
@@ -103,6 +115,10 @@ class Tempering(Sampler):
             raise UserError("sampler 'tempering': swaps have no derivative; choose sampler=langevin or underdamped")
         with frozen(energy):
             slope = gradient_of(energy)
+            state = state or self.begin(energy, x, generator)
+            if state["hot"].shape[1:] != x.shape:  # a batch of another size
+                fresh = self.begin(energy, x, generator)
+                state = {**state, "hot": fresh["hot"], "was_hot": fresh["was_hot"]}
             return self._run(lambda x: Point(x, *slope(x)), x, state, generator)
 
     def _run(
@@ -110,7 +126,7 @@ class Tempering(Sampler):
     ) -> Chain:
         t = self.temperatures.to(x)
         r, b = len(t), len(x)
-        hot, log_eps, turn, was_hot = self._begin(x, t, state)
+        hot, log_eps, turn, was_hot = state["hot"], state["log_eps"], state["turn"], state["was_hot"].clone()
         now = at(torch.cat([x, hot.flatten(0, 1)]))
         pairs, accepted, chances, trips = torch.arange(r - 1, device=x.device).view(-1, 1), [], [], []
         for _ in range(self.steps):
@@ -139,16 +155,3 @@ class Tempering(Sampler):
         hot = now.x[b:].view(r - 1, *x.shape)
         state = {"hot": hot.clone(), "log_eps": log_eps, "turn": turn, "was_hot": was_hot}
         return Chain(now.x[:b].clone(), state, metrics, (self.steps + 1) * r * b)
-
-    def _begin(self, x: Tensor, t: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Hot replicas (R - 1, B, *shape), log step sizes (R,), whose turn it is (0-d) and which replicas have been at
-        the top since they were at the bottom, (R, B)."""
-        r, b = len(t), len(x)
-        fits = "hot" in state and state["hot"].shape == (r - 1, *x.shape)
-        if fits:
-            hot, was_hot = state["hot"], state["was_hot"].clone()
-        else:
-            hot, was_hot = x.expand(r - 1, *x.shape), torch.zeros(r, b, dtype=torch.bool, device=x.device)
-        log_eps = state["log_eps"] if "log_eps" in state else self.step_size.begin({}, x) + 0.5 * t.log()
-        turn = state["turn"] if "turn" in state else torch.zeros((), dtype=torch.int64, device=x.device)
-        return hot, log_eps, turn, was_hot

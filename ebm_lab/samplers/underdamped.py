@@ -83,6 +83,10 @@ class Underdamped(Sampler):
         self.steps, self.h, self.temperature = steps, step_size * scale, temperature
         self.c = math.exp(-friction * step_size)
 
+    def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """Velocities from their law, N(0, T I)."""
+        return {"v": math.sqrt(self.temperature) * torch.empty_like(x).normal_(generator=generator)}
+
     def __call__(
         self,
         energy: EnergyFn,
@@ -94,15 +98,12 @@ class Underdamped(Sampler):
     ) -> Chain:
         with nullcontext() if differentiable else frozen(energy):
             at = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
-            now, work = Phase(x, self._velocity(x, state, generator), *at(x)), torch.zeros_like(x[:, 0])
+            if not state or state["v"].shape != x.shape:  # not begun, or a batch of another size
+                state = self.begin(energy, x, generator)
+            now, work = Phase(x, state["v"], *at(x)), torch.zeros_like(x[:, 0])
             for _ in range(self.steps):
                 z = torch.empty_like(x).normal_(generator=generator)
                 now, work = baoab(at, now, z, self.h, self.c, self.temperature)
         acceptance = (-work.detach() / self.temperature).clamp_max(0).exp().mean()
         metrics = {"acceptance": acceptance, "chain_grad_norm": flat_sum(now.grad.detach() ** 2).sqrt().mean()}
         return Chain(now.x, {"v": now.v.detach()}, metrics, (self.steps + 1) * len(x))
-
-    def _velocity(self, x: Tensor, state: Mapping[str, Tensor], generator: Generator) -> Tensor:
-        if "v" in state and state["v"].shape == x.shape:
-            return state["v"]
-        return math.sqrt(self.temperature) * torch.empty_like(x).normal_(generator=generator)

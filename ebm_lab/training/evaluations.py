@@ -12,6 +12,7 @@ from ebm_lab.core.eval_view import Evaluator, EvalView, Report, Share, reason_ag
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.random import stream
 from ebm_lab.core.registry import metrics
+from ebm_lab.distributions.start import start_law
 from ebm_lab.training.distributed import Processes
 
 
@@ -65,6 +66,7 @@ class Evaluations:
             generator=self.generator,
             sampling=self._stream(self.processes.own(f"evaluation/{split}"), step),
             learnt_log_z=None if log_z is None else float(log_z.detach()),
+            start=start_law(self.dataset),
             chains=self.objective.chains(),
             share=Share(self.processes.world, self.processes.join_rows),
         )

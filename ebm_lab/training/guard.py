@@ -34,6 +34,7 @@ from torch import Tensor
 
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import stream
+from ebm_lab.distributions.start import start_law
 
 PATIENCE = 3
 """Windows in a row of low acceptance: a sampler may still be adapting its step."""
@@ -65,13 +66,13 @@ def unfit(parameters: Iterable[Tensor]) -> str | None:
 
 def noise_distance(dataset: Dataset) -> float:
     """Root mean square distance of the starting noise from the data's mean, over scale * sqrt(D)."""
-    x = dataset.start.sample(256, stream(0, "guard", 0, dataset.train.device))
+    x = start_law(dataset).sample(256, stream(0, "guard", 0, dataset.train.device))
     return float((x - dataset.mean).double().square().mean().sqrt()) / max(dataset.scale, 1e-12)
 
 
 def noise_nll(dataset: Dataset) -> float:
     """Mean negative log-likelihood of the test points under the starting noise, nats: a model that knows nothing."""
-    return -float(dataset.start.log_prob(dataset.test).double().mean())
+    return -float(start_law(dataset).log_prob(dataset.test).double().mean())
 
 
 class Guard:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.distributions.start import start_law
 from ebm_lab.training.trainer import Trainer
 from scripts.benchmark import floor, ours, peers, plain, plain_losses
 from scripts.benchmark.cases import Case, filled
@@ -79,7 +80,7 @@ def contestants(
 
 def sampler_field(case: Case, trainer: Trainer, others: list[str], found: Field, wanted: Callable[[str], bool]) -> None:
     eps = ours.size_of_step(trainer.evaluations.sampler)
-    x = trainer.evaluations.dataset.start.sample(case.chains, trainer.state.generator)
+    x = start_law(trainer.evaluations.dataset).sample(case.chains, trainer.state.generator)
     found.gradients = case.gradients
 
     def net() -> nn.Module:

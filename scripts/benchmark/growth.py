@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ebm_lab.distributions.start import start_law
 from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import ours, peers, plain
 from scripts.benchmark.apart import together
@@ -105,7 +106,7 @@ def work(series: Series, n: int, compose: ours.Compose) -> dict[str, Work]:
     assert sampler is not None
     sampler.steps = steps
     net, eps = plain_net(trainer.state.objective.energy), ours.size_of_step(sampler)
-    x = trainer.evaluations.dataset.start.sample(chains, trainer.state.generator)
+    x = start_law(trainer.evaluations.dataset).sample(chains, trainer.state.generator)
     return {
         "ours": ours.sampling(trainer, chains),
         "plain": peers.chained(x, lambda x: plain.langevin(net, x, steps, eps)),

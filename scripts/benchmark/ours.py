@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ebm_lab.core.interfaces import Sampler
+from ebm_lab.distributions.start import start_law
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.training.trainer import Trainer
 from scripts.benchmark.timing import Work
@@ -68,7 +69,7 @@ def sampling(trainer: Trainer, chains: int) -> Work:
     """One call of the run's sampler a call, each going on where the last one ended."""
     sampler, energy, generator = trainer.evaluations.sampler, trainer.state.objective.energy, trainer.state.generator
     assert isinstance(sampler, Sampler)
-    x, state = trainer.evaluations.dataset.start.sample(chains, generator), {}
+    x, state = start_law(trainer.evaluations.dataset).sample(chains, generator), {}
 
     half = trainer.state.config.get("precision") == "bfloat16"  # as in training, where the trainer casts the whole step
 

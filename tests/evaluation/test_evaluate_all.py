@@ -12,6 +12,7 @@ from ebm_lab.cli.compose import options
 from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.core import eval_view as views
 from ebm_lab.core.eval_view import EvalView
+from ebm_lab.distributions.start import start_law
 from tests.helpers import Drift, Points
 
 TINY = ["steps=3", "logger=none", "samples=6", "sample_steps=10", "batch_size=16", "threads=1", "evaluation=[]"]
@@ -66,7 +67,8 @@ def test_samples_drawn_in_shares_are_those_of_a_sampler_that_sees_each_chain_alo
     data = Points(torch.randn(50, 3, generator=generator))
 
     def film(count):
-        return EvalView(lambda x: x.sum(1), data, "test", Drift(), count, 7, torch.Generator().manual_seed(0)).film
+        own = torch.Generator().manual_seed(0)
+        return EvalView(lambda x: x.sum(1), data, "test", Drift(), count, 7, own, start=start_law(data)).film
 
     whole = film(1300)
     monkeypatch.setattr(views, "NUMBERS", 3)

@@ -11,7 +11,8 @@ import torch
 
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.functional import score
-from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.distributions.mixture import GaussianMixture, mixture_of
+from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation.c2st import C2ST
 from ebm_lab.evaluation.fisher import Fisher
 from ebm_lab.evaluation.ksd import KSD, stein_kernels, stein_test
@@ -33,7 +34,7 @@ def view(energy, data, samples=None, **more):
     seen = EvalView(energy, data, "test", **settings)
     if samples is not None:
         seen.sampler, seen.count = object(), len(samples)
-        start = data.start.sample(len(samples), torch.Generator().manual_seed(1))
+        start = start_law(data).sample(len(samples), torch.Generator().manual_seed(1))
         seen.__dict__["film"] = [(0, start), (1, samples)]
     return seen
 
@@ -47,10 +48,10 @@ class Known(Points):
 
     def __init__(self, x, law, mixture=None):
         super().__init__(x)
-        self.law, self.mixture = law, mixture
+        self.known, self.law = law, mixture
 
     def log_prob(self, x):
-        return self.law.log_prob(x)
+        return self.known.log_prob(x)
 
 
 def rate(p):
@@ -200,7 +201,7 @@ def test_ksd_and_fisher_take_a_score_network_at_its_lowest_level(generator):
     expected = 0.5 * ((x - data.mean) / v2 - truth).square().sum(1).mean()
     assert metrics["fisher_data"] == metrics["fisher_samples"] == pytest.approx(float(expected), rel=1e-4)
     assert "fisher_mode_tv" not in metrics
-    data.mixture = data.law
+    data.law = data.known
     only = Fisher(points=400, cells=10)(view(model, data, x)).metrics
     assert only["fisher_mode_tv_samples"] == pytest.approx(0.0, abs=1e-12) and "fisher_mode_tv" not in only
 
@@ -454,15 +455,16 @@ def test_the_score_of_a_data_set_is_the_slope_of_its_log_density(name):
 @pytest.mark.parametrize("name, modes", [("eight_gaussians", 8), ("twenty_five_gaussians", 25), ("mixture", 3)])
 def test_data_sets_that_know_their_modes(name, modes):
     data = synthetic(name)
-    assert data.mixture is not None and len(data.mixture.weights) == modes
-    assert float(data.mixture.odds.sum()) == pytest.approx(1.0)
+    mixture = mixture_of(data)
+    assert mixture is not None and len(mixture.weights) == modes
+    assert float(mixture.odds.sum()) == pytest.approx(1.0)
 
 
 def test_data_without_a_score_say_so():
     fisher = Fisher(points=10, cells=10)
     assert "no gradient" in str(fisher.applies(view(torch.sum, synthetic("checkerboard"))))
     assert "not known" in str(fisher.applies(view(torch.sum, Points(torch.zeros(4, 2)))))
-    assert synthetic("two_moons").mixture is None
+    assert mixture_of(synthetic("two_moons")) is None
 
 
 def synthetic(name):

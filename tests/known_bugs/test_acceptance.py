@@ -163,8 +163,8 @@ def test_the_acceptance_of_underdamped_chains_is_the_ratio_of_the_two_paths(temp
 )
 def test_chain_sigma_is_the_level_that_the_chains_have_reached(sampler, generator):
     """Samplers that step from level to level are at the next one after a call; all end at sigma_min."""
-    model, data, _ = gaussian_model(generator)
-    x, state, seen = sampler.start(model, data).sample(10, generator), {}, []
+    model = gaussian_model(generator)[0]
+    x, state, seen = sampler.start(model).sample(10, generator), {}, []
     for _ in range(sampler.rungs(model)):
         x, state, metrics, _ = sampler(model, x, state, generator=generator)
         seen.append(float(metrics["chain_sigma"]))

@@ -10,6 +10,7 @@ from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.distributions.flow import Flow
 from ebm_lab.distributions.noise import fit_noise
+from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation import ais
 from ebm_lab.evaluation._annealed_importance import fixed_schedule
 from ebm_lab.evaluation._annealed_path import Journey, Path
@@ -218,7 +219,7 @@ def test_samples_are_drawn_with_their_own_generator_and_not_with_the_evaluation_
 
     def seen(own, sampling):
         streams = [None if s is None else torch.Generator().manual_seed(s) for s in (own, sampling)]
-        return EvalView(torch.sum, data, "test", exact, 9, 1, streams[0], sampling=streams[1])
+        return EvalView(torch.sum, data, "test", exact, 9, 1, streams[0], sampling=streams[1], start=start_law(data))
 
     first, second, other = seen(1, 5), seen(2, 5), seen(1, 6)
     before = first.generator.get_state()

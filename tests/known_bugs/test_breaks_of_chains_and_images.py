@@ -14,6 +14,7 @@ from ebm_lab.core.random import row_order, subset
 from ebm_lab.core.registry import build
 from ebm_lab.distributions.elementary import IsotropicGaussian
 from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation import inpainting
 from ebm_lab.evaluation.chains import Chains
 from ebm_lab.evaluation.classifier import Classifier
@@ -247,7 +248,7 @@ def test_feature_distances_are_from_training_images_to_clamped_samples_and_the_b
     for end, x in clouds.items():
         assert m[f"feature_fid{end}"] == pytest.approx(feature_distance(x.flatten(1), reference), rel=1e-6)
         assert m[f"feature_kid{end}"] == pytest.approx(polynomial_mmd2(x.flatten(1), reference), rel=1e-6, abs=1e-9)
-    noise = data.start.sample(4000, generator).flatten(1).double()
+    noise = start_law(data).sample(4000, generator).flatten(1).double()
     assert m["feature_fid_noise"] == pytest.approx(feature_distance(noise, reference), rel=0.5)
     assert m["feature_accuracy"] == n + 1000 * float(data.labels[split].sum())
     assert (m["feature_samples"], m["feature_reference"]) == (n, 45)
@@ -442,7 +443,7 @@ def test_ood_gives_every_set_the_same_noises(generator):
 def test_noise_at_the_start_is_the_training_split_s():
     """What chains begin from, and every `_noise` number: N(mean, scale^2 I) of the training split."""
     data = Splits(torch.Generator().manual_seed(0))
-    start = data.start
+    start = start_law(data)
     assert isinstance(start, IsotropicGaussian)
     x = start.sample(20_000, torch.Generator().manual_seed(1))
     torch.testing.assert_close(x.mean(0), data.train.mean(0), atol=0.05, rtol=0)

@@ -12,6 +12,7 @@ from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.random import subset
 from ebm_lab.core.transforms import Affine
 from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation._bits_per_dim import bits_per_dim
 from ebm_lab.evaluation.c2st import C2ST
 from ebm_lab.evaluation.density import Density
@@ -41,7 +42,7 @@ def split(request):
 
 def test_samples_are_drawn_at_the_temperature_from_start_to_end_with_the_sampler_s_state(generator):
     data, sampler = Splits(generator), Witness()
-    view = EvalView(energy_of(), data, "val", sampler, 7, 6, generator, temperature=0.5)
+    view = EvalView(energy_of(), data, "val", sampler, 7, 6, generator, temperature=0.5, start=start_law(data))
     assert view.samples.shape == (7, 2) and [step for step, _ in view.film] == [0, 2, 4, 6]
     x = data.test
     assert all(torch.allclose(e(x), 2 * energy_of()(x)) for e in sampler.energies) and len(sampler.energies) == 3
@@ -345,5 +346,5 @@ def test_histograms_gaps_are_from_the_held_out_mean_and_shares_from_the_held_out
     for name, x in (("train", data.train), ("samples", samples), ("outside", data.outside)):
         assert m[f"e_gap_{name}"] == pytest.approx(float(e(x).mean() - held.mean()), rel=1e-9)
         assert m[f"e_lower_{name}"] == pytest.approx(float((e(x) < median).double().mean()))
-    expected = float(energy_of()(data.start.sample(4000, generator)).mean() - held.mean())
+    expected = float(energy_of()(start_law(data).sample(4000, generator)).mean() - held.mean())
     assert m["e_gap_noise"] == pytest.approx(expected, abs=5 * 3.0 / 40**0.5)

@@ -17,6 +17,7 @@ from ebm_lab.cli.tools import sample
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.start import noise_like
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.runs.init_from import take_weights
 from ebm_lab.runs.record import fingerprint
@@ -340,7 +341,7 @@ def test_an_energy_that_computes_more_than_the_run_keeps_is_never_sampled_beside
 
 def test_a_data_set_with_its_own_start_of_chains_is_never_sampled_without_it(plugged, monkeypatch):
     run = plugged()
-    monkeypatch.setattr(Ring, "start", property(lambda self: Dataset.start.fget(self)), raising=False)
+    monkeypatch.setattr(Ring, "start", property(noise_like), raising=False)
     monkeypatch.setattr(Plugged, "radius", 2.0)
     refused(lambda: sample(run=str(run.path), device="cpu"), "begins chains in its own way")
 

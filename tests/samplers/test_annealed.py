@@ -121,9 +121,9 @@ def test_the_weights_of_two_modes_six_standard_deviations_apart(sampler, generat
 
 
 def test_a_call_goes_one_level_down_and_stays_at_the_last(generator):
-    model, data, _ = gaussian_model(generator)
+    model = gaussian_model(generator)[0]
     sampler = AnnealedLangevin(steps=2, step_size=0.5, noise_scale=1.0, denoise=True)
-    x, state = sampler.start(model, data).sample(10, generator), {}
+    x, state = sampler.start(model).sample(10, generator), {}
     sigmas = []
     for _ in range(14):
         x, state, metrics, taken = sampler(model, x, state, generator=generator)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from ebm_lab.core.mcmc import independence_step
 from ebm_lab.distributions.elementary import IsotropicGaussian
-from ebm_lab.samplers._metropolis import independence_step
 from ebm_lab.samplers.hmc import HMC
 from ebm_lab.samplers.mala import MALA
 from tests.helpers import covariance, gaussian_energy
