@@ -12,8 +12,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from ebm_lab.cli.compose import options
 from ebm_lab.cli.tools import data_place, main, writable
 from ebm_lab.core.errors import UserError, one_of
-from ebm_lab.core.strict_json import dumps
-from ebm_lab.core.whole import write_whole
+from ebm_lab.core.files import dumps, write_atomic
 from ebm_lab.runs.defaults import evaluation_settings
 from ebm_lab.runs.isolation import isolated
 
@@ -77,10 +76,10 @@ def evaluate(
         for name in evaluations.dealt(view):
             one(evaluations, view, name, record, folder)
             if processes.world == 1:
-                write_whole(folder / "evaluation.json", dumps(record, indent=2) + "\n")
+                write_atomic(folder / "evaluation.json", dumps(record, indent=2) + "\n")
         record = merged(processes.gather(record))
         if processes.first:
-            write_whole(folder / "evaluation.json", dumps(record, indent=2) + "\n")
+            write_atomic(folder / "evaluation.json", dumps(record, indent=2) + "\n")
             print(folder)
     except OSError as error:
         raise UserError(f"out={folder}: can't be written there ({error})") from None

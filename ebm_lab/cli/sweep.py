@@ -19,10 +19,9 @@ from omegaconf import DictConfig
 
 from ebm_lab.cli.tools import main as run_tool
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.files import dumps, loads, write_atomic
 from ebm_lab.core.registry import metrics
 from ebm_lab.core.shell import override, pasteable
-from ebm_lab.core.strict_json import dumps, loads
-from ebm_lab.core.whole import write_whole
 
 SYMBOLS = {"finished": "green", "interrupted": "yellow", "not started": "yellow"}
 current: list[Path] = []
@@ -46,7 +45,7 @@ def record(folder: Path, number: int, overrides: list[str], **what: Any) -> None
     """Write what job `number` came to; replaced whole."""
     file = folder / "jobs" / f"{number}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, dumps({"job": number, "overrides": overrides, **what}, indent=2) + "\n")
+    write_atomic(file, dumps({"job": number, "overrides": overrides, **what}, indent=2) + "\n")
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:

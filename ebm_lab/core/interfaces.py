@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,9 +15,6 @@ from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, score
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.settings import wiring_of
 from ebm_lab.core.transforms import Affine, identity
-
-if TYPE_CHECKING:
-    from ebm_lab.runs.data_record import DataRecord
 
 
 class Sampleable(Protocol):
@@ -220,7 +217,7 @@ class Dataset(Part, ABC):
     digests: dict[str, str] | None = None
     """Per split, a digest of its raw rows, where the splits' last bits may depend on the machine; None: the splits' own
     digests serve."""
-    record: "DataRecord | None" = None
+    record: Any = None
     """What a run keeps of the data, once a run is built with them."""
     law: Distribution | None = None
     """The law that the splits come from, on the CPU, where it is known."""

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from ebm_lab.core.cached import digest
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.files import digest
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
 
-from ebm_lab.core.cached import digest
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.files import digest
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register

@@ -15,7 +15,8 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from ebm_lab.core.cached import Kept, cached, identity_of
+from ebm_lab.core.files import Kept, cache
+from ebm_lab.core.identity import identity_of
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.distributions.mixture import GaussianMixture
 
@@ -77,7 +78,7 @@ def principal_mixture(dataset: Dataset, settings: MixtureSettings, folder: Path)
     assert dataset.bounds is not None
     identity = {**identity_of(dataset), **asdict(settings)}
     name = f"{type(dataset).__name__.lower()}_mixture"
-    kept = cached(folder, name, identity, lambda: fit(dataset.train, settings))
+    kept = cache(folder, name, identity, lambda: fit(dataset.train, settings))
     p = {name: tensor.to(dataset.train.device) for name, tensor in kept.content.items()}
     law = GaussianMixture(p["weights"], p["means"], covariances=p["covariances"])
     return PrincipalMixture(p["mean"], p["basis"], law, dataset.event_shape, dataset.bounds), kept

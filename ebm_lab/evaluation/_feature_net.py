@@ -20,8 +20,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ebm_lab.core.cached import Kept, cached, identity_of
+from ebm_lab.core.files import Kept, cache
 from ebm_lab.core.functional import in_parts
+from ebm_lab.core.identity import identity_of
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import seed_of, seeded, stream
 
@@ -116,6 +117,6 @@ def feature_net(dataset: Dataset, settings: FeatureSettings, folder: Path) -> tu
         return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
 
     identity = {**identity_of(dataset), "classes": classes, "bounds": list(dataset.bounds or ()), **asdict(settings)}
-    kept = cached(folder, f"{type(dataset).__name__.lower()}_net", identity, make)
+    kept = cache(folder, f"{type(dataset).__name__.lower()}_net", identity, make)
     net.load_state_dict(kept.content)
     return net.eval().requires_grad_(False), kept

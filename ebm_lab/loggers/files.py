@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ebm_lab.core.files import dumps, loads, write_atomic
 from ebm_lab.core.pictures import save_png
-from ebm_lab.core.strict_json import dumps, loads
-from ebm_lab.core.whole import write_whole
 
 
 class Files:
@@ -40,7 +39,7 @@ class Files:
         known = [*rows(self.metrics), *map(loads, self.waiting)]
         kept = [row for row in known if row["step"] <= step and "event" not in row]
         kept = sorted([*kept, *events], key=lambda row: (row["step"], "event" in row))
-        write_whole(self.metrics, "".join(dumps(row) + "\n" for row in kept))
+        write_atomic(self.metrics, "".join(dumps(row) + "\n" for row in kept))
         self.waiting = []
         self.file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         self.whole = self.file.tell()

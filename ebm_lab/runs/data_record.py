@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebm_lab.core.cached import digest
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.files import digest
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import stream, subset
 from ebm_lab.core.transforms import Affine

@@ -14,9 +14,8 @@ from typing import IO, Any
 import yaml
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.files import dumps, loads, write_atomic
 from ebm_lab.core.shell import pasteable
-from ebm_lab.core.strict_json import dumps, loads
-from ebm_lab.core.whole import write_whole
 from ebm_lab.training.checkpoint import FORMAT
 
 RUNS = "runs"
@@ -106,6 +105,8 @@ class RunDir:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._held = held
                 self._try_writing()
+                for half in self.path.rglob("*.tmp"):  # what a process that was killed had not finished writing
+                    half.unlink(missing_ok=True)
             except BaseException:
                 held.close()
                 self._held = None
@@ -155,7 +156,7 @@ class RunDir:
 
     def write_config(self, config: dict[str, Any]) -> None:
         try:
-            write_whole(self.config_file, yaml.safe_dump(config, sort_keys=False))
+            write_atomic(self.config_file, yaml.safe_dump(config, sort_keys=False))
         except OSError as error:
             raise UserError(f"{self.config_file}: can't be written ({error.strerror})") from None
 
@@ -183,7 +184,7 @@ class RunDir:
         return config
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_whole(self.summary_file, dumps(summary, indent=2) + "\n")
+        write_atomic(self.summary_file, dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """The summary; a `running` whose process is gone reads as `interrupted`."""

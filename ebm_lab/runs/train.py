@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from ebm_lab.core.errors import Diverged, Terminated, UserError
+from ebm_lab.core.files import dumps
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.shell import override, pasteable
-from ebm_lab.core.strict_json import dumps
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.runs.assemble import assemble

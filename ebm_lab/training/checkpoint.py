@@ -7,7 +7,6 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.files import write_atomic
 from ebm_lab.core.places import places_of
 from ebm_lab.core.settings import flat
 from ebm_lab.core.streams import safe_streams
@@ -36,17 +36,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
     leaves the old one, where it can't be written."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    write_atomic(path, buffer.getbuffer())
 
 
 def copy(source: Path, target: Path) -> None:

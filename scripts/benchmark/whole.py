@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.whole import write_whole
+from ebm_lab.core.files import write_atomic
 from ebm_lab.runs.record import git_commit
 from scripts.benchmark import compiling, gap, growth, loop, page, peers, picture, process, rounding, runner
 from scripts.benchmark.cases import left_out
@@ -63,7 +63,7 @@ def run(
             "results": results,
         }
         record["left_out"] = dict(left_out())
-        write_whole(file, json.dumps(record, indent=1) + "\n")
+        write_atomic(file, json.dumps(record, indent=1) + "\n")
     return publish(record, out)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ebm_lab.cli.compose import compose_config
-from ebm_lab.core import cached as cache
+from ebm_lab.core import files
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.random import subset
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_trusted_is_made_anew_and_told(fault, tmp_path, mo
         made.append(1)
         return {"x": torch.arange(1000.0)}
 
-    path = cache.cached(tmp_path, "net", identity, make).path
+    path = files.cache(tmp_path, "net", identity, make).path
     whole = path.read_bytes()
     if fault == "truncated":
         path.write_bytes(whole[: len(whole) // 2])
@@ -286,11 +286,11 @@ def test_a_file_that_cannot_be_trusted_is_made_anew_and_told(fault, tmp_path, mo
         path.write_bytes(pickle.dumps(Trap(), protocol=2))
     else:
         torch.save({"identity": "{}", "content": {"x": torch.zeros(3)}}, path)
-    kept = cache.cached(tmp_path, "net", identity, make)
+    kept = files.cache(tmp_path, "net", identity, make)
     assert len(made) == 2 and kept.made and torch.equal(kept.content["x"], torch.arange(1000.0))
     assert len(kept.notes) == 1 and "\n" not in kept.notes[0] and "made anew" in kept.notes[0]
     assert not (tmp_path / "sprung").exists()
-    assert not cache.cached(tmp_path, "net", identity, make).made and not list(tmp_path.glob("*.tmp"))
+    assert not files.cache(tmp_path, "net", identity, make).made and not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_write_that_breaks_off_leaves_no_file(tmp_path, monkeypatch):
@@ -300,7 +300,7 @@ def test_a_write_that_breaks_off_leaves_no_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(UserError, match=r"net_.*\.pt: can't be written \(No space left on device\)"):
-        cache.cached(tmp_path, "net", {}, dict)
+        files.cache(tmp_path, "net", {}, dict)
     assert not list(tmp_path.glob("*.pt"))
 
 

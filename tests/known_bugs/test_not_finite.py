@@ -12,8 +12,8 @@ from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.cli.sweep import jobs, record
 from ebm_lab.core.errors import Diverged
 from ebm_lab.core.eval_view import Report
+from ebm_lab.core.files import dumps, loads
 from ebm_lab.core.registry import register
-from ebm_lab.core.strict_json import dumps, loads
 from ebm_lab.reports.overview import collect
 from ebm_lab.runs.run_directory import RunDir
 from tests.known_bugs.test_few_points import refuse, strict

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ebm_lab.core.files import dumps, write_atomic
 from ebm_lab.reports.compare.chart import chart
 from ebm_lab.reports.compare.columns import Cell, Column, best, cell, columns, fastest, number
 from ebm_lab.reports.compare.images import group, montage
@@ -118,7 +119,7 @@ def write(rows: Sequence[Row], out: Path, pictures: Mapping[str, Path], facts: M
         "legend": list(dict.fromkeys(c for s in whole for c in s.columns)),
         "total": number(sum(r.get("cpu_seconds") or 0.0 for r in rows) / 3600),
     }
-    (out / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
+    write_atomic(out / "facts.json", dumps(facts, indent=2) + "\n")
     (out / "index.html").write_text(render("page.html", context), encoding="utf-8", errors="backslashreplace")
     (out / "comparison.md").write_text(
         tables(out / "comparison.csv", out / "facts.json", out, "", out), encoding="utf-8", errors="backslashreplace"

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ebm_lab.core.errors import UserError, one_of
-from ebm_lab.core.strict_json import loads
+from ebm_lab.core.files import loads
 from ebm_lab.reports.compare import page
 from ebm_lab.reports.compare.columns import cell
 from ebm_lab.reports.compare.columns import column as column_of

@@ -22,9 +22,8 @@ from typing import Any
 
 import ebm_lab
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.files import dumps, loads, write_atomic
 from ebm_lab.core.shell import override
-from ebm_lab.core.strict_json import dumps, loads
-from ebm_lab.core.whole import write_whole
 from ebm_lab.loggers.files import rows
 from ebm_lab.reports.compare.plan import Arm, Case, Pilot, Study, arguments, pilot_arguments, steps_for
 from ebm_lab.runs.run_directory import RUNS, RunDir
@@ -237,7 +236,7 @@ def read(file: Path) -> dict[str, Any]:
 def write(file: Path, content: dict[str, Any]) -> None:
     """Written whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, dumps(content, indent=2) + "\n")
+    write_atomic(file, dumps(content, indent=2) + "\n")
 
 
 def duration(seconds: float) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.files import loads
 from ebm_lab.core.settings import flat
-from ebm_lab.core.strict_json import loads
 from ebm_lab.runs.run_directory import RunDir
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
