@@ -18,19 +18,15 @@ from ebm_lab.core.transforms import Affine, identity
 
 
 class Sampleable(Protocol):
-    """Something that (*shape) tensors can be drawn from: a law, a generator, a replay of data."""
+    """Something to draw (*shape) tensors from: a law, a generator, a replay of data. `sample` draws (n, *shape)."""
 
-    def sample(self, n: int, generator: Generator) -> Tensor:
-        """Draw n of them, (n, *shape)."""
-        ...
+    def sample(self, n: int, generator: Generator) -> Tensor: ...
 
 
 class Distribution(Sampleable, Protocol):
-    """A law on (*shape) tensors."""
+    """A law on (*shape) tensors. `log_prob` is its log density in nats, (B, *shape) -> (B,)."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density in nats, (B, *shape) -> (B,)."""
-        ...
+    def log_prob(self, x: Tensor) -> Tensor: ...
 
 
 class Batch(NamedTuple):
@@ -79,10 +75,8 @@ class Sampler(Part, ABC):
     offers = frozenset({"stationary"})
 
     def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Return the state before the first call for chains at x (B, *shape), with the keys that it has ever after.
-
-        {} for a sampler that keeps nothing.
-        """
+        """Return the state before the first call for chains at x (B, *shape), with the keys that it has ever after;
+        {} if the sampler keeps nothing."""
         return {}
 
     def start(self, model: EnergyFn) -> Sampleable | None:

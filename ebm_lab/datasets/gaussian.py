@@ -12,6 +12,7 @@ from torch import Tensor
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import stream
 from ebm_lab.core.registry import register
+from ebm_lab.distributions import elementary as distributions
 
 
 @register("dataset", "gaussian")
@@ -34,7 +35,10 @@ class Gaussian(Dataset):
         std = torch.linspace(std_min, std_max, dim, dtype=torch.float64)
         eye = torch.eye(dim, dtype=torch.float64)
         covariance = torch.outer(std, std) * (correlation + (1 - correlation) * eye)
-        self._normal = torch.distributions.MultivariateNormal(torch.full_like(std, mean), covariance)
+        self.law = distributions.Gaussian(torch.full_like(std, mean), covariance)
+        self._normal = torch.distributions.MultivariateNormal(
+            self.law.mean, covariance
+        )  # old runs recorded its last bits
         factor = torch.linalg.cholesky(covariance)
 
         def draw(n: int, split: str) -> Tensor:

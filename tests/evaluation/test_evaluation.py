@@ -7,6 +7,7 @@ import torch
 
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.distributions.quadrature import box_log_z, grid_log_z
+from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation.classifier import Classifier, nearest_images
 from ebm_lab.evaluation.likelihood import Likelihood
 from ebm_lab.evaluation.mmd import mmd2
@@ -17,7 +18,7 @@ from tests.helpers import Points, covariance, exact_sample, gaussian_energy
 
 def view(energy, data, split="test", **more):
     settings = {"sampler": None, "count": 10, "steps": 10, "generator": torch.Generator().manual_seed(0), **more}
-    return EvalView(energy, data, split, **settings)
+    return EvalView(energy, data, split, **settings, start=start_law(data))
 
 
 @pytest.mark.parametrize("d", [1, 2])

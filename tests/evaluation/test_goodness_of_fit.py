@@ -31,7 +31,7 @@ REPEATS = 200
 def view(energy, data, samples=None, **more):
     """What an evaluation sees; `samples` are what the chains end with, noise around the data what they begin with."""
     settings = {"sampler": None, "count": 10, "steps": 1, "generator": torch.Generator().manual_seed(0), **more}
-    seen = EvalView(energy, data, "test", **settings)
+    seen = EvalView(energy, data, "test", **settings, start=start_law(data))
     if samples is not None:
         seen.sampler, seen.count = object(), len(samples)
         start = start_law(data).sample(len(samples), torch.Generator().manual_seed(1))

@@ -71,7 +71,7 @@ def test_the_gap_is_the_fisher_divergence():
     the two differ by less than 4 standard errors of the gap, and for the law itself the gap is 0 at every point."""
     fixed = {"mean": 1.0, "std_min": 0.5, "std_max": 1.5, "correlation": 0.5, "train": 100, "seed": 0}
     data = GaussianData(dim=3, held_out=20_000, **fixed)
-    p = torch.linalg.inv(data.law.covariance_matrix)
+    p = torch.linalg.inv(data.law.covariance)
     itself = loss(gaussian_energy(data.law.mean, p).float(), data)
     assert itself["sm_gap"] == pytest.approx(0, abs=1e-4)
     assert itself["sm_loss_true"] == pytest.approx(-0.5 * float(p.trace()), abs=4 * itself["sm_loss_se"])

@@ -478,8 +478,12 @@ def test_hot_replicas_turns_and_trips_are_kept_from_call_to_call(generator):
     torch.testing.assert_close(first.state["log_eps"].exp().double(), torch.tensor([1.0, 3.0**0.5, 3.0]).double())
     assert int(first.state["turn"]) == 3 and first.grad_evals == 4 * 3 * 200
     assert first.state["was_hot"][-1].all() and not first.state["was_hot"][0].any()
-    begun = sampler._begin(first.x, sampler.temperatures, first.state)
-    assert torch.equal(begun[0], first.state["hot"]) and int(begun[2]) == 3
+    hot = first.state["hot"]
+    kept, other = (
+        sampler(energy, first.x, {**first.state, "hot": h}, generator=torch.Generator().manual_seed(1))
+        for h in (hot, hot + 1)
+    )
+    assert int(kept.state["turn"]) == 6 and not torch.equal(kept.state["hot"], other.state["hot"])
     state = first.state
     for _ in range(30):
         chain = sampler(energy, x, state, generator=generator)

@@ -136,7 +136,7 @@ def test_training_on_a_gaussian_finds_its_precision(tmp_path):
         ["objective=dsm", "dataset=gaussian", *more, "evaluation=[likelihood]", f"output_dir={tmp_path}"], quiet=True
     )
     data = result.dataset
-    cov = data.law.covariance_matrix
+    cov = data.law.covariance
     found, expected = result.energy.precision.double().detach(), torch.linalg.inv(cov + 0.04 * torch.eye(3))
     torch.testing.assert_close(found, expected, atol=0.1 * float(expected.abs().max()), rtol=0)
     ratio = expected @ cov
