@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.derived import Tempered
 from ebm_lab.core.features import Part, features_of, unmet
-from ebm_lab.core.functional import EnergyFn, Tempered
+from ebm_lab.core.functional import EnergyFn
 from ebm_lab.core.interfaces import Dataset, Sampleable, Sampler
 
 NUMBERS = 2**18
@@ -58,6 +59,8 @@ class EvalView:
     sampling: Generator | None = None
     """What samples are drawn with; the evaluation's own, if none is given."""
     share: Share = field(default_factory=Share)
+    origin: Sampleable | None = None
+    """Where the chains begin, if the method says; None: at noise."""
     step: int = 0
     """The training step after which the run is looked at."""
 
@@ -76,7 +79,7 @@ class EvalView:
 
     @cached_property
     def film(self) -> list[tuple[int, Tensor]]:
-        """(step, (count, *shape)) states of the same chains, from noise at step 0 to the samples."""
+        """(step, (count, *shape)) states of the same chains, from `origin` or noise at step 0 to the samples."""
         if self.sampler is None:
             return []
         size, own = max(500, NUMBERS // self.dataset.mean.numel()), -(-self.count // self.share.among)
@@ -87,7 +90,7 @@ class EvalView:
     def _film(self, n: int) -> list[tuple[int, Tensor]]:
         assert self.sampler is not None, "film asks"
         generator = self.sampling or self.generator
-        start = self.noise.sample(n, generator)
+        start = (self.origin or self.noise).sample(n, generator)
         steps = self.sampler.total(self.energy) or self.steps
         film = []
         for step, x, metrics in walk(self.sampler, self.target, start, steps, generator):
@@ -116,6 +119,8 @@ class EvalView:
     """Where chains begin, unless the sampler has a law of its own."""
     chains: Tensor | None = None
     """(N, *shape) persistent chains of the training, where there are any."""
+    chain_labels: Tensor | None = None
+    """(N,) their labels, where they have any."""
 
     @property
     def samples(self) -> Tensor:

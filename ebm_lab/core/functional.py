@@ -34,6 +34,10 @@ class KnowsDerivatives(nn.Module):
         """log Z = log of the integral of exp(-E), in nats, where a formula gives it; else None."""
         return None
 
+    def rows(self, index: Tensor) -> "KnowsDerivatives":
+        """Return the energy of rows `index` (n,) of the batch that it is bound to; itself where it is bound to none."""
+        return self
+
 
 def _formulas(energy: EnergyFn) -> KnowsDerivatives | None:
     """The energy, where its formulas may be asked: they are not for mixed precision."""
@@ -64,9 +68,32 @@ def evaluate(energy: EnergyFn, x: Tensor) -> Tensor:
     return e
 
 
+def rows_of(energy: EnergyFn, index: Callable[[], Tensor]) -> EnergyFn:
+    """Return the energy of the rows index() of its batch; itself, and nothing computed, where it is bound to none."""
+    bound = isinstance(energy, KnowsDerivatives) and type(energy).rows is not KnowsDerivatives.rows
+    return energy.rows(index()) if bound else energy
+
+
+def stacked(energy: EnergyFn, *xs: Tensor) -> tuple[Tensor, ...]:
+    """Compute E of several batches of the same rows in one forward pass: each (B, *shape), or (k B, *shape) with row
+    i + B j for row i of the first; returns their energies, (B,) or (k B,)."""
+    both = torch.cat(xs)
+
+    def index() -> Tensor:
+        return torch.arange(len(both), device=both.device) % len(xs[0])
+
+    return evaluate(rows_of(energy, index), both).split([len(x) for x in xs])
+
+
 def in_parts(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """f of the rows of x, (B, ...) -> (B, ...), `size` at a time: memory for one part."""
-    return torch.cat([f(part) for part in x.split(size)])
+    """Compute f of the rows of x, (B, ...) -> (B, ...), `size` at a time, with memory for one part; an energy f that is
+    bound to a batch takes its rows part by part."""
+
+    def part(i: int) -> Tensor:
+        here = x[i : i + size]
+        return rows_of(f, lambda: torch.arange(i, i + len(here), device=x.device))(here)
+
+    return torch.cat([part(i) for i in range(0, max(len(x), 1), size)])
 
 
 def energy_and_grad(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
@@ -117,6 +144,7 @@ def score_and_curvature(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor,
         e, grad, curvature = known
         return e, -grad, -curvature
     n, every = len(x), x.repeat(len(v), *[1] * (x.ndim - 1))
+    energy = rows_of(energy, lambda: torch.arange(len(every), device=x.device) % n)
     e, s, product = score_and_product(energy, every, v.reshape(every.shape))
     return e[:n], s[:n], flat_sum(v.reshape(every.shape) * product).view(len(v), n).sum(0)
 
@@ -210,26 +238,6 @@ def flat_sum(x: Tensor) -> Tensor:
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """(B,) or (1,) values, shaped to broadcast against x (B, *shape)."""
     return values.view(-1, *[1] * (x.ndim - 1))
-
-
-class Tempered(KnowsDerivatives):
-    """E(x) / T: the energy of exp(-E / T), sharper than the model for T < 1."""
-
-    def __init__(self, energy: EnergyFn, temperature: float) -> None:
-        super().__init__()
-        self.energy, self.temperature = energy, temperature
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.energy(x) / self.temperature
-
-    def gradient(self) -> GradientFn:
-        slope = gradient_of(self.energy)
-
-        def at(x: Tensor) -> tuple[Tensor, Tensor]:
-            e, grad = slope(x)
-            return e / self.temperature, grad / self.temperature
-
-        return at
 
 
 @contextmanager

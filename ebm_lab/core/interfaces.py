@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Derive, Need, Offers, Part, same
-from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, score
+from ebm_lab.core.functional import EnergyFn, score
 from ebm_lab.core.metrics import Metric
+from ebm_lab.core.model import Model, condition
 from ebm_lab.core.settings import wiring_of
 from ebm_lab.core.transforms import Affine, identity
 
@@ -104,13 +106,23 @@ class Sampler(Part, ABC):
         """
 
 
-class Energy(Part, KnowsDerivatives, ABC):
+class Energy(Part, Model, ABC):
     """E(x) in nats, (B, *shape) -> (B,); low energy is likely."""
 
     offers = frozenset({"energy", "score", "smooth"})
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor: ...
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute E(x). An energy with labels takes `y` (B,) too, one with noise levels `sigma`, a number or (B,), each
+        None by default: E(x) is then the marginal -logsumexp(logits(x)), and of the lowest level."""
+
+    def given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Model:
+        """Return x -> E(x, y, sigma), bound to these labels and levels; itself where none is given."""
+        return condition(self, y, sigma)
+
+    def logits(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """Compute -E(x, y) of every label, (B, K), for an energy with labels."""
+        raise UserError(f"energy '{type(self).__name__}' has no labels")
 
     def score(self, x: Tensor, create_graph: bool = False) -> Tensor:
         """Return grad_x log p(x) = -grad_x E, (B, *shape) -> (B, *shape). Detached unless `create_graph`."""
@@ -186,8 +198,12 @@ class Objective(Part, nn.Module, ABC):
         """The energy's log Z in nats, 0-d, where the objective estimates it."""
         return None
 
-    def chains(self) -> Tensor | None:
-        """(N, *shape) persistent chains, where the objective keeps any."""
+    def origin(self) -> Sampleable | None:
+        """Return the law where the chains of evaluations begin, if the method says: a second player, say; else None."""
+        return None
+
+    def chains(self) -> Tensor | Batch | None:
+        """(N, *shape) persistent chains, where the objective keeps any; with their labels as a Batch."""
         return None
 
 

@@ -12,7 +12,7 @@ W. K. Hastings, Monte Carlo Sampling Methods Using Markov Chains and Their Appli
 import torch
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn, evaluate, per_sample
+from ebm_lab.core.functional import EnergyFn, per_sample, stacked
 from ebm_lab.core.interfaces import Distribution
 
 
@@ -31,6 +31,6 @@ def independence_step(
     log_ratio = E(x) - E(x') + log q(x) - log q(x'): exact, and a true restart wherever it accepts.
     """
     new = proposal.sample(len(x), generator)
-    e, e_new = evaluate(energy, torch.cat([x, new])).chunk(2)
+    e, e_new = stacked(energy, x, new)
     accepted = accept(e - e_new + proposal.log_prob(x) - proposal.log_prob(new), generator)
     return torch.where(per_sample(accepted, x), new, x), accepted

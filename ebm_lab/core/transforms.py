@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +11,22 @@ from ebm_lab.core.errors import UserError
 
 ROUNDING = 1e-3
 """Rounding may move a value by this share of its coordinate's standard deviation, and not by more."""
+
+
+class Transform(Protocol):
+    """An invertible map from raw data to the space in which a model sees them."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """raw (B, *shape) -> x (B, *shape)."""
+        ...
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """x (B, *shape) -> raw (B, *shape)."""
+        ...
+
+    def log_det_at(self, x: Tensor) -> Tensor:
+        """log |dx / draw| at each x (B, *shape), in nats, (B,) in float64."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,10 @@ class Affine:
     def log_det(self, shape: tuple[int, ...]) -> float:
         """log |dx / draw| for one sample of `shape`, in nats."""
         return -float(self.scale.double().log().expand(shape).sum())
+
+    def log_det_at(self, x: Tensor) -> Tensor:
+        """log |dx / draw| at each x (B, *shape), in nats, (B,) in float64."""
+        return torch.full((len(x),), self.log_det(tuple(x.shape[1:])), dtype=torch.float64, device=x.device)
 
 
 def identity(dtype: torch.dtype = torch.float32) -> Affine:

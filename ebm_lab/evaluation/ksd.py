@@ -75,8 +75,9 @@ class KSD(Evaluation):
         metrics = self._test(view, "ksd2_data", subset(view.held_out, self.points), 1.0, widths)
         if view.sampler is not None and view.count > 1:
             metrics |= self._test(view, "ksd2_samples", view.samples, view.temperature, widths)
-            noise = view.film[0][1][: self.points]
-            metrics["ksd2_noise"] = float(u_statistic(self._h(view, noise, view.temperature, widths)).mean())
+            if view.origin is None:
+                noise = view.film[0][1][: self.points]
+                metrics["ksd2_noise"] = float(u_statistic(self._h(view, noise, view.temperature, widths)).mean())
         return Report(metrics, notes=["ksd2 hardly sees the weights of distant modes, as every measure by the score"])
 
     def _test(self, view: EvalView, name: str, x: Tensor, temperature: float, widths: list[float]) -> dict[str, float]:

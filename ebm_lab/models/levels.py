@@ -16,17 +16,18 @@ from abc import ABC, abstractmethod
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Part, features_of
 from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score
 from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.core.model import Model
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
 from ebm_lab.models.ladder import Ladder, Sigma, make_ladder
 
 
-class NoiseLevels(Part, nn.Module, ABC):
+class NoiseLevels(Part, Model, ABC):
     """A model of every level of its `ladder`. sigma: a float, or (B,), one level per sample, in data units; None: the
     lowest level."""
 
@@ -45,7 +46,8 @@ class NoiseLevels(Part, nn.Module, ABC):
 
     @abstractmethod
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
-        """grad_x log q_sigma(x), (B, *shape) -> (B, *shape). Detached unless `create_graph`."""
+        """grad_x log q_sigma(x), (B, *shape) -> (B, *shape), None: of the lowest level. Detached unless
+        `create_graph`."""
 
     def prior(self) -> Distribution:
         """The base at sigma_max: nearly q_sigma_max."""
@@ -53,7 +55,8 @@ class NoiseLevels(Part, nn.Module, ABC):
 
     def inputs(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """(u, sigma, v): u = (x - mean) / v, (B, *shape); sigma and v, (B,), or (1,) where all samples share one."""
-        sigma = sigma if isinstance(sigma, Tensor) else torch.full((1,), sigma, dtype=x.dtype, device=x.device)
+        known = isinstance(sigma, Tensor)
+        sigma = sigma.reshape(-1) if known else torch.full((1,), sigma, dtype=x.dtype, device=x.device)
         v = (sigma**2 + self.scale**2).sqrt()
         return (x - self.mean) / per_sample(v, x), sigma, v
 
@@ -74,15 +77,15 @@ class NoiseEnergy(NoiseLevels, Energy):
         d = self.mean.numel()
         return 0.5 * flat_sum(u * u) + d * (v.log() + 0.5 * math.log(2 * math.pi)) + self.correction(u, sigma)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.energy(x, self.ladder.sigma_min)
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        return self.energy(x, self.ladder.sigma_min if sigma is None else sigma)
 
-    def at(self, sigma: Tensor | float) -> EnergyFn:
-        """The energy of one level, x -> E(x, sigma)."""
-        return lambda x: self.energy(x, sigma)
+    def at(self, sigma: Tensor | float) -> Model:
+        """Return `given(sigma=sigma)`: the name of earlier versions."""
+        return self.given(sigma=sigma.squeeze() if isinstance(sigma, Tensor) and sigma.numel() == 1 else sigma)
 
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
-        return score(self.at(self.ladder.sigma_min if sigma is None else sigma), x, create_graph)
+        return score(self.given(sigma=sigma), x, create_graph)
 
 
 class ScoreNetwork(NoiseLevels):
@@ -98,6 +101,7 @@ class ScoreNetwork(NoiseLevels):
         """F at u (B, *shape) and sigma (B,) or (1,): (B, *shape)."""
 
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
+        sigma = self.ladder.sigma_min if sigma is None else sigma
         with torch.set_grad_enabled(create_graph):
             u, sigma, v = self.inputs(x, self.ladder.sigma_min if sigma is None else sigma)
             return (per_sample(self.scale / sigma, x) * self.correction(u, sigma) - u) / per_sample(v, x)

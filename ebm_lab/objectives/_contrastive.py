@@ -13,7 +13,7 @@ from abc import abstractmethod
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, frozen
+from ebm_lab.core.functional import EnergyFn, flat_sum, frozen, stacked
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler
 from ebm_lab.core.mcmc import independence_step
 from ebm_lab.core.random import with_noise
@@ -22,8 +22,8 @@ from ebm_lab.distributions.start import start_law
 
 def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor]:
     """(E(x), E(sg x_neg)), (B,) and (B_neg,), in one forward pass."""
-    e = evaluate(energy, torch.cat([x, x_neg.detach()]))
-    return e[: len(x)], e[len(x) :]
+    e_pos, e_neg = stacked(energy, x, x_neg.detach())
+    return e_pos, e_neg
 
 
 class Contrastive(Objective):

@@ -18,13 +18,12 @@ Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, e
 
 from abc import abstractmethod
 
-import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import EnergyFn, evaluate
+from ebm_lab.core.functional import EnergyFn, stacked
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
@@ -33,7 +32,7 @@ from ebm_lab.objectives._kernels import Kernel
 
 def conditional_odds(energy: EnergyFn, x: Tensor, x_new: Tensor, log_ratio: Tensor | float) -> tuple[Tensor, Tensor]:
     """(G, E(x)), (B,) and (B,): log_ratio (B,) is log p_c(x' | x) - log p_c(x | x')."""
-    e, e_new = evaluate(energy, torch.cat([x, x_new])).chunk(2)
+    e, e_new = stacked(energy, x, x_new)
     return e_new - e + log_ratio, e
 
 

@@ -20,12 +20,11 @@ Tianyu Pang, Kun Xu, Chongxuan Li, Yang Song, Stefano Ermon and Jun Zhu, Efficie
 Finite-Difference Score Matching, 2020, arXiv:2007.03317.
 """
 
-import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.features import Need
-from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, score
+from ebm_lab.core.functional import EnergyFn, flat_sum, score, stacked
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
@@ -35,7 +34,7 @@ from ebm_lab.objectives.ssm import projections
 def finite_difference_ssm(energy: EnergyFn, x: Tensor, v: Tensor, variance_reduced: bool) -> tuple[Tensor, Tensor]:
     """(loss, energy), (B,) and (B,), for one displacement v (B, *shape), |v| = eps, per point x (B, *shape)."""
     d, eps_2 = x[0].numel(), flat_sum(v * v)
-    e, ahead, behind = evaluate(energy, torch.cat([x, x + v, x - v])).chunk(3)
+    e, ahead, behind = stacked(energy, x, x + v, x - v)
     bend = ahead + behind - 2 * e
     if variance_reduced:
         return 0.5 * flat_sum(score(energy, x, create_graph=True) ** 2) - d / eps_2 * bend, e

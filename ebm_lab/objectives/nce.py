@@ -19,7 +19,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
-from ebm_lab.core.functional import EnergyFn, evaluate
+from ebm_lab.core.functional import EnergyFn, evaluate, stacked
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
@@ -37,7 +37,7 @@ def noise_contrastive_estimation(
     """
     k = len(x_noise) // len(x)
     both = torch.cat([x, x_noise])
-    h = -evaluate(energy, both) - log_z - noise.log_prob(both) - math.log(k)
+    h = -torch.cat(stacked(energy, x, x_noise)) - log_z - noise.log_prob(both) - math.log(k)
     h_data, h_noise = h[: len(x)], h[len(x) :]
     return softplus(-h_data) + softplus(h_noise).view(k, len(x)).sum(0), h_data, h_noise
 

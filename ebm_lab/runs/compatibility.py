@@ -47,7 +47,8 @@ def check_fit(
 ) -> None:
     """Refuse a run whose components lack what others need of them.
 
-    run: the choices of `energy` and `objective`, of `sampler` where there is one, and of evaluations; temperature: of
+    run: the choices of `energy` and `objective`, of `sampler` and `evaluation_sampler` where there are, and of
+    evaluations; temperature: of
     the samples; built: components whose features are asked of themselves. Raises UserError with the first fault.
     """
     for line in faults(run, dataset, temperature, built):
@@ -66,13 +67,16 @@ def faults(
     yield from _faults(energy, roles, run)
     chains = {"sampler": Role(f"sampler '{sampler.name}'", offers["sampler"])} if sampler else {}
     yield from _faults(objective, {**roles, **chains, "energy": model}, run)
-    if sampler:
-        trains = any(need.role == "sampler" for choice in objective.walk() for need in choice.needs)
-        for derive in [*([_derived(objective, "sampled")] if trains else []), _derived(objective, "modelled")]:
-            yield from _faults(sampler, {**roles, "energy": _seen(model, derive, objective)}, run)
-        if temperature != 1 and offers["sampler"] is not None and "stationary" not in offers["sampler"]:
+    trains = any(need.role == "sampler" for choice in objective.walk() for need in choice.needs)
+    if sampler and trains:
+        yield from _faults(sampler, {**roles, "energy": _seen(model, _derived(objective, "sampled"), objective)}, run)
+    judge = run.get("evaluation_sampler", sampler)
+    if judge:
+        yield from _faults(judge, {**roles, "energy": _seen(model, _derived(objective, "modelled"), objective)}, run)
+        able = offers[judge.path]
+        if temperature != 1 and able is not None and "stationary" not in able:
             yield (
-                f"sample_temperature={temperature:g}: sampler '{sampler.name}' goes down many noise levels, each at "
+                f"sample_temperature={temperature:g}: {judge.path} '{judge.name}' goes down many noise levels, each at "
                 f"the model's own temperature: choose sample_temperature=1"
             )
     for choice in run.values():

@@ -40,8 +40,8 @@ class LogDensity(NamedTuple):
 
 
 class LoadedRun:
-    """A trained run. `energy` holds the weights asked for, in eval mode; `dataset`, `sampler` and `objective` are its
-    parts; `config` and `summary` what its directory says; `content` its checkpoint.
+    """A trained run. `energy` holds the weights asked for, in eval mode; `dataset` and `objective` are its parts,
+    `sampler` is the one that draws samples; `config` and `summary` what its directory says; `content` its checkpoint.
 
     `sample`, `score` and `log_prob` speak raw units: those of the data before the data set's transform. raw=False means
     the space in which the energy sees the data.
@@ -61,7 +61,7 @@ class LoadedRun:
         self.content, self.averaged = content, averaged
         self.energy: nn.Module = parts.objective.model()
         self.dataset: Dataset = parts.dataset
-        self.sampler: Sampler | None = parts.sampler
+        self.sampler: Sampler | None = parts.evaluation_sampler
         self.objective: Objective = parts.objective
         self.evaluations: Evaluations = parts.evaluations
 
@@ -103,6 +103,7 @@ class LoadedRun:
             steps or plan.steps,
             generator or self._draws,
             temperature or plan.temperature,
+            origin=self.objective.origin(),
         )
         view.start = start_law(self.dataset)
         return self._out(view.samples.cpu(), raw)
@@ -113,7 +114,7 @@ class LoadedRun:
             return
         for key, value in given.items():
             if value is not None:
-                name = self.config["sampler"]["name"]
+                name = (self.config.get("evaluation_sampler") or self.config["sampler"])["name"]
                 raise UserError(
                     f"{key}={value}: sampler '{name}' goes down the model's noise levels by its own settings"
                 )

@@ -27,7 +27,7 @@ class Parts:
 
     config: the given config in which every path is absolute and every `auto` that the parts settle has its value;
     chosen: those settings by their full keys; wiring: what constructors may ask for, by name; generator: the
-    objective's random stream.
+    objective's random stream; evaluation_sampler: the training's own, where the config has no other.
     """
 
     settings: RunSettings
@@ -35,6 +35,7 @@ class Parts:
     dataset: Dataset
     energy: nn.Module
     sampler: Sampler | None
+    evaluation_sampler: Sampler | None
     objective: Objective
     evaluators: dict[str, Evaluator]
     generator: Generator
@@ -50,7 +51,7 @@ class Parts:
             evaluators=self.evaluators,
             objective=self.objective,
             dataset=self.dataset,
-            sampler=self.sampler,
+            sampler=self.evaluation_sampler,
             sampling=Sampling(count=s.samples, steps=s.sample_steps, temperature=s.sample_temperature),
             seed=s.seed,
             generator=self.generator,
@@ -91,7 +92,9 @@ def build_parts(
     check_fit(choices, dataset, settings.sample_temperature)
     wiring["energy"] = energy = build_energy(choices["energy"], settings, wiring, device)
     wiring["sampler"] = sampler = choices["sampler"].build(**wiring) if "sampler" in choices else None
-    check_fit(choices, dataset, settings.sample_temperature, {"energy": energy, "sampler": sampler})
+    evaluation_sampler = choices["evaluation_sampler"].build(**wiring) if "evaluation_sampler" in choices else sampler
+    built = {"energy": energy, "sampler": sampler, "evaluation_sampler": evaluation_sampler}
+    check_fit(choices, dataset, settings.sample_temperature, built)
     probe(energy, dataset, config)
     objective: Objective = choices["objective"].build(**wiring).to(device)
     check_parts(objective, settings.batch_size, settings.accumulate, processes.world)
@@ -109,6 +112,7 @@ def build_parts(
         dataset=dataset,
         energy=energy,
         sampler=sampler,
+        evaluation_sampler=evaluation_sampler,
         objective=objective,
         evaluators=evaluators,
         generator=wiring["generator"],
@@ -135,8 +139,9 @@ def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torc
 def parse_choices(config: Mapping[str, Any]) -> dict[str, Choice]:
     """Check the settings of a run's energy, objective, evaluations and, where there is one, sampler."""
     choices = {kind: parse(kind, config.get(kind) or {}) for kind in ("energy", "objective")}
-    if (config.get("sampler") or {}).get("name", "none") != "none":  # a recipe may have left settings without a name
-        choices["sampler"] = parse("sampler", config["sampler"])
+    for key in ("sampler", "evaluation_sampler"):
+        if (config.get(key) or {}).get("name", "none") != "none":  # a recipe may have left settings without a name
+            choices[key] = parse("sampler", config[key], key)
     for name, values in (config.get("evaluation") or {}).items():
         choices[f"evaluation.{name}"] = parse("evaluation", values, f"evaluation.{name}")
     return choices

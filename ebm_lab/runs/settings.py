@@ -18,7 +18,7 @@ from ebm_lab.core.settings import check
 from ebm_lab.training.distributed import local_rank
 from ebm_lab.training.gradients import Precision
 
-GROUPS = ("dataset", "energy", "objective", "sampler", "optim", "evaluation", "logger")
+GROUPS = ("dataset", "energy", "objective", "sampler", "evaluation_sampler", "optim", "evaluation", "logger")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Need
-from ebm_lab.core.functional import EnergyFn, frozen, gradient_of
+from ebm_lab.core.functional import EnergyFn, frozen, gradient_of, rows_of
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.mcmc import accept
 from ebm_lab.core.registry import register
@@ -114,7 +114,8 @@ class Tempering(Sampler):
         if differentiable:
             raise UserError("sampler 'tempering': swaps have no derivative; choose sampler=langevin or underdamped")
         with frozen(energy):
-            slope = gradient_of(energy)
+            replicas, b = len(self.temperatures), len(x)
+            slope = gradient_of(rows_of(energy, lambda: torch.arange(replicas * b, device=x.device) % b))
             state = state or self.begin(energy, x, generator)
             if state["hot"].shape[1:] != x.shape:  # a batch of another size
                 fresh = self.begin(energy, x, generator)

@@ -9,7 +9,7 @@ from torch import Generator
 
 from ebm_lab.core.errors import Diverged
 from ebm_lab.core.eval_view import Evaluator, EvalView, Report, Share, reason_against
-from ebm_lab.core.interfaces import Dataset, Objective, Sampler
+from ebm_lab.core.interfaces import Batch, Dataset, Objective, Sampler
 from ebm_lab.core.random import stream
 from ebm_lab.core.registry import metrics
 from ebm_lab.distributions.start import start_law
@@ -54,6 +54,8 @@ class Evaluations:
     def view(self, split: Literal["val", "test"], step: int) -> EvalView:
         """What an evaluation after training step `step` may look at, with random numbers of its own."""
         plan, log_z = self.sampling, self.objective.learnt_log_z()
+        chains = self.objective.chains()
+        x, y = chains if isinstance(chains, Batch) else (chains, None)
         return EvalView(
             energy=self.objective.model(),
             dataset=self.dataset,
@@ -67,7 +69,9 @@ class Evaluations:
             sampling=self._stream(self.processes.own(f"evaluation/{split}"), step),
             learnt_log_z=None if log_z is None else float(log_z.detach()),
             start=start_law(self.dataset),
-            chains=self.objective.chains(),
+            origin=self.objective.origin(),
+            chains=x,
+            chain_labels=y,
             share=Share(self.processes.world, self.processes.join_rows),
         )
 

@@ -14,6 +14,7 @@ from ebm_lab.training.distributed import Processes, all_equal
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.guard import Guard
 from ebm_lab.training.meter import Meter
+from ebm_lab.training.nested import objectives, sampler_states
 from ebm_lab.training.optimiser import Optimiser
 
 
@@ -71,7 +72,7 @@ class State:
         """What each process has of its own, beside chains; nothing where there is one process."""
         if self.processes.world == 1:
             return {}
-        kept = {name: value.cpu() for name, value in self.objective.sampler_state.items()}
+        kept = {name: value.cpu() for name, value in sampler_states(objectives(self.objective)).items()}
         meter = self.meter.state_dict()
         meter["sums"] = [x.cpu() for x in meter["sums"]]
         own = {"generator": self.generator.get_state(), "sampler_state": kept, "meter": meter}
@@ -94,6 +95,10 @@ class State:
         """Put this process's `own` state in the place of the first one's."""
         device, objective = self.generator.device, dict(content["objective"])
         objective |= {name: self.processes.own_rows(objective[name]) for name in self.objective.rows}
-        objective["_extra_state"] = {name: value.to(device) for name, value in own["sampler_state"].items()}
+        for key in [key for key in objective if key.endswith("_extra_state")]:
+            objective[key] = {}
+        for name, value in own["sampler_state"].items():
+            path, dot, last = name.rpartition(".")
+            objective[f"{path}{dot}_extra_state"][last] = value.to(device)
         meter = own["meter"] | {"sums": [x.to(device) for x in own["meter"]["sums"]]}
         content |= {"objective": objective, "meter": meter, "generator": own["generator"], "counters": own["counters"]}

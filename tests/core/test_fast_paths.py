@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ebm_lab.core import functional
-from ebm_lab.core.functional import Tempered, energy_and_grad, gradient_of, score_and_curvature, score_and_trace
+from ebm_lab.core.derived import Tempered
+from ebm_lab.core.functional import energy_and_grad, gradient_of, score_and_curvature, score_and_trace
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.energies.gaussian import Gaussian
 from ebm_lab.energies.mlp import MLP

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ebm_lab.core.functional import Tempered
+from ebm_lab.core.derived import Tempered
 from ebm_lab.samplers.annealed_langevin import AnnealedLangevin
 from ebm_lab.samplers.hmc import HMC
 from ebm_lab.samplers.langevin import Langevin

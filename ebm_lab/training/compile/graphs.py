@@ -15,13 +15,15 @@ from torch import Tensor, fx
 
 from ebm_lab.core.interfaces import Objective
 from ebm_lab.training.compile.random_inputs import Untraceable
+from ebm_lab.training.nested import objectives
 
 
 @contextmanager
 def untouched(objective: Objective) -> Iterator[None]:
     """After it, all is as before in the objective, its modules and its sampler. Refuses one that keeps anything from
     step to step but in tensors that it changes in place: a graph would not."""
-    owners: list[Any] = [*objective.modules(), *([objective.sampler] if objective.sampler is not None else [])]
+    samplers = [o.sampler for o in objectives(objective).values() if o.sampler is not None]
+    owners: list[Any] = [*objective.modules(), *samplers]
     facts: list[dict[str, Any]] = [*(vars(o) for o in owners), *(m._buffers for m in objective.modules())]
     before = [dict(f) for f in facts]
     held = [(t, t.clone()) for f in before for t in f.values() if isinstance(t, Tensor)]

@@ -68,6 +68,7 @@ def rewrite(module: fx.GraphModule) -> None:
                 continue
             if node.target is aten.addmm.default:
                 new = graph.call_function(aten.add.Tensor, (new, node.args[0]))
+        new.meta["val"] = node.meta["val"]  # a product of this one asks for it
         node.replace_all_uses_with(new)
         graph.erase_node(node)
     module.recompile()

@@ -28,6 +28,7 @@ from ebm_lab.training.compile.matmul import rewrite
 from ebm_lab.training.compile.random_inputs import Draw, Untraceable, given, noted
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import loss_of, takes_turns
+from ebm_lab.training.nested import objectives, sampler_states, set_sampler_states
 from ebm_lab.training.optim.adam import Adam
 from ebm_lab.training.optimiser import Optimiser, norm_names
 
@@ -99,6 +100,7 @@ class CompiledStep:
         turn: Turn = ALL_PLAYERS,
     ) -> None:
         self.objective, self.ema, self.say, self.turn = objective, ema, say, turn
+        self.within = objectives(objective)
         names = dict(zip(optimisers, norm_names(optimisers), strict=True))
         self.optimisers = {n: o for n, o in optimisers.items() if turn.movers is None or n in turn.movers}
         self.norms = [names[n] for n in self.optimisers]
@@ -117,7 +119,9 @@ class CompiledStep:
         self.trained: list[str] = []
         """The parameters that the loss depends on."""
         self.evals = 0
-        self._rates = [torch.zeros((), dtype=torch.float64, device=ema.average[0].device) for _ in [*optimisers, ema]]
+        self._rates = [
+            torch.zeros((), dtype=torch.float64, device=ema.average[0].device) for _ in [*self.optimisers, ema]
+        ]
 
     def __call__(self, step: int, batch: Batch) -> Update | None:
         begun = all(o.optimiser.state for o in self.optimisers.values()) or not self.whole
@@ -138,11 +142,11 @@ class CompiledStep:
             self._gather()  # a checkpoint was loaded: Adam's state lies elsewhere
         for rate, value in zip(self._rates, self._values(step), strict=True):
             rate.fill_(value)
-        sampler, draws = self.objective.sampler_state, [d.again() for d in self.draws]
+        sampler, draws = sampler_states(self.within), [d.again() for d in self.draws]
         with torch.no_grad():
             out = iter(self.graph(*self._kept, *sampler.values(), *_tensors(batch), *draws, *self._rates))
         metrics = {name: next(out) for name in self.metrics}
-        self.objective.sampler_state = {name: next(out) for name in sampler}
+        set_sampler_states(self.within, {name: next(out) for name in sampler})
         if not self.whole:
             for name, grad in zip(self.trained, out, strict=True):
                 self.parameters[name].grad = grad
@@ -154,7 +158,7 @@ class CompiledStep:
         return [*(o.rate(step) for o in self.optimisers.values()), self.ema.rate(step)]
 
     def _form(self, batch: Batch) -> list[Any]:
-        sampler = self.objective.sampler_state
+        sampler = sampler_states(self.within)
         return [*sampler, *((t.shape, t.dtype) for t in (*sampler.values(), *_tensors(batch)))]
 
     def _gather(self) -> State:
@@ -169,7 +173,7 @@ class CompiledStep:
                 for p, s in states.items()
             },
             average=self.ema.averages(self.moved) if self.whole else [],
-            sampler=self.objective.sampler_state,
+            sampler=sampler_states(self.within),
             batch=[],
             draws=[],
             rates=self._rates,
@@ -183,6 +187,8 @@ class CompiledStep:
 
         with untouched(self.objective), noted() as self.draws:
             loss_of(self.objective, batch, self.turn)
+        if sum(p is not None for m in self.objective.modules() for p in m._parameters.values()) > len(self.parameters):
+            raise Untraceable("two of its modules share a parameter")
         state = self._gather()._replace(batch=_tensors(batch), draws=[d.out for d in self.draws])
         flat, spec = pytree.tree_flatten(state)
         with untouched(self.objective), torch.no_grad():
@@ -196,14 +202,16 @@ class CompiledStep:
     def _traced(self, state: State) -> list[Tensor]:
         """The step as a function of its state: metrics, the sampler's new state and, if not `whole`, gradients."""
         objective, parts = self.objective, self.parameters.items()
-        objective.sampler_state = state.sampler
+        set_sampler_states(self.within, state.sampler)
         grads_of = {n: p.requires_grad and p not in self.frozen for n, p in parts}
         leaves = {n: state.parameters[n].detach().requires_grad_(grads_of[n]) for n, _ in parts}
         arguments = (Batch(*state.batch), *([self.turn] if takes_turns(objective) else []))
         with torch.enable_grad(), given(self.draws, state.draws):
-            loss: Loss = functional_call(objective, leaves | state.buffers, arguments)
+            # torch ties weights by their paths, and would leave a module that has two paths with the traced tensors
+            loss: Loss = functional_call(objective, leaves | state.buffers, arguments, tie_weights=False)
             loss.value.backward(inputs=[leaf for leaf in leaves.values() if leaf.requires_grad])
-        if list(objective.sampler_state) != list(state.sampler):
+        adapted = sampler_states(self.within)
+        if list(adapted) != list(state.sampler):
             raise Untraceable("what its sampler keeps changes its form")
         grads = {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
         self.trained, self.evals = list(grads), loss.grad_evals
@@ -211,7 +219,7 @@ class CompiledStep:
         if self.whole:
             metrics |= dict(zip(self.norms, self._update(state, grads), strict=True))
         self.metrics = list(metrics)
-        return [*metrics.values(), *objective.sampler_state.values(), *([] if self.whole else grads.values())]
+        return [*metrics.values(), *adapted.values(), *([] if self.whole else grads.values())]
 
     def _update(self, state: State, grads: dict[str, Tensor]) -> list[Tensor]:
         """Adam and the average, in place; returns each optimiser's norm of gradients."""

@@ -1,0 +1,137 @@
+"""Energies made of energies: tempered, in other coordinates, tethered, on the way from one to another.
+
+Derivatives follow by the chain rule from those of the energy within, so that its own formulas go on serving.
+"""
+
+from torch import Tensor
+
+from ebm_lab.core.functional import EnergyFn, GradientFn, KnowsDerivatives, flat_sum, gradient_of, per_sample
+from ebm_lab.core.model import Derived, Known
+
+
+class Tempered(Derived):
+    """E(x) / T: the energy of exp(-E / T), sharper than the model for T < 1."""
+
+    def __init__(self, energy: EnergyFn, temperature: float) -> None:
+        super().__init__(energy)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy(x) / self.temperature
+
+    def gradient(self) -> GradientFn:
+        slope = gradient_of(self.energy)
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            e, grad = slope(x)
+            return e / self.temperature, grad / self.temperature
+
+        return at
+
+
+class Coordinates(Derived):
+    """The energy of u in x = shift + L u. factor: L (d, d), or a number, for a shift (*shape) that all samples share;
+    (B,), one number for each sample, for shifts (B, *shape)."""
+
+    def __init__(self, energy: EnergyFn, shift: Tensor, factor: Tensor | float) -> None:
+        own = isinstance(factor, Tensor) and factor.ndim == 1
+        super().__init__(energy, **({"shift": shift, "factor": factor} if own else {}))
+        self.shared = {} if own else {"shift": shift, "factor": factor}
+
+    def x(self, u: Tensor) -> Tensor:
+        """Return x = shift + L u, (B, *shape) -> (B, *shape)."""
+        self.fits(u)
+        return {**self.shared, **self.bound}["shift"] + self._times(u, transposed=False)
+
+    def _times(self, u: Tensor, transposed: bool) -> Tensor:
+        """L u, or L' u, for each sample of u (..., B, *shape)."""
+        factor = {**self.shared, **self.bound}["factor"]
+        if not isinstance(factor, Tensor) or not factor.ndim:
+            return factor * u
+        if factor.ndim == 1:
+            return per_sample(factor, self.bound["shift"]) * u
+        d = len(factor)
+        return (u.reshape(-1, d) @ (factor if transposed else factor.mT)).view(u.shape)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.energy(self.x(u))
+
+    def gradient(self) -> GradientFn:
+        slope = gradient_of(self.energy)
+
+        def at(u: Tensor) -> tuple[Tensor, Tensor]:
+            e, grad = slope(self.x(u.detach()))
+            return e, self._times(grad, transposed=True)
+
+        return at
+
+    def derivatives(self, u: Tensor, v: Tensor) -> Known | None:
+        known = self.known(self.x(u), self._times(v, transposed=False))
+        return known and (known[0], self._times(known[1], transposed=True), known[2])
+
+
+class Tethered(Derived):
+    """E(x) + |x - anchor|^2 / (2 sigma^2): x once it was seen with noise, as anchor (B, *shape), sigma a number or
+    (B,).
+
+    Ruiqi Gao et al., Learning Energy-Based Models by Diffusion Recovery Likelihood, 2021, equation 8, arXiv:2012.08125.
+    """
+
+    def __init__(self, energy: EnergyFn, anchor: Tensor, sigma: Tensor | float) -> None:
+        super().__init__(energy, anchor=anchor, sigma=sigma)
+        self.sigma = sigma
+
+    def _pull(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
+        """(x - anchor, 1 / sigma^2, (x - anchor) / sigma^2), the second as one number or for each sample."""
+        self.fits(x)
+        far, sigma = x - self.bound["anchor"], self.bound.get("sigma", self.sigma)
+        stiff = sigma**-2
+        return far, stiff, (per_sample(stiff, x) if "sigma" in self.bound else stiff) * far  # type: ignore
+
+    def forward(self, x: Tensor) -> Tensor:
+        far, _, pull = self._pull(x)
+        return self.energy(x) + 0.5 * flat_sum(far * pull)
+
+    def gradient(self) -> GradientFn:
+        slope = gradient_of(self.energy)
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            far, _, pull = self._pull(x.detach())
+            e, grad = slope(x)
+            return e + 0.5 * flat_sum(far * pull), grad + pull
+
+        return at
+
+    def derivatives(self, x: Tensor, v: Tensor) -> Known | None:
+        far, stiff, pull = self._pull(x)
+        known = self.known(x, v)
+        bend = stiff * v.flatten(2).square().sum((0, 2))
+        return known and (known[0] + 0.5 * flat_sum(far * pull), known[1] + pull, known[2] + bend)
+
+
+class Annealed(Derived):
+    """(1 - b) E_0(x) + b E(x): on the way from one energy to another."""
+
+    def __init__(self, base: EnergyFn, energy: EnergyFn, b: float) -> None:
+        super().__init__(energy)
+        self.base, self.b = base, b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (1 - self.b) * self.base(x) + self.b * self.energy(x)
+
+    def gradient(self) -> GradientFn:
+        slopes = [(1 - self.b, gradient_of(self.base)), (self.b, gradient_of(self.energy))]
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            (e_0, grad_0), (e, grad) = (tuple(weight * t for t in slope(x)) for weight, slope in slopes)
+            return e_0 + e, grad_0 + grad
+
+        return at
+
+    def derivatives(self, x: Tensor, v: Tensor) -> Known | None:
+        base = self.base.derivatives(x, v) if isinstance(self.base, KnowsDerivatives) else None
+        known = self.known(x, v)
+        if base is None or known is None:
+            return None
+        e, grad, bend = ((1 - self.b) * t_0 + self.b * t for t_0, t in zip(base, known, strict=True))
+        return e, grad, bend
