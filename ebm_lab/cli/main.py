@@ -146,7 +146,7 @@ def one_of_many() -> None:
 
     from hydra.core.hydra_config import HydraConfig
 
-    from ebm_lab.cli.sweep import record
+    from ebm_lab.cli.sweep import alike, record
     from ebm_lab.core.errors import Terminated, UserError
 
     hydra = HydraConfig.get()
@@ -158,6 +158,8 @@ def one_of_many() -> None:
         config, notes = composed_again(overrides)
         if config["threads"] == "auto" and "basic" not in hydra.launcher._target_.lower():
             config["threads"] = 1
+        if alike:  # this process leads the sweep and runs all its jobs
+            config["runs_alike"] = alike[-1]
         if config["logger"].get("group", "") is None:
             config["logger"]["group"] = folder.name
         result = run_composed(config, overrides, notes, began)

@@ -7,6 +7,7 @@ Jobs may run in other processes or on other machines (hydra/launcher=joblib, sub
 told by files alone.
 """
 
+import math
 import shlex
 import sys
 from contextlib import suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -24,8 +26,14 @@ from ebm_lab.core.registry import metrics
 from ebm_lab.core.shell import override, pasteable
 
 SYMBOLS = {"finished": "green", "interrupted": "yellow", "not started": "yellow"}
+FREE = ("seed", "optim.lr", "optim.warmup", "ema")
+"""Keys that the compiled step reads as tensors: runs that differ in these alone share the code."""
 current: list[Path] = []
 """The directory of the sweep that this process leads."""
+
+
+alike: list[int] = []
+"""How many jobs of this sweep share the code of one compiled step."""
 
 
 class Table(Callback):
@@ -33,12 +41,27 @@ class Table(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         current.append(Path(config.hydra.sweep.dir))
+        alike.append(count_alike(config))
         with suppress(OSError):  # Hydra, which makes a callback's error a warning, needs the directory next
             (current[-1] / "jobs").mkdir(parents=True, exist_ok=True)
         print(f"sweep directory: {current[-1]}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         show(current[-1])
+
+
+def count_alike(config: DictConfig) -> int:
+    """Count the jobs of a sweep that differ in FREE keys alone.
+
+    Returns 1 unless the jobs run one after another: those that start together all compile.
+    """
+    if "basic" not in f"{config.hydra.launcher._target_}".lower():
+        return 1
+    params = {**(config.hydra.sweeper.get("params") or {})}
+    lines = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    swept = [o for o in OverridesParser.create().parse_overrides(lines) if o.is_sweep_override()]
+    values = {o.get_key_element(): len(list(o.sweep_string_iterator())) for o in swept}
+    return math.prod(values.get(key, 1) for key in FREE)
 
 
 def record(folder: Path, number: int, overrides: list[str], **what: Any) -> None:

@@ -10,7 +10,7 @@ from ebm_lab.core.settings import check
 from ebm_lab.runs.advice import advice
 from ebm_lab.runs.parts import Parts, build_parts
 from ebm_lab.training.batches import Batches
-from ebm_lab.training.compile.policy import settle
+from ebm_lab.training.compile.policy import should_compile
 from ebm_lab.training.compile.step import CompiledSteps
 from ebm_lab.training.distributed import Processes
 from ebm_lab.training.ema import EMA
@@ -36,7 +36,7 @@ def assemble(
     optimisers = build_optimisers(config, parts)
     ema = EMA(parts.trained, s.ema)
     batches = Batches(parts.dataset, s.batch_size, s.seed, s.accumulate, processes.rank, processes.world)
-    compiling = decide_compile(parts, batches)
+    compiling = decide_compile(parts)
     resolved = {**parts.config, "compile": "on" if compiling else "off"}
     record = parts.dataset.record
     state = State(
@@ -90,13 +90,14 @@ def build_optimisers(config: Mapping[str, Any], parts: Parts) -> dict[str, Optim
     }
 
 
-def decide_compile(parts: Parts, batches: Batches) -> bool:
+def decide_compile(parts: Parts) -> bool:
     """Decide whether the step is compiled: it takes accumulate=1, float32 and one process."""
     s = parts.settings
     served = s.accumulate == 1 and s.precision == "float32" and parts.processes.world == 1
     if not served and s.compile in ("on", True):
         parts.objective.notes.append("compile: off, for it takes accumulate=1, precision=float32 and one process")
-    return served and settle(s.compile, s.steps, parts.objective, lambda: batches(1)[0])
+    numbers = s.batch_size * parts.dataset.mean.numel()
+    return served and should_compile(s.compile, s.steps, numbers, s.runs_alike)
 
 
 def build_guard(config: Mapping[str, Any], dataset: Dataset) -> Guard:

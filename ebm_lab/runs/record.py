@@ -35,7 +35,7 @@ def label(config: Mapping[str, Any]) -> str:
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Of what a config asks for: equal for two runs that would give the same numbers."""
-    free = ("resume", "output_dir", "logger", "plugins", "device")
+    free = ("resume", "output_dir", "logger", "plugins", "device", "runs_alike")
     asked = {k: v for k, v in config.items() if k not in free}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -36,6 +36,7 @@ class RunSettings:
     precision: Precision
     channels_last: bool
     compile: Literal["auto", "on", "off"] | bool
+    runs_alike: PositiveInt
     ema: NonNegativeFloat
     log_every: PositiveInt
     eval_every: PositiveInt

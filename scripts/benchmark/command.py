@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from ebm_lab.core.errors import UserError, one_of
 
-PARTS = ("samplers", "steps", "compile", "bfloat16", "loop", "startup", "memory", "growth", "gap")
+PARTS = ("samplers", "steps", "compile", "policy", "bfloat16", "loop", "startup", "memory", "growth", "gap")
 
 
 def benchmark(
@@ -20,10 +20,10 @@ def benchmark(
 ) -> None:
     """Race the lab against a plain hand-written loop (the reference, 1), other libraries and the floor.
 
-    only: parts with commas between, of samplers, steps, compile, bfloat16, loop, startup, memory, growth, gap, or all;
-    rounds: of each race, at least 31 for an interval worth printing; threads: of each race, as 1,2; seeds: how many, of
-    gap; out: the folder for benchmark.json, benchmark.png and performance.md; parts that are not asked for stay in
-    benchmark.json as they were. Other libraries take part where they are installed: pip install -e '.[bench]'.
+    only: parts with commas between, of samplers, steps, compile, policy, bfloat16, loop, startup, memory, growth, gap,
+    or all; rounds: of each race, at least 31 for an interval worth printing; threads: of each race, as 1,2; seeds: how
+    many, of gap; out: the folder for benchmark.json, benchmark.png and performance.md; parts that are not asked for
+    stay in benchmark.json as they were. Other libraries take part where they are installed: pip install -e '.[bench]'.
     """
     parts, counts = chosen(only), counted(threads)
     from pathlib import Path

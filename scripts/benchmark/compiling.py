@@ -2,7 +2,7 @@
 
     steps to break even = (CPU time of compiling) / (CPU time of an eager step - of a compiled one)
 
-beside the number from which `compile=auto` compiles, by what a step does (training/compile/policy.py).
+and, from that, what `compile=auto` (ebm_lab/training/compile/policy.py) costs beside the better choice.
 
 Compiling is measured twice, in fresh processes: with torch's cache on disk empty, and with what the first one left
 there, which is how the other runs of a sweep find it. It is the CPU time of the second step, with the compilers that
@@ -12,15 +12,15 @@ were started, less that of a compiled step.
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ebm_lab.training.compile import policy as worth
+from ebm_lab.training.compile.policy import should_compile
 from ebm_lab.training.memory import keep_freed_memory
-from ebm_lab.training.trainer import Trainer
 from scripts.benchmark import ours
 from scripts.benchmark.apart import alone
 from scripts.benchmark.cases import NETWORKS, filled
@@ -47,26 +47,25 @@ def cost(compose: ours.Compose, name: str, choice: Sequence[str], say: Callable[
         eager = alone(partial(step, compose, choice, OFF, cache))
         first, later = (alone(partial(step, compose, choice, ON, cache)) for _ in range(2))
     record = {"name": name, "eager": eager["step"], "compiled": first["step"], "cold": first["made"]}
-    record |= {"warm": later["made"], "auto_from": eager["auto_from"]}
+    record |= {"warm": later["made"]}
     saved = record["eager"] - record["compiled"]
     record["even"] = {k: record[k] / saved if saved > 0 else float("inf") for k in ("cold", "warm")}
     cold, warm = (f"{record[k]:.1f} CPU-s, even after {record['even'][k]:,.0f} steps" for k in ("cold", "warm"))
     say(
         f"compiling, {name}: {1000 * record['eager']:.2f} -> {1000 * record['compiled']:.2f} ms a step; {cold}"
-        f" (auto from {record['auto_from']:,.0f}); with a cache {warm}"
+        f"; with a cache {warm}"
     )
     return record
 
 
 def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> dict[str, float]:
-    """CPU-seconds of a step, and those that went into making it ready; from how many steps on `auto` compiles it."""
+    """CPU-seconds of a step, and those that went into making it ready."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     keep_freed_memory()
     trainer = ours.build(compose, [*choice, how], 1)
     from torch._inductor import config
 
     config.compile_threads = 1  # compilers that this process starts and waits for, so that their time is known
-    auto = auto_from(trainer)
     work = ours.stepping(trainer)
     work()
     began = spent()
@@ -75,12 +74,44 @@ def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> 
     block_of = partial(timed, work)
     repeats = calibrate(block_of, 0.1)
     each = median(block_of(repeats)[0] for _ in range(9))
-    return {"step": each, "made": second - each, "auto_from": auto}
+    return {"step": each, "made": second - each}
 
 
-def auto_from(trainer: Trainer) -> float:
-    """Steps from which `auto` would compile this run."""
-    return worth.pays_from(worth.work(trainer.state.objective, trainer.batches(1)[0]))
+PLANS = ((1, 1), (10, 1), (1, 5))
+"""Lengths of a run, in those of its recipe, and how many such runs there are, one after another."""
+
+
+def policies(compose: ours.Compose, costs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What `auto` costs in the plans of every choice, by the measured `costs`: CPU-seconds of all its runs."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        images = images_file(Path(folder))
+        for record in costs:
+            choice = filled(CHOICES[record["name"]], images)
+            config, dataset = compose(choice), ours.build(compose, choice, 1).evaluations.dataset
+            numbers = config["batch_size"] * dataset.mean.numel()
+            rows += [policy(record, times * config["steps"], numbers, runs) for times, runs in PLANS]
+    return rows
+
+
+def policy(record: Mapping[str, Any], steps: int, numbers: int, runs: int) -> dict[str, Any]:
+    """`over`: what the choice of `auto` costs beyond the better one, as a share of that."""
+    eager = runs * steps * record["eager"]
+    compiled = runs * steps * record["compiled"] + record["cold"] + (runs - 1) * record["warm"]
+    picks = "compiled" if should_compile("auto", steps, numbers, runs) else "eager"
+    over = (compiled if picks == "compiled" else eager) / min(eager, compiled) - 1
+    row = {"name": record["name"], "steps": steps, "numbers": numbers, "runs": runs, "eager": eager}
+    return {**row, "compiled": compiled, "picks": picks, "over": over, **extremes(record, numbers)}
+
+
+def extremes(record: Mapping[str, Any], numbers: int) -> dict[str, float]:
+    """What `auto` costs at most in one run of any length. `auto_from`: the steps from which it compiles; `early`: its
+    excess over an eager run there; `missed`: its excess over a compiled run, one step before."""
+    first = bisect_left(range(10**7), True, key=lambda steps: should_compile("auto", steps, numbers))
+    eager, compiled = record["eager"], record["compiled"]
+    early = (first * compiled + record["cold"]) / (first * eager) - 1
+    missed = (first - 1) * eager / ((first - 1) * compiled + record["cold"]) - 1
+    return {"auto_from": first, "early": max(0.0, early), "missed": max(0.0, missed)}
 
 
 def spent() -> float:

@@ -44,6 +44,7 @@ def run(
         "samplers": lambda: runner.races("samplers", compose, rounds, threads, say),
         "steps": lambda: runner.races("steps", compose, rounds, threads, say),
         "compile": lambda: compiling.costs(compose, say),
+        "policy": lambda: compiling.policies(compose, measured(record, out)),
         "bfloat16": lambda: rounding.errors(compose, say),
         "loop": lambda: loop.loops(compose, rounds, say),
         "startup": lambda: process.startup(say),
@@ -65,6 +66,13 @@ def run(
         record["left_out"] = dict(left_out())
         write_atomic(file, json.dumps(record, indent=1) + "\n")
     return publish(record, out)
+
+
+def measured(record: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
+    """The costs of compiling, from which the part `policy` is computed."""
+    if "compile" not in record["parts"]:
+        raise UserError(f"only=policy: {out} has no costs of compiling yet; measure them too, only=compile,policy")
+    return record["parts"]["compile"]["results"]
 
 
 def kept(file: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from ebm_lab.cli import sweep
 from ebm_lab.cli.compose import compose_config, options
@@ -109,3 +110,32 @@ def test_every_sweep_composes_and_each_of_its_settings_exists(name):
     for last in (False, True):
         overrides = [f"{k}={c[-1 if last else 0]}" for k, c in zip(keys, choices, strict=True)]
         assert compose_config(overrides)["objective"]["name"]
+
+
+@pytest.mark.parametrize(
+    "overrides, alike",
+    [
+        (["seed=range(5)"], 5),
+        (["seed=1,2", "optim.lr=1e-3,1e-2,1e-1", "objective=dsm,ssm"], 6),
+        (["objective.sigma=0.1,0.2"], 1),
+        (["seed=1,2", "hydra/launcher=joblib"], 1),
+        (["sweep=dsm_sigma"], 3),
+    ],
+)
+def test_jobs_that_share_their_compiled_code_are_counted(overrides, alike):
+    """As Hydra tells the callback of the sweep."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", overrides, RunMode.MULTIRUN)
+    assert sweep.count_alike(config) == alike
+
+
+def test_a_job_is_told_how_many_share_its_compiled_code(tmp_path):
+    assert call(tmp_path, "-m", "objective=dsm", "seed=1,2", *TINY).returncode == 0
+    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    configs = [yaml.safe_load((tmp_path / job["run"] / "config.yaml").read_text()) for job in sweep.jobs(folder)]
+    assert [(c["seed"], c["runs_alike"], c["compile"]) for c in configs] == [(1, 2, "off"), (2, 2, "off")]

@@ -31,6 +31,7 @@ from ebm_lab.reports.compare.plan import (
     mine,
     pieces,
     pilot_arguments,
+    runs_alike,
     safe,
     steps_for,
     varied,
@@ -66,10 +67,20 @@ def test_a_case_is_told_its_steps_and_what_hangs_on_them():
     assert told["eval_every"] == told["steps"] and "evaluation" not in told  # its own evaluations, at the end
     recipe = arguments(Case(Arm("pcd", "two_moons"), 0), Study(None, "recipe"), None)
     assert recipe[-1] == "seed=0" and not any("compile" in a for a in recipe)
+    shared = arguments(Case(Arm("pcd", "two_moons"), 0), Study(None, "recipe"), None, 3)
+    assert shared == [*recipe[:-1], "runs_alike=3", "seed=0"]
     eager, wished = (Study(60.0, "cpu_seconds", own) for own in ((), ("compile=on",)))
     for study, how in ((eager, "off"), (wished, "on")):  # of an override that is given twice, the second holds
         both = (pilot_arguments(arm, study), arguments(Case(arm, 3), study, PILOT))
         assert [dict(a.split("=", 1) for a in one)["compile"] for one in both] == [how, how]
+
+
+@pytest.mark.parametrize(
+    "arms, seeds, jobs, alike", [(4, 3, 2, 3), (1, 3, 1, 3), (1, 6, 2, 3), (1, 3, 4, 1), (2, 5, 3, 2), (1, 1, 1, 1)]
+)
+def test_runs_that_share_their_compiled_code_are_the_seeds_of_one_process(arms, seeds, jobs, alike):
+    wanted = cases([Arm(f"o{i}", "d") for i in range(arms)], range(seeds))
+    assert runs_alike(wanted, jobs) == alike
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 21, 399, 4000])

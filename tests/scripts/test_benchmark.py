@@ -1,5 +1,6 @@
 """The benchmark: its statistics on made-up times, and that its contestants do the same work and do it right."""
 
+import json
 import math
 import os
 import signal
@@ -42,6 +43,8 @@ from scripts.benchmark.process import high_water
 from scripts.benchmark.targets import misses
 from scripts.benchmark.timing import calibrate, median_interval, race, rank, rotated, timed
 from scripts.benchmark.whole import publish
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Clock:
@@ -484,13 +487,44 @@ def test_the_price_of_compiling_is_told_cold_and_warm(monkeypatch):
     monkeypatch.setattr(compiling, "keep_freed_memory", lambda: None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.setattr(compiling, "CHOICES", {"c": ()})
-    monkeypatch.setattr(compiling, "auto_from", lambda trainer: 1234.0)
     monkeypatch.setattr(compiling.ours, "build", lambda compose, overrides, threads: overrides[-1])
     monkeypatch.setattr(compiling.ours, "stepping", stepping)
     (r,) = compiling.costs(compose_config, lambda line: None)
     assert r["eager"] == pytest.approx(0.003, rel=0.2) and r["compiled"] == pytest.approx(0.001, rel=0.2)
     assert 0.5 < r["cold"] < 0.9 and 0.15 < r["warm"] < 0.4
     assert r["even"]["cold"] == pytest.approx(r["cold"] / (r["eager"] - r["compiled"]))
+
+
+@pytest.mark.parametrize(
+    "steps, runs, eager, compiled, picks, over",
+    [
+        (4000, 1, 8.0, 16.0, "eager", 0.0),
+        (9000, 1, 18.0, 21.0, "compiled", 21 / 18 - 1),
+        (24000, 1, 48.0, 36.0, "compiled", 0.0),
+        (4000, 5, 40.0, 20.0 + 12.0 + 4 * 1.5, "compiled", 0.0),
+    ],
+)
+def test_what_auto_costs_is_the_sum_of_steps_and_compiling(steps, runs, eager, compiled, picks, over):
+    """Steps of 2 and 1 ms, compiling for 12 and 1.5 s."""
+    row = compiling.policy(COMPILED, steps, 512, runs)
+    assert (row["eager"], row["compiled"], row["over"]) == pytest.approx((eager, compiled, over), abs=1e-9)
+    assert row["picks"] == picks and row["auto_from"] == 8800
+    assert (row["early"], row["missed"]) == pytest.approx((20.8 / 17.6 - 1, 0.0))
+
+
+def test_the_rule_is_no_more_than_5_percent_worse_in_the_cases_of_the_page():
+    recorded = json.loads((ROOT / "docs" / "benchmark.json").read_text(encoding="utf-8"))["parts"]
+    costs = {record["name"]: record for record in recorded["compile"]["results"]}
+    rows = [
+        compiling.policy(costs[r["name"]], r["steps"], r["numbers"], r["runs"]) for r in recorded["policy"]["results"]
+    ]
+    assert rows == recorded["policy"]["results"] and {r["name"] for r in rows} == set(costs) == set(compiling.CHOICES)
+    assert max(r["over"] for r in rows) <= 0.05 and max(r["early"] for r in rows) <= 0.05
+
+
+def test_the_policy_needs_measured_costs(tmp_path):
+    with pytest.raises(UserError, match="only=compile,policy"):
+        benchmark(only="policy", out=str(tmp_path))
 
 
 def test_bfloat16_s_error_is_that_of_one_gradient_beside_the_other():
@@ -662,6 +696,7 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
         "parts": {
             "steps": {**part, "results": races},
             "compile": {**part, "results": [COMPILED]},
+            "policy": {**part, "results": [compiling.policy(COMPILED, 4000, 512, 5)]},
             "bfloat16": {
                 **part,
                 "results": [{"dataset": "d", "objective": "o", "error": 0.0123, "most": 2.5, "refused": True}],
@@ -683,7 +718,9 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
         "0.90 (0.88 to 0.92) | 0.50 (0.48 to 0.52) | 1.20 (1.18 to 1.22) | 0.30",
         "0.250 in 3.0 s, no Z |  | 0.125 in 2.9 s | inf in 1.4 s",
         "| l | 2.00 | 1.0100 (1.0090 to 1.0110) |",
-        "| c | 2.00 | 1.00 | 12.0 | 12,000 | 22,000 | 1.5 | 1,500 |",
+        "| c | 2.00 | 1.00 | 12.0 | 12,000 | 1.5 | 1,500 |",
+        "| c | 5 x 4,000 | 40.0 | 38.0 | compiled | 0.0 |",
+        "| c | 8,800 | 18.2 | 0 |",
         "| d | `o` | 1.2 (250) | refused |",
         "4.50 s, of which 3.50 s",
         "| m | 150 (+50) |  |  |  |",
@@ -699,7 +736,7 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
 
 
 COMPILED = {"name": "c", "eager": 2e-3, "compiled": 1e-3, "cold": 12.0, "warm": 1.5}
-COMPILED |= {"even": {"cold": 12000.0, "warm": 1500.0}, "auto_from": 22000.0}
+COMPILED |= {"even": {"cold": 12000.0, "warm": 1500.0}}
 
 
 def _interval(middle):

@@ -35,6 +35,7 @@ OURS = (
     "logger",
     "output_dir",
     "resume",
+    "runs_alike",
     "evaluation",
     "log_every",
     "eval_every",
@@ -142,6 +143,13 @@ def cases(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Case]:
     return [Case(arm, seed) for seed, arm in itertools.product(seeds, arms)]
 
 
+def runs_alike(cases: Sequence[Case], jobs: int) -> int:
+    """Count the runs of an arm, one for each seed, for one that compiles: those that start together all do."""
+    arms = len({case.arm for case in cases})
+    together = math.ceil(jobs / max(1, arms))
+    return max(1, len(cases) // max(1, arms) // together)
+
+
 def pilot_arguments(arm: Arm, study: Study) -> list[str]:
     """The command line of an arm's pilot; where nothing is timed, a third of the steps counts as well."""
     steps = PILOT_STEPS if study.unit == "cpu_seconds" else LOG_EVERY
@@ -156,10 +164,11 @@ def steps_for(study: Study, pilot: Pilot) -> int:
     return max(1, math.floor(study.budget / cost + 1e-9))
 
 
-def arguments(case: Case, study: Study, pilot: Pilot | None) -> list[str]:
+def arguments(case: Case, study: Study, pilot: Pilot | None, alike: int = 1) -> list[str]:
     """The command line of a case; what is counted in steps shrinks where there are few."""
     if pilot is None:
-        return [*case.arm.overrides(study), f"seed={case.seed}"]
+        shared = [f"runs_alike={alike}"] if alike > 1 else []
+        return [*case.arm.overrides(study), *shared, f"seed={case.seed}"]
     steps = steps_for(study, pilot)
     look = math.ceil(steps / LOOKS)
     plan = {

@@ -25,7 +25,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.files import dumps, loads, write_atomic
 from ebm_lab.core.shell import override
 from ebm_lab.loggers.files import rows
-from ebm_lab.reports.compare.plan import Arm, Case, Pilot, Study, arguments, pilot_arguments, steps_for
+from ebm_lab.reports.compare.plan import Arm, Case, Pilot, Study, arguments, pilot_arguments, runs_alike, steps_for
 from ebm_lab.runs.run_directory import RUNS, RunDir
 
 OVER = ("finished", "diverged")
@@ -43,6 +43,7 @@ class Runner:
     evaluate: str = ""
     say: Callable[[str], None] = print
     stopping: bool = False
+    alike: int = 1
     _live: set[subprocess.Popen] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,6 +63,7 @@ class Runner:
     def run(self, cases: Sequence[Case]) -> None:
         """Pilots, then cases; Ctrl-C stops all of them with checkpoints, and the next call goes on."""
         self.prepare()
+        self.alike = runs_alike(cases, self.jobs)
         waiting = [case for case in cases if self.waits(case)]
         arms = list(dict.fromkeys(case.arm for case in waiting))
         self.say(
@@ -138,7 +140,7 @@ class Runner:
             if status == "interrupted" and old is not None:
                 problem = self.process([override("resume", old.path), "logger=none"], folder, TRAIN)
             if summary_of(folder).get("status") not in OVER and not self.stopping:
-                command = [*arguments(case, self.study, pilot), override("output_dir", folder)]
+                command = [*arguments(case, self.study, pilot, self.alike), override("output_dir", folder)]
                 record = {"command": command}
                 if pilot is not None:
                     record |= {"steps": steps_for(self.study, pilot), "pilot": pilot.as_dict()}
