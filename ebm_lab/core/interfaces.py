@@ -1,10 +1,8 @@
 """The nouns of a run: dataset, energy, objective, sampler, evaluation, logger. A run is one choice from each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,6 +11,8 @@ from torch import Generator, Tensor, nn
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Derive, Need, Offers, Part, same
 from ebm_lab.core.functional import EnergyFn, score
+from ebm_lab.core.logger import Logger as Logger
+from ebm_lab.core.logger import RunInfo as RunInfo
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.model import Model, condition
 from ebm_lab.core.settings import wiring_of
@@ -277,25 +277,3 @@ class Dataset(Part, ABC):
         if "mean" in vars(self):
             del self.mean
         return self
-
-
-@dataclass
-class RunInfo:
-    """What a logger may know of its run: a unique name, its directory, the config, and `say`, which prints a line to
-    the user."""
-
-    name: str
-    path: Path
-    config: Mapping[str, Any]
-    say: Callable[[str], None]
-
-
-class Logger(Protocol):
-    """Where numbers and pictures go. `step` never decreases. What a logger raises ends no run: it is left out from then
-    on. A UserError of its constructor is a mistake in its settings, which ends the run before it begins."""
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def image(self, name: str, image: Tensor, step: int) -> None: ...
-
-    def close(self, summary: Mapping[str, Any]) -> None: ...

@@ -88,7 +88,8 @@ def _built(config: Mapping[str, Any], content: Mapping[str, Any], data: KeptData
     data.fill(seed)
     data.to(pick_device(config["device"]))
     parts = build_parts({**config, "evaluation": {}}, dataset=data)
-    checkpoint.fill(parts.objective, checkpoint.part(content, "objective"), "objective")
+    checkpoint.check_whole(content, parts.objective.players())
+    checkpoint.fill(parts.objective, content["objective"], "objective")
     parts.objective.eval()
     data.forget()
     return parts

@@ -75,5 +75,6 @@ def _restored(config: dict[str, Any], content: Mapping[str, Any], file: Path, ke
             raise UserError(f"{error}{way_out(config, content, LOADED)}") from None
         return without_rows(config, content, file, str(error))
     parts = build_parts(config, dataset=known)
-    checkpoint.fill(parts.objective, checkpoint.part(content, "objective"), "objective")
+    checkpoint.check_whole(content, parts.objective.players())
+    checkpoint.fill(parts.objective, content["objective"], "objective")
     return parts

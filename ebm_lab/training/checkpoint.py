@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -107,17 +107,18 @@ def fill(part: Any, state: Any, name: str) -> None:
         ) from None
 
 
-def part(content: Mapping[str, Any], name: str) -> Any:
-    """Return the state of one part of a checkpoint. Raises UserError where the checkpoint has none."""
-    if name not in content:
-        raise UserError(f"checkpoint without {name}: an earlier version wrote it")
-    return content[name]
+def check_whole(content: Mapping[str, Any], players: Iterable[str]) -> None:
+    """Refuse a checkpoint that lacks a part of a run with these players."""
+    parts = ("objective", "ema", "meter", "guard", "generator", "counters", *(f"optimiser/{p}" for p in players))
+    lacking = sorted(part for part in parts if part not in content)
+    if lacking:
+        raise UserError(f"checkpoint without {', '.join(lacking)}: an earlier version wrote it")
 
 
 def take_average(parameters: list[nn.Parameter], content: Mapping[str, Any]) -> None:
     """Set parameters to the averages that a checkpoint holds. Raises UserError where they do not fit."""
     ema = EMA(parameters, 0.0)
-    fill(ema, part(content, "ema"), "ema")
+    fill(ema, content["ema"], "ema")
     with torch.no_grad():
         torch._foreach_copy_(ema.parameters, ema.average)
 

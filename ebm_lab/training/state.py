@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Generator
 
-from ebm_lab.core.errors import Diverged, UserError
+from ebm_lab.core.errors import Diverged
 from ebm_lab.core.interfaces import Objective
 from ebm_lab.training import checkpoint
 from ebm_lab.training.costs import Counters
@@ -80,9 +80,7 @@ class State:
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take up the state that `content` returned. Raises UserError where it does not fit."""
-        lacking = sorted({*self.parts(), "generator", "counters"} - content.keys())
-        if lacking:
-            raise UserError(f"checkpoint without {', '.join(lacking)}: an earlier version wrote it")
+        checkpoint.check_whole(content, self.optimisers)
         content = dict(content)
         if self.processes.world > 1:
             self._take(content, content["processes"][self.processes.rank])
