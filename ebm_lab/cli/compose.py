@@ -18,9 +18,10 @@ from ebm_lab.cli.quoting import check_form, written
 from ebm_lab.cli.settle import Source, settle
 from ebm_lab.cli.typed import as_typed
 from ebm_lab.core.errors import UserError, did_you_mean
+from ebm_lab.core.registry import PACKAGES
 from ebm_lab.runs.defaults import config_dir
 
-COMPONENTS = ("objective", "dataset", "energy", "sampler", "optim", "evaluation", "logger", "guard")
+COMPONENTS = (*PACKAGES, "guard")
 CHOICES = ("domain", "architecture", "debug", "recipe", "experiment", "sweep")
 GROUPS = (*COMPONENTS, *CHOICES)
 NOTHING_CHOSEN = tuple(f"{sign}{group}=null" for group in ("debug", "experiment", "sweep") for sign in ("", "+", "++"))

@@ -16,14 +16,16 @@ from ebm_lab.core.metrics import Table
 from ebm_lab.core.settings import check, settings_of
 
 PACKAGES = {
+    "objective": "ebm_lab.objectives",
     "dataset": "ebm_lab.datasets",
     "energy": "ebm_lab.energies",
-    "objective": "ebm_lab.objectives",
     "sampler": "ebm_lab.samplers",
+    "optim": "ebm_lab.training.optim",
     "evaluation": "ebm_lab.evaluation",
     "logger": "ebm_lab.loggers",
-    "optim": "ebm_lab.training.optim",
 }
+GROUPS = (*PACKAGES, "guard", "evaluation_sampler")
+"""The keys of a run's config that hold the settings of a component, or of several by name; all others are the run's."""
 _registered: dict[str, dict[str, Callable]] = {kind: {} for kind in PACKAGES}
 C = TypeVar("C", bound=Callable)
 

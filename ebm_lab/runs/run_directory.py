@@ -15,13 +15,11 @@ import yaml
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.files import dumps, loads, write_atomic
+from ebm_lab.core.registry import GROUPS
 from ebm_lab.core.shell import pasteable
 from ebm_lab.training.checkpoint import FORMAT
 
 RUNS = "runs"
-GROUPS = (
-    *("dataset", "energy", "objective", "sampler", "evaluation_sampler", "optim", "evaluation", "logger", "guard"),
-)
 LATER: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
     ("dataset", "image_folder"): {"range": "auto", "background": None},

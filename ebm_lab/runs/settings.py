@@ -14,11 +14,10 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.registry import GROUPS
 from ebm_lab.core.settings import check
 from ebm_lab.training.distributed import local_rank
 from ebm_lab.training.gradients import Precision
-
-GROUPS = ("dataset", "energy", "objective", "sampler", "evaluation_sampler", "optim", "evaluation", "logger")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class RunSettings:
 
 def run_settings(config: Mapping[str, Any]) -> RunSettings:
     """The root keys of `config`, checked."""
-    root = {k: v for k, v in config.items() if k not in (*GROUPS, "guard", "evaluation_sampler")}
+    root = {k: v for k, v in config.items() if k not in GROUPS}
     settings = RunSettings(**check(RunSettings, root, ""))
     if settings.ema >= 1:
         raise UserError(f"ema={settings.ema}: must be less than 1")
