@@ -220,7 +220,7 @@ TABLE: list[tuple[dict[str, Any], list[str]]] = [
     ({"energy": "mlp", "objective": ("cd", {"neglected_term": 0.0}), "sampler": "mala"}, []),
     (
         {"energy": "conv", "objective": "dsm"},
-        ["energy=conv: needs images (C, H, W), and the data set's samples have shape (2,): choose energy=dkef, gauss"],
+        ["energy=conv: needs images (C, H, W), and the data set's samples have shape (2,): choose "],
     ),
 ]
 

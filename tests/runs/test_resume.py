@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
 QUICK = [*SMALL, "logger=none", "samples=20", "sample_steps=20", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
 OBJECTIVES = sorted(p.stem for p in (ROOT / "configs" / "objective").glob("*.yaml"))
-SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem != "none")
+SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem not in ("none", "same"))
 KEEPING = [s for s in SAMPLERS if "stationary" in find("sampler", s).offers]
 CHOICES = [
     *([f"objective={o}"] for o in OBJECTIVES),
