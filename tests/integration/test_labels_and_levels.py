@@ -14,10 +14,10 @@ from ebm_lab.core.functional import (
     stacked,
 )
 from ebm_lab.core.interfaces import Energy
+from ebm_lab.core.mcmc import independence_step
 from ebm_lab.core.random import stream
 from ebm_lab.distributions.elementary import IsotropicGaussian
 from ebm_lab.objectives.nce import noise_contrastive_estimation
-from ebm_lab.samplers._metropolis import independence_step
 from ebm_lab.samplers.tempering import Tempering
 from tests.helpers import gaussian_energy
 
