@@ -1,7 +1,7 @@
 """The nouns of a run: dataset, energy, objective, sampler, evaluation, logger. A run is one choice from each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -123,6 +123,11 @@ class Energy(Part, Model, ABC):
     def logits(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Compute -E(x, y) of every label, (B, K), for an energy with labels."""
         raise UserError(f"energy '{type(self).__name__}' has no labels")
+
+    def sweep(self, x: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """Draw every coordinate of x (B, *shape) once, exactly given the others: what "conditionals" offers. `draw`
+        turns probabilities into values, 0 or 1 each."""
+        raise UserError(f"energy '{type(self).__name__}' has no conditional laws to draw from")
 
     def score(self, x: Tensor, create_graph: bool = False) -> Tensor:
         """Return grad_x log p(x) = -grad_x E, (B, *shape) -> (B, *shape). Detached unless `create_graph`."""

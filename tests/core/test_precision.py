@@ -44,7 +44,7 @@ def test_bfloat16_is_refused_for_samplers_that_accept_and_refuse():
 def test_channels_last_is_another_layout_and_the_same_gradient():
     """The order of sums differs, five steps of chains among them."""
     plain, other = (assemble(compose_config([*IMAGES, f"channels_last={flag}"]))[0] for flag in ("false", "true"))
-    filters = [p for p in other.objective.energy.parameters() if p.ndim == 4 and p.shape[1] > 1]
+    filters = [p for p in other.state.objective.energy.parameters() if p.ndim == 4 and p.shape[1] > 1]
     assert filters and all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
     found = [gradient(t, t.batches(1), "float32") for t in (other, plain)]
     assert relative(*found) < 1e-4
