@@ -99,7 +99,7 @@ COMMANDS = {
     "sample": ("draw samples from a run", "tools", "main_sample"),
     "compare": ("train several methods and put them side by side", "compare", "main_compare"),
     "report": ("write one page over all runs", "report", "main_report"),
-    "sweep": ("go on with a sweep that `ebm-lab train -m ...` began", "sweep", "main_sweep"),
+    "sweep": ("go on with a sweep that `ebm-lab train -m ...` began", "resume_sweep", "main_sweep"),
 }
 """What `ebm-lab <command>` does, and the module of `ebm_lab.cli` and its function that do it."""
 LAB = """\
@@ -143,7 +143,7 @@ def report() -> None:
 
 
 def sweep() -> None:
-    _run("sweep", "main_sweep")
+    _run("resume_sweep", "main_sweep")
 
 
 def compare() -> None:

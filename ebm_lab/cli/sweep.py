@@ -8,22 +8,17 @@ told by files alone.
 """
 
 import math
-import shlex
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ebm_lab.cli.tools import main as run_tool
-from ebm_lab.core.errors import UserError
 from ebm_lab.core.files import dumps, loads, write_atomic
 from ebm_lab.core.registry import metrics
-from ebm_lab.core.shell import override, pasteable
+from ebm_lab.core.shell import pasteable
 
 SYMBOLS = {"finished": "green", "interrupted": "yellow", "not started": "yellow"}
 FREE = ("seed", "optim.lr", "optim.warmup", "ema")
@@ -108,28 +103,3 @@ def show(folder: Path) -> None:
     if done < len(found):
         again = pasteable("python scripts/sweep.py", f"resume={folder}")
         print(f"{done} of {len(found)} jobs ended; go on with: {again}")
-
-
-def sweep(*, resume: str) -> None:
-    """Go on with a sweep: jobs that ended stay as they are, interrupted ones continue, missing ones run.
-
-    resume: the sweep's directory, as under outputs/sweeps.
-    """
-    folder = Path(resume)
-    file = folder / "multirun.yaml"
-    if not file.is_file():
-        raise UserError(f"resume={resume}: not the directory of a sweep, it has no multirun.yaml")
-    asked = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["overrides"]
-    hydra = [o for o in asked["hydra"] if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
-    task = [o for o in asked["task"] if not o.startswith("resume=")]
-    arguments = [*task, "resume=auto", *hydra, override("hydra.sweep.dir", folder), "--multirun"]
-    print(f"train.py {shlex.join(arguments)}")
-    from ebm_lab.cli.main import main
-
-    sys.argv = ["train.py", *arguments]
-    main()
-
-
-def main_sweep() -> None:
-    """The console command `ebm-lab-sweep`."""
-    run_tool(sweep)

@@ -72,7 +72,7 @@ class Sampler(Part, ABC):
     """Takes chains a number of steps, `steps`, further."""
 
     steps: int
-    """Of one call."""
+    """Steps per call."""
     needs = (Need("energy", "energy"),)
     offers = frozenset({"stationary"})
 

@@ -193,7 +193,7 @@ def _energies(energy: EnergyFn, x: Tensor) -> Tensor:
 def _notes(m: dict[str, float], view: EvalView) -> list[str]:
     start = "training data" if view.chains is None else "persistent chains"
     notes = [
-        "E[w] = Z, so E[log mean w] <= log Z: AIS over-states the log-likelihood, ais_nll is too low on average",
+        "ais_nll is optimistic: AIS underestimates log Z on average, since E[w] = Z and so E[log mean w] <= log Z",
         f"ais_log_z_reverse starts at {start} moved on by exact steps, not at exact samples: a diagnostic, no bound",
     ]
     if not math.isfinite(m["ais_log_z"]):

@@ -77,7 +77,9 @@ class Fisher(Evaluation):
         trivial = {"zero": torch.zeros_like} | ({} if gaussian is None else {"gaussian": gaussian})
         for law, (name, other) in itertools.product(("data", "box"), trivial.items()):
             metrics[f"fisher_{law}_{name}"] = float(self._values(view, other, laws[law]).mean())
-        notes = ["fisher_data is blind to the weights of distant modes; fisher_box is mostly about places without data"]
+        notes = [
+            "fisher_data is blind to the weights of distant modes; fisher_box mostly measures regions without data"
+        ]
         return Report(metrics | self._weights(view), notes=notes)
 
     def _values(self, view: EvalView, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

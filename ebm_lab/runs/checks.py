@@ -1,4 +1,4 @@
-"""Check the data, the precision and the parts of a batch: what is wrong is said in one line before training."""
+"""Check the data, the precision and the parts of a batch, before training, with one line for what is wrong."""
 
 from collections.abc import Mapping
 from typing import Any

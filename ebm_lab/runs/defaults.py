@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-import ebm_lab
 from ebm_lab.core.errors import UserError, one_of
 
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,\s*([^}]*))?\}")
@@ -16,7 +15,7 @@ REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,\s*([^}]*))?\}")
 
 def config_dir() -> Path:
     """Find `configs/`: inside the package where a wheel was installed, beside it in a clone or an editable install."""
-    package = Path(ebm_lab.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for path in (package / "configs", package.parent / "configs"):
         if (path / "train.yaml").is_file():
             return path

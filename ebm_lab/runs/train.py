@@ -187,7 +187,7 @@ def _close(
     """Write the summary and close the loggers; returns the summary. `torn`: the other processes may be anywhere."""
     c, processes = trainer.state.costs, trainer.state.processes
     if trainer.unsaved is not None:
-        status, final["message"] = "failed", f"step {c.step} is on no disk: {trainer.unsaved}"
+        status, final["message"] = "failed", f"the checkpoint of step {c.step} could not be saved: {trainer.unsaved}"
     if status in ("diverged", "failed"):
         final["ended_by"] = status
     trainer.clock.tick(c)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from ebm_lab.cli import sweep
+from ebm_lab.cli import resume_sweep, sweep
 from ebm_lab.cli.compose import compose_config, options
 from ebm_lab.core.errors import UserError
 
@@ -89,7 +89,7 @@ def test_a_signal_ends_the_whole_sweep(tmp_path):
 
 def test_only_a_sweep_is_gone_on_with(tmp_path):
     with pytest.raises(UserError, match="not the directory of a sweep"):
-        sweep.sweep(resume=str(tmp_path))
+        resume_sweep.sweep(resume=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", options("sweep"))

@@ -103,7 +103,7 @@ def test_a_disk_that_stays_full_keeps_the_last_checkpoint_and_fails(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", full)
         done = run(tmp_path, "a", "objective=dsm", "steps=20")
-    assert done.exit_status == 1 and "step 20 is on no disk" in done.summary["message"]
+    assert done.exit_status == 1 and "the checkpoint of step 20 could not be saved" in done.summary["message"]
     assert state(done.path)["counters"]["step"] == 8
     straight, resumed = (
         run(tmp_path, "b", "objective=dsm", "steps=20"),

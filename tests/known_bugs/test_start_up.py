@@ -67,7 +67,7 @@ def test_a_plugin_s_import_is_stopped_with_a_word(number, tmp_path):
 @pytest.mark.parametrize(
     "script, slow",
     [("sample", "pydantic"), ("evaluate", "omegaconf"), ("report", "yaml"), ("compare", "hydra"), ("features", "hydra"),
-     ("sweep", "hydra"), ("benchmark", "pydantic")],
+     ("sweep", "yaml"), ("benchmark", "pydantic")],
 )  # fmt: skip
 def test_a_script_that_is_stopped_while_it_starts_says_a_word(number, script, slow, tmp_path):
     assert stopped(number, [ROOT / f"scripts/{script}.py", "run=nowhere"], tmp_path, slow) == ENDS[number]
