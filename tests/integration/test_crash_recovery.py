@@ -444,7 +444,7 @@ def test_pictures_and_metrics_that_can_not_be_written_cost_no_training(trained, 
     def forbid(self, number):
         train_step(self, number)
         if number == 10:
-            self.run.images.chmod(0o555)
+            self.saver.run.images.chmod(0o555)
 
     monkeypatch.setattr(Trainer, "_train_step", forbid)
     more = ["objective=dsm", "evaluation=[density]", "eval_every=8", "steps=20", "log_every=2"]

@@ -146,7 +146,7 @@ def test_evaluations_descend_the_levels_while_training_stays_at_one(temperature)
 def test_a_sampler_of_evaluations_that_the_model_cannot_serve_is_refused():
     made = config("test_nested", penalty=0.01)
     down = compose_config(["dataset=gaussian", *LEVELS, "objective=multi_dsm", "sampler=annealed_langevin"])["sampler"]
-    with pytest.raises(UserError, match="evaluation_sampler=annealed_langevin: needs a model of many noise levels"):
+    with pytest.raises(UserError, match="evaluation_sampler 'annealed_langevin' needs a model of many noise levels"):
         assemble({**made, "evaluation_sampler": down})
     trainer, _ = assemble({**made, "evaluation_sampler": {"name": "none"}})
     assert trainer.evaluations.sampler is trainer.state.objective.generative.sampler
