@@ -12,6 +12,7 @@ import pytest
 
 import ebm_lab
 from ebm_lab.core.errors import Diverged
+from ebm_lab.training.evaluations import Evaluations
 from ebm_lab.training.guard import Trouble
 from ebm_lab.training.trainer import Trainer
 from tests.runs.test_resume import QUICK, lines, same, state
@@ -30,15 +31,16 @@ def kept(path):
 
 
 def at(monkeypatch, name, act, when=lambda *_: True):
-    """Has `act` happen before the trainer's method `name`."""
-    method = getattr(Trainer, name)
+    """Has `act` happen before the method `name` of the trainer or of its evaluations."""
+    owner = Evaluations if name == "reports" else Trainer
+    method = getattr(owner, name)
 
     def acting(self, *arguments, **named):
         if when(*arguments):
             act()
         return method(self, *arguments, **named)
 
-    monkeypatch.setattr(Trainer, name, acting)
+    monkeypatch.setattr(owner, name, acting)
 
 
 def fail(error):
