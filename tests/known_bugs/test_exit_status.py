@@ -120,7 +120,7 @@ def test_a_signal_at_any_moment_loses_nothing(method, name, status, straight, tm
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with monkeypatch.context() as patch:
         whens = {"_train_step": lambda step: step == 5, "save": lambda *_: True}
-        at(patch, method, send(getattr(signal, name)), whens.get(method, lambda split: True))
+        at(patch, method, send(getattr(signal, name)), whens.get(method, lambda *_: True))
         done = train(tmp_path)
     assert (done.status, done.summary["ended_by"], done.exit_status) == ("interrupted", name, status)
     assert kept(done.path)["status"] == "interrupted"
