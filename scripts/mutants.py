@@ -137,7 +137,7 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    files = {name.replace(".", "/") + ".py" for name in names if name.startswith(("ebm_lab.", "tests."))}
+    files = {name.replace(".", "/") + ".py" for name in names if name.startswith(("ebm_lab.", "scripts.", "tests."))}
     return {f for f in files if (ROOT / f).is_file()}
 
 

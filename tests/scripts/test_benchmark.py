@@ -361,7 +361,7 @@ def test_the_samplers_of_the_reference_keep_the_law(what):
 def test_the_floor_is_the_gradient():
     """By hand and by autograd, in x and in the parameters."""
     case = next(c for c in step_cases() if c.name.startswith("cd, perceptron 64-"))
-    net = plain_net(build(compose_config, case.overrides, 1).objective.energy)
+    net = plain_net(build(compose_config, case.overrides, 1).state.objective.energy)
     x, hand = torch.randn(32, 64), HandMade(net)
     torch.testing.assert_close(hand.input_gradient(x), energy_and_grad(net, x)[1], rtol=1e-4, atol=1e-5)
     known = torch.autograd.grad(net(x).mean(), list(net.parameters()))
@@ -566,7 +566,7 @@ class Truth(nn.Module):
 
 def test_the_truth_has_no_gap_and_a_tilted_truth_has_the_divergence():
     """The gap of p exp(-t |x|^2) / Z is log E_p exp(-t |x|^2) + t E_p |x|^2, to the two splits' own errors."""
-    dataset = build(compose_config, ["dataset=eight_gaussians", "objective=sm"], 1).dataset
+    dataset = build(compose_config, ["dataset=eight_gaussians", "objective=sm"], 1).evaluations.dataset
     assert gap(Truth(dataset), dataset)["gap"] == pytest.approx(0.0, abs=1e-3)
     square, t = (dataset.test**2).sum(1), 0.2
     known = math.log(float((-t * (dataset.train**2).sum(1).double()).exp().mean())) + t * float(square.mean())
