@@ -6,6 +6,7 @@ nor how many processes share a batch changes what is estimated.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,12 @@ Precision = Literal["float32", "bfloat16"]
 
 def takes_turns(objective: Objective) -> bool:
     """Is its loss `forward(batch, turn)`? One that takes a batch alone has the same loss in all turns."""
-    return len(wiring_of(type(objective).forward)) > 2
+    return _takes_turns(type(objective))
+
+
+@cache
+def _takes_turns(kind: type[Objective]) -> bool:
+    return len(wiring_of(kind.forward)) > 2
 
 
 def loss_of(objective: Objective, batch: Batch, turn: Turn) -> Loss:
@@ -59,7 +65,8 @@ class Gradients:
                 (loss.value / len(parts) if len(parts) > 1 else loss.value).backward()
                 metrics.append(loss.metrics)
                 evals += loss.grad_evals * self.processes.world
-            self.processes.average_gradients([p for p in self.objective.parameters() if p.requires_grad])
+            if self.processes.world > 1:
+                self.processes.average_gradients([p for p in self.objective.parameters() if p.requires_grad])
         if len(metrics) == 1:
             return metrics[0], evals
         return {name: torch.stack([m[name] for m in metrics]).mean(0) for name in metrics[0]}, evals
