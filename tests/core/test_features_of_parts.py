@@ -338,7 +338,7 @@ def test_a_sampler_is_asked_for_what_the_objective_leaves_of_the_energy(nested):
 def test_a_parent_asks_features_of_its_child(nested):
     run = run_of(energy_values("noise_mlp"), half("multi_dsm"), {"name": "descent", "inner": FLOW})
     line = next(line for line in faults(run, POINTS) if "must be" in line)
-    assert line.startswith("sampler.inner.name=probability_flow: must be hmc, langevin, mala, tempering or underdamped")
+    assert line.startswith("sampler.inner.name=probability_flow: must be hmc, langevin, mala, tempering")
     with pytest.raises(UserError):
         check_fit(run, POINTS)
 
