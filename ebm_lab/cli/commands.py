@@ -127,27 +127,27 @@ def lab() -> None:
 
 
 def train() -> None:
-    _run("main", "main")
+    _run(*COMMANDS["train"][1:])
 
 
 def sample() -> None:
-    _run("tools", "main_sample")
+    _run(*COMMANDS["sample"][1:])
 
 
 def evaluate() -> None:
-    _run("evaluate", "main_evaluate")
+    _run(*COMMANDS["evaluate"][1:])
 
 
 def report() -> None:
-    _run("report", "main_report")
+    _run(*COMMANDS["report"][1:])
 
 
 def sweep() -> None:
-    _run("resume_sweep", "main_sweep")
+    _run(*COMMANDS["sweep"][1:])
 
 
 def compare() -> None:
-    _run("compare", "main_compare")
+    _run(*COMMANDS["compare"][1:])
 
 
 def features() -> None:

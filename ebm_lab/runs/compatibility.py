@@ -48,8 +48,8 @@ def check_fit(
     """Refuse a run whose components lack what others need of them.
 
     run: the choices of `energy` and `objective`, of `sampler` and `evaluation_sampler` where there are, and of
-    evaluations; temperature: of
-    the samples; built: components whose features are asked of themselves. Raises UserError with the first fault.
+    evaluations; temperature: of the samples; built: components whose features are asked of themselves. Raises UserError
+    with the first fault.
     """
     for line in faults(run, dataset, temperature, built):
         raise UserError(line)

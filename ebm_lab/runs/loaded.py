@@ -1,6 +1,7 @@
 """A run taken back from its directory, for use: samples, scores and log-densities, in the units of the raw data."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +10,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.eval_view import EvalView, Report
+from ebm_lab.core.eval_view import Report
 from ebm_lab.core.features import features_of
-from ebm_lab.core.functional import evaluate, in_parts
+from ebm_lab.core.functional import evaluate, in_parts, known_log_z
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
 from ebm_lab.core.random import stream
 from ebm_lab.core.registry import build
-from ebm_lab.distributions.start import start_law
 from ebm_lab.models.levels import data_score
 from ebm_lab.runs.defaults import evaluation_settings
 from ebm_lab.runs.isolation import isolated
@@ -94,18 +94,13 @@ class LoadedRun:
             raise UserError(f"run={self.path}: it has no sampler to draw samples with")
         self.check_sampling(steps=steps, temperature=temperature)
         plan = self.evaluations.sampling
-        view = EvalView(
-            self.energy,
-            self.dataset,
-            "test",
-            self.sampler,
-            n,
-            steps or plan.steps,
-            generator or self._draws,
-            temperature or plan.temperature,
-            origin=self.objective.origin(),
+        view = replace(
+            self.evaluations.view("test", self.step),
+            count=n,
+            steps=steps or plan.steps,
+            temperature=temperature or plan.temperature,
+            sampling=generator or self._draws,
         )
-        view.start = start_law(self.dataset)
         return self._out(view.samples.cpu(), raw)
 
     def check_sampling(self, **given: float | None) -> None:
@@ -150,8 +145,8 @@ class LoadedRun:
         if known is not None:
             if known.trouble is not None:
                 raise UserError(f"run={self.path}: no log Z: {known.trouble}")
-            bound = max(known.bound, known.change)
-            return LogZ(known.value, bound, "quadrature" if bound else "formula")
+            source = "quadrature" if known_log_z(self.energy) is None else "formula"
+            return LogZ(known.value, max(known.bound, known.change), source)
         if view.learnt_log_z is not None:
             return LogZ(view.learnt_log_z, float("nan"), "learnt")
         found = self.evaluate("ais").metrics
@@ -166,8 +161,7 @@ class LoadedRun:
         """
         values = {**evaluation_settings(name, self.config), **settings}
         evaluator = build("evaluation", values, f"evaluation.{name}", **self.parts.wiring)
-        mine = self.parts.evaluations
-        mine.evaluators = {name: evaluator}
+        mine = replace(self.evaluations, evaluators={name: evaluator})
         view = mine.view("test", self.step)
         view.averaged = self.averaged
         report = mine.report(name, view)
