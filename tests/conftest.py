@@ -38,7 +38,7 @@ _of_tests: dict[tuple[str, str], object] = {}
 def pytest_make_collect_report(collector):
     """Take the components that a collected module registers out of the registry.
 
-    Every process collects all modules, and a test of the options that an error line lists would see those of other tests.
+    Every process collects all modules: a test of the options that an error line lists would see those of other tests.
     """
     report = yield
     for kind, components in registry._registered.items():
