@@ -174,7 +174,7 @@ def _needs(group: str, component: Any, settings: Mapping[str, Any]) -> Iterable[
     if group == "objective" and component is not None:
         chains = "sampler" in wiring_of(component)
         yield "a sampler, whose chains it trains with" if chains else "no sampler; one draws the samples"
-        if component.compares:
+        if component.needs_float32:
             yield "precision=float32"
     if group == "sampler" and component is not None and "stationary" not in component.offers:
         yield "an objective that trains without chains, for it goes down the model's noise levels"

@@ -78,25 +78,30 @@ class EvalView:
         return self.dataset.val if self.split == "val" else self.dataset.test
 
     @cached_property
-    def film(self) -> list[tuple[int, Tensor]]:
+    def trajectory(self) -> list[tuple[int, Tensor]]:
         """(step, (count, *shape)) states of the same chains, from `origin` or noise at step 0 to the samples."""
         if self.sampler is None:
             return []
         size, own = max(500, NUMBERS // self.dataset.mean.numel()), -(-self.count // self.share.among)
-        parts = [self._film(min(size, own - first)) for first in range(0, own, size)]
+        parts = [self._trajectory(min(size, own - first)) for first in range(0, own, size)]
         moments = [(moment[0][0], torch.cat([x for _, x in moment])) for moment in zip(*parts, strict=True)]
         return [(step, self.share.join(x)[: self.count]) for step, x in moments]
 
-    def _film(self, n: int) -> list[tuple[int, Tensor]]:
-        assert self.sampler is not None, "film asks"
+    @property
+    def film(self) -> list[tuple[int, Tensor]]:
+        """The name of `trajectory` in older plugins."""
+        return self.trajectory
+
+    def _trajectory(self, n: int) -> list[tuple[int, Tensor]]:
+        assert self.sampler is not None, "trajectory asks"
         generator = self.sampling or self.generator
         start = (self.origin or self.noise).sample(n, generator)
         steps = self.sampler.total(self.energy) or self.steps
-        film = []
+        frames = []
         for step, x, metrics in walk(self.sampler, self.target, start, steps, generator):
-            film.append((step, x))
+            frames.append((step, x))
             self.chain_metrics = metrics
-        return film
+        return frames
 
     @property
     def noise(self) -> Sampleable:
@@ -125,7 +130,7 @@ class EvalView:
     @property
     def samples(self) -> Tensor:
         """(count, *shape); only where the run has a sampler."""
-        return self.film[-1][1]
+        return self.trajectory[-1][1]
 
 
 def too_few(view: EvalView, *, held_out: int = 1, train: int = 1, samples: int = 0) -> str | None:

@@ -2,40 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.dataset import Batch as Batch
+from ebm_lab.core.dataset import Dataset as Dataset
+from ebm_lab.core.dataset import Distribution as Distribution
+from ebm_lab.core.dataset import Sampleable as Sampleable
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.features import Derive, Need, Offers, Part, same
+from ebm_lab.core.features import Derive, Need, Part, same
 from ebm_lab.core.functional import EnergyFn, score
 from ebm_lab.core.logger import Logger as Logger
 from ebm_lab.core.logger import RunInfo as RunInfo
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.model import Model, condition
 from ebm_lab.core.settings import wiring_of
-from ebm_lab.core.transforms import Affine, identity
-
-
-class Sampleable(Protocol):
-    """Something to draw (*shape) tensors from: a law, a generator, a replay of data. `sample` draws (n, *shape)."""
-
-    def sample(self, n: int, generator: Generator) -> Tensor: ...
-
-
-class Distribution(Sampleable, Protocol):
-    """A law on (*shape) tensors. `log_prob` is its log density in nats, (B, *shape) -> (B,)."""
-
-    def log_prob(self, x: Tensor) -> Tensor: ...
-
-
-class Batch(NamedTuple):
-    """x: (B, *shape) training points; y: (B,) labels, where the data set has any."""
-
-    x: Tensor
-    y: Tensor | None = None
 
 
 class Loss(NamedTuple):
@@ -143,7 +125,7 @@ class Objective(Part, nn.Module, ABC):
     needs = (Need("energy", "energy"),)
     sampler: Sampler | None = None
     """What its chains move by, where it trains with chains."""
-    compares: str | None = None
+    needs_float32: str | None = None
     """What it does with differences of energies, in words, where they are too small for bfloat16; None: nothing."""
     rows: tuple[str, ...] = ()
     """Names of buffers with a row for each chain: the processes of a run share them out."""
@@ -151,14 +133,33 @@ class Objective(Part, nn.Module, ABC):
     def __init__(self, energy: nn.Module) -> None:
         super().__init__()
         self.energy = energy
-        self.chosen: dict[str, float] = {}
+        self.resolved: dict[str, float] = {}
         """Settings given as `auto`, with the values chosen from the data."""
         self.notes: list[str] = []
         """Lines for the user, said once at the start of a run."""
         self.sampler_state: dict[str, Tensor] = {}
         """What the sampler adapts, where there is one."""
-        self.couples: str | None = None
+        self.not_separable: str | None = None
         """What makes the loss no mean over the batch's samples, in words; None: it is one, and a batch may be cut."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "compares" in vars(cls):  # the name of `needs_float32` in older plugins
+            cls.needs_float32 = vars(cls)["compares"]
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """The name of `resolved` in older plugins."""
+        return self.resolved
+
+    @property
+    def couples(self) -> str | None:
+        """The name of `not_separable` in older plugins."""
+        return self.not_separable
+
+    @couples.setter
+    def couples(self, reason: str | None) -> None:
+        self.not_separable = reason
 
     @classmethod
     def needs_of(cls, **settings: Any) -> Iterable[Need]:
@@ -210,75 +211,3 @@ class Objective(Part, nn.Module, ABC):
     def chains(self) -> Tensor | Batch | None:
         """(N, *shape) persistent chains, where the objective keeps any; with their labels as a Batch."""
         return None
-
-
-class Dataset(Part, ABC):
-    """Three splits in model space, resident in memory, and what is known about the law that they come from."""
-
-    offers = frozenset({"continuous"})
-    train: Tensor
-    val: Tensor
-    test: Tensor
-    labels: dict[str, Tensor] | None = None
-    """Per split, (n,) integers."""
-    notes: list[str] | tuple[()] = ()
-    """Lines for the user about how the data were read."""
-    outside: Tensor | None = None
-    """(n, *shape): test images of the classes that the splits leave out, where they leave any out."""
-    bounds: tuple[float, float] | None = None
-    """The range of pixel values in model space, for images (C, H, W); None for points."""
-    transform: Affine = identity()
-    """From raw data to model space."""
-    digests: dict[str, str] | None = None
-    """Per split, a digest of its raw rows, where the splits' last bits may depend on the machine; None: the splits' own
-    digests serve."""
-    record: Any = None
-    """What a run keeps of the data, once a run is built with them."""
-    law: Distribution | None = None
-    """The law that the splits come from, on the CPU, where it is known."""
-    mixture: Distribution | None = None
-    """The name that `law` has in older plugins, where it is a mixture."""
-    start: Distribution | None = None
-    """Where chains begin, if the data set says so itself; None: as distributions/start.py chooses."""
-
-    def found_features(self) -> Offers:
-        """Return the features of these data: those of their kind, and what their shape and labels say."""
-        shape = {"images"} if len(self.event_shape) == 3 else set()
-        return super().found_features() | shape | ({"classes"} if self.labels else set())
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return tuple(self.train.shape[1:])
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """(*shape), over the training split."""
-        return self.train.mean(0)
-
-    @cached_property
-    def scale(self) -> float:
-        """One length for the data: root mean over dimensions of the training variance, in data units."""
-        return float(self.train.flatten(1).double().var(0, correction=min(1, len(self.train) - 1)).mean().sqrt())
-
-    def log_prob(self, x: Tensor) -> Tensor | None:
-        """The true log-density in nats, (B, *shape) -> (B,), where it is known; else None. Differentiable in
-        x, or `score` must say otherwise."""
-        return None
-
-    def score(self, x: Tensor) -> Tensor | None:
-        """The true score, grad_x of `log_prob`, (B, *shape) -> (B, *shape), where there is one; else None."""
-        return None if self.log_prob(x[:1]) is None else score(lambda y: -self._known(y), x)
-
-    def _known(self, x: Tensor) -> Tensor:
-        log_p = self.log_prob(x)
-        assert log_p is not None, "asked before"
-        return log_p
-
-    def to(self, device: torch.device) -> "Dataset":
-        """Move the splits and labels; returns itself."""
-        self.train, self.val, self.test = (t.to(device) for t in (self.train, self.val, self.test))
-        self.labels = self.labels and {k: v.to(device) for k, v in self.labels.items()}
-        self.outside = None if self.outside is None else self.outside.to(device)
-        if "mean" in vars(self):
-            del self.mean
-        return self

@@ -74,7 +74,7 @@ class C2ST(Evaluation):
             return Report(notes=["c2st: some samples are not finite, and anything tells them from data"])
         value, p, _ = self.test(samples, data, self.permutations, view.generator)
         floor, _, spread = self.test(subset(view.dataset.train, n), data, self.permutations, view.generator)
-        noise, _, _ = self.test(view.film[0][1][:n], data, 1, view.generator)
+        noise, _, _ = self.test(view.trajectory[0][1][:n], data, 1, view.generator)
         metrics = {"c2st_accuracy": value, "c2st_p": p, "c2st_accuracy_noise": noise, "c2st_points": 2.0 * n}
         metrics |= {"c2st_accuracy_floor": floor, "c2st_accuracy_floor_std": spread}
         return Report(metrics, notes=["c2st_accuracy errs downwards: a better classifier may tell more apart"])

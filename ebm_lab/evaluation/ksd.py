@@ -76,7 +76,7 @@ class KSD(Evaluation):
         if view.sampler is not None and view.count > 1:
             metrics |= self._test(view, "ksd2_samples", view.samples, view.temperature, widths)
             if view.origin is None:
-                noise = view.film[0][1][: self.points]
+                noise = view.trajectory[0][1][: self.points]
                 metrics["ksd2_noise"] = float(u_statistic(self._h(view, noise, view.temperature, widths)).mean())
         return Report(metrics, notes=["ksd2 hardly sees the weights of distant modes, as every measure by the score"])
 

@@ -107,7 +107,7 @@ class MMD(Evaluation):
         widths = [w * median_distance(data) for w in self.widths]
         p, _ = permutation_test(samples, data, widths, view.generator)
         _, spread = permutation_test(reference, data, widths, view.generator)
-        noise = view.film[0][1].flatten(1).double()
+        noise = view.trajectory[0][1].flatten(1).double()
         values = {"mmd2": mmd2(samples, data, widths), "mmd2_p": p}
         values |= {"mmd2_floor": mmd2(reference, data, widths), "mmd2_floor_std": spread}
         return Report(values | {"mmd2_noise": mmd2(noise, data, widths)})

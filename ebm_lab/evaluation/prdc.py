@@ -39,7 +39,7 @@ class PRDC(Evaluation):
             return Report(notes=["prdc: some samples are not finite, so that they have no nearest neighbours"])
         n, m = len(real), len(samples)
         values = {f"prdc_{name}": v for name, v in prdc(real, samples, self.neighbours).items()}
-        others = {"real": _flat(subset(view.dataset.train, m)), "noise": _flat(view.film[0][1][:m])}
+        others = {"real": _flat(subset(view.dataset.train, m)), "noise": _flat(view.trajectory[0][1][:m])}
         for suffix, x in others.items():
             values |= {f"prdc_{name}_{suffix}": v for name, v in prdc(real, x, self.neighbours).items()}
         values["prdc_coverage_expected"] = expected_coverage(n, m, self.neighbours)

@@ -39,7 +39,7 @@ class Samples(Evaluation):
     def __call__(self, view: EvalView) -> Report:
         samples, report = view.samples, Report()
         if view.has("energy"):
-            drawn = {"data": subset(view.held_out, 4096), "samples": samples, "noise": view.film[0][1]}
+            drawn = {"data": subset(view.held_out, 4096), "samples": samples, "noise": view.trajectory[0][1]}
             report.metrics = {f"e_{name}": float(evaluate(view.energy, x).mean()) for name, x in drawn.items()}
             report.metrics["energy_gap"] = report.metrics["e_data"] - report.metrics["e_samples"]
         if "acceptance" in view.chain_metrics:
@@ -52,15 +52,15 @@ class Samples(Evaluation):
 
     def _strip(self, view: EvalView, bounds: tuple[float, float]) -> Tensor:
         """Rows are chains, columns moments from noise (left) to sample (right), denser at first."""
-        frames = [x for _, x in spread(view.film, self.frames)]
+        frames = [x for _, x in spread(view.trajectory, self.frames)]
         rows = torch.stack([x[:8] for x in frames], 1).flatten(0, 1)
         return pictures.grid(rows, bounds, columns=len(frames))
 
 
-def spread(film: list, frames: int) -> list:
+def spread(trajectory: list, frames: int) -> list:
     """At most `frames` entries of `film`, first and last among them, spaced geometrically."""
-    last = len(film) - 1
+    last = len(trajectory) - 1
     picks = (
         {0, last} | {round(last ** (i / (frames - 2))) for i in range(frames - 1)} if last and frames > 2 else {0, last}
     )
-    return [film[i] for i in sorted(picks)]
+    return [trajectory[i] for i in sorted(picks)]

@@ -40,7 +40,7 @@ class NoiseLevels(Part, Model, ABC):
         self.ladder: Ladder
         self.notes: list[str] = []
         """Lines for the user, said once at the start of a run."""
-        self.ladder, self.chosen = make_ladder(dataset, sigma_min, sigma_max, levels, self.notes)
+        self.ladder, self.resolved = make_ladder(dataset, sigma_min, sigma_max, levels, self.notes)
         self.register_buffer("mean", dataset.mean.clone())
         self.scale = dataset.scale
 

@@ -78,7 +78,7 @@ class CD(Contrastive):
         if not neglected_term:
             return
         if neglected_entropy:
-            self.couples = "objective.neglected_entropy measures distances between all chains of a batch"
+            self.not_separable = "objective.neglected_entropy measures distances between all chains of a batch"
         if self.neglected_steps > sampler.steps:
             raise UserError(
                 f"objective.neglected_steps={neglected_steps}: the sampler takes only {sampler.steps} steps"

@@ -57,7 +57,7 @@ class Displaced(Objective):
     in units of its scale."""
 
     headline = ("loss", "accuracy")
-    compares = "compares the energies of near points"
+    needs_float32 = "compares the energies of near points"
 
     def __init__(
         self,

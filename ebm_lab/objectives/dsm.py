@@ -79,7 +79,7 @@ class DSM(Objective):
         self.antithetic = antithetic
         if sigma == "auto":
             sigma, self.notes = noise_level(dataset, AUTO, "objective.sigma")
-            self.chosen["sigma"] = sigma
+            self.resolved["sigma"] = sigma
         self.sigma = sigma
 
     def forward(self, batch: Batch) -> Loss:

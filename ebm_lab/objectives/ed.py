@@ -43,7 +43,7 @@ class ED(Objective):
     Gaussian noise added to the data, in units of its scale."""
 
     headline = ("loss",)
-    compares = "weighs the energies of near points against each other"
+    needs_float32 = "weighs the energies of near points against each other"
 
     def __init__(
         self,

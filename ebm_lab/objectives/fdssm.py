@@ -49,7 +49,7 @@ class FDSSM(Objective):
 
     headline = ("loss",)
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
-    compares = "takes differences of energies over short steps"
+    needs_float32 = "takes differences of energies over short steps"
 
     def __init__(
         self,

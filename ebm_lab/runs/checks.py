@@ -86,9 +86,9 @@ def check_parts(objective: Objective, batch_size: int, accumulate: int, world: i
         rows = len(objective.get_buffer(name))
         if rows % world:
             raise UserError(f"'{name}' of the objective has {rows} chains: give a multiple of the {world} processes")
-    if parts > 1 and objective.couples:
+    if parts > 1 and objective.not_separable:
         key = f"accumulate={accumulate}" if accumulate > 1 else f"{world} processes"
-        raise UserError(f"{key}: the batch can't be cut into parts, for {objective.couples}; train it whole")
+        raise UserError(f"{key}: the batch can't be cut into parts, for {objective.not_separable}; train it whole")
 
 
 def check_precision(objective: Objective, sampler: Sampler | None, config: Mapping[str, Any]) -> None:
@@ -96,9 +96,9 @@ def check_precision(objective: Objective, sampler: Sampler | None, config: Mappi
     precision = config["precision"]
     if precision == "float32":
         return
-    if objective.compares:
+    if objective.needs_float32:
         raise UserError(
-            f"precision={precision}: objective '{config['objective']['name']}' {objective.compares}, and bfloat16 "
+            f"precision={precision}: objective '{config['objective']['name']}' {objective.needs_float32}, and bfloat16 "
             f"rounds the differences away; choose precision=float32"
         )
     trains = sampler is not None and "sampler" in wiring_of(type(objective))

@@ -26,7 +26,7 @@ class Parts:
     """What a run is made of.
 
     config: the given config in which every path is absolute and every `auto` that the parts settle has its value;
-    chosen: those settings by their full keys; wiring: what constructors may ask for, by name; generator: the
+    resolved: those settings by their full keys; wiring: what constructors may ask for, by name; generator: the
     objective's random stream; evaluation_sampler: the training's own, where the config has no other.
     """
 
@@ -41,7 +41,7 @@ class Parts:
     generator: Generator
     processes: Processes
     wiring: dict[str, Any]
-    chosen: dict[str, float]
+    resolved: dict[str, float]
 
     @property
     def evaluations(self) -> Evaluations:
@@ -103,9 +103,9 @@ def build_parts(
     if not processes.first:  # what was built before is the same for all; what is drawn from here on, its own
         wiring["generator"].manual_seed(seed_of(settings.seed, processes.own("objective")))
     evaluators = {name: choices[f"evaluation.{name}"].build(**wiring) for name in config.get("evaluation") or {}}
-    chosen = {"objective": objective.chosen, "energy": getattr(energy, "chosen", {})}
+    resolved = {"objective": objective.resolved, "energy": getattr(energy, "resolved", getattr(energy, "chosen", {}))}
     objective.notes = [*getattr(energy, "notes", ()), *objective.notes]
-    settled = {group: {**config[group], **values} for group, values in chosen.items()}
+    settled = {group: {**config[group], **values} for group, values in resolved.items()}
     return Parts(
         settings=settings,
         config=absolute({**config, "threads": threads, **settled}),
@@ -118,7 +118,7 @@ def build_parts(
         generator=wiring["generator"],
         processes=processes,
         wiring=wiring,
-        chosen={f"{group}.{key}": value for group, values in chosen.items() for key, value in values.items()},
+        resolved={f"{group}.{key}": value for group, values in resolved.items() for key, value in values.items()},
     )
 
 

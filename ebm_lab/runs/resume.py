@@ -87,7 +87,7 @@ def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, Ru
             raise UserError(f"resume={run.path}: that run is still running, as process {summary.get('pid')}")
         return summary["status"]
 
-    status = processes.lead(take)
+    status = processes.on_first(take)
     try:
         return _reopen(config, run, status, processes)
     except BaseException as error:
@@ -118,7 +118,7 @@ def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Proc
     differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
     if differs and processes.first:
         say(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
-    processes.lead(lambda: run.write_config({**resolved, "resume": None}))
+    processes.on_first(lambda: run.write_config({**resolved, "resume": None}))
     return trainer, run
 
 

@@ -20,7 +20,7 @@ from ebm_lab.core.shell import pasteable
 from ebm_lab.training.checkpoint import FORMAT
 
 RUNS = "runs"
-LATER: dict[tuple[str, str], dict[str, Any]] = {
+ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
     ("dataset", "image_folder"): {"range": "auto", "background": None},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
@@ -172,7 +172,7 @@ class RunDir:
             shown = pasteable("python -m ebm_lab.training.checkpoint", self.last)
             hint = f"; its checkpoint holds the settings too: {shown}"
             raise UserError(f"{error}{hint if self.last.is_file() else ''}") from None
-        for (group, name), values in LATER.items():
+        for (group, name), values in ADDED_SETTINGS.items():
             if (config.get(group) or {}).get("name") == name:
                 config[group] = {**values, **config[group]}
         config["output_dir"] = str(self.root)

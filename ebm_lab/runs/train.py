@@ -62,12 +62,12 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
     request = fingerprint(config)
     if config.get("resume") == "auto":
         root = Path(config["output_dir"])
-        found, config = processes.lead(lambda: unfinished(root, config, request))
+        found, config = processes.on_first(lambda: unfinished(root, config, request))
         if found is not None:
             return ended(RunDir(found), config["plugins"])
     if config.get("resume"):
         trainer, run = reopen(config, processes)
-        request = processes.lead(lambda: run.read_summary().get("request", request))
+        request = processes.on_first(lambda: run.read_summary().get("request", request))
     else:
         trainer, resolved = assemble(config, processes)
         if config.get("init_from"):
@@ -92,7 +92,7 @@ def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
         return held[0].path
 
     try:
-        path = processes.lead(make)
+        path = processes.on_first(make)
     except BaseException:
         for run in held:
             run.release()
@@ -137,7 +137,9 @@ def ended(run: RunDir, plugins: Sequence[str]) -> Result:
 
 def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
     """Train, evaluate on the test split, and close; whatever happens, the summary says what did."""
-    trainer.state.processes.lead(lambda: run.write_summary({"status": "running", **facts, **vars(trainer.state.costs)}))
+    trainer.state.processes.on_first(
+        lambda: run.write_summary({"status": "running", **facts, **vars(trainer.state.costs)})
+    )
     final: dict[str, Any] = {}
     error: Exception | None = None
     torn = False
@@ -175,7 +177,7 @@ def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
         final["failed_evaluations"] = trainer.failed
     if trainer.unsaved is not None:
         trainer.save()
-    if found := trainer.state.guard.weigh(final):
+    if found := trainer.state.guard.check_final(final):
         tips = trainer.advise(found, False)
         raise Diverged(f"step {trainer.state.step}: {found[0].seen}. {tips}")
     return "finished"

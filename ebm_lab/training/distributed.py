@@ -61,7 +61,7 @@ class Processes:
         torch.distributed.all_gather_object(found, what)
         return found
 
-    def agree(self, what: T) -> T:
+    def broadcast(self, what: T) -> T:
         """What the first process has."""
         if self.world == 1:
             return what
@@ -69,7 +69,7 @@ class Processes:
         torch.distributed.broadcast_object_list(box, 0)
         return box[0]
 
-    def lead(self, act: Callable[[], T]) -> T:
+    def on_first(self, act: Callable[[], T]) -> T:
         """What `act`, done by the first process alone, returned; its UserError or OSError is raised in all."""
         result: Any = None
         if self.first:
@@ -77,12 +77,12 @@ class Processes:
                 result = act()
             except (UserError, OSError) as error:
                 result = error
-        result = self.agree(result)
+        result = self.broadcast(result)
         if isinstance(result, UserError | OSError):
             raise result
         return result
 
-    def asked(self, what: T | None) -> T | None:
+    def any_requested(self, what: T | None) -> T | None:
         """What one of them asks for, the first in the order of ranks; None where none does."""
         if self.world == 1:
             return what

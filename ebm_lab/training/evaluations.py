@@ -86,7 +86,7 @@ class Evaluations:
         """Return the evaluations that this process does, once all processes have drawn their share of the samples."""
         names = list(self.evaluators)
         if self.processes.world > 1 and names and self.sampler is not None:
-            view.film  # noqa: B018 (drawn on first use)
+            view.trajectory  # noqa: B018 (drawn on first use)
         return names[self.processes.rank :: self.processes.world]
 
     def report(self, name: str, view: EvalView) -> Report | str:

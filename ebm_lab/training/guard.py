@@ -120,7 +120,7 @@ class Guard:
         found = complaint(metrics) or unfit(parameters)
         return [Trouble(found, "finite")] if found else []
 
-    def watch(self, metrics: Mapping[str, float], part: float = 1.0) -> list[Trouble]:
+    def check_window(self, metrics: Mapping[str, float], part: float = 1.0) -> list[Trouble]:
         """The troubles of a window whose means are finite, each limit cut to `part` of it."""
         if not self.enabled:
             return []
@@ -141,7 +141,7 @@ class Guard:
             found.append(Trouble(text, "acceptance"))
         return found
 
-    def weigh(self, metrics: Mapping[str, float]) -> list[Trouble]:
+    def check_final(self, metrics: Mapping[str, float]) -> list[Trouble]:
         """The trouble of a trained model whose evaluation on the test points reports these metrics."""
         nll = metrics.get("nll", metrics.get("nll_uncertain"))
         if not self.enabled or self.tempered or nll is None:
@@ -152,9 +152,9 @@ class Guard:
         text = f"nll is {nll:.3g} (the starting noise has {noise:.3g}, limit {noise + self.floor:.3g})"
         return [Trouble(f"the model lost the data: {text}", "likelihood")]
 
-    def learn(self, metrics: Mapping[str, float], step: int) -> bool:
+    def record_window(self, metrics: Mapping[str, float], step: int) -> bool:
         """Take a window without trouble, ended at `step`, into the record; True if it proves the candidate good."""
-        calm = not self.watch(metrics, CALM)
+        calm = not self.check_window(metrics, CALM)
         self.low = self.low + 1 if self._is_low(metrics) else 0
         if self.windows % self.stride == 0:
             for name in self.sizes.keys() & metrics.keys():

@@ -93,7 +93,9 @@ class Trainer:
             step = self.state.step + 1
             self._train_step(step)
             late = plan.max_seconds is not None and time.perf_counter() - began > plan.max_seconds
-            stop = self.state.processes.asked(self.stop or ("max_seconds" if late and step < plan.steps else None))
+            stop = self.state.processes.any_requested(
+                self.stop or ("max_seconds" if late and step < plan.steps else None)
+            )
             logging = step % plan.log_every == 0 or step == plan.steps
             evaluating = step % plan.eval_every == 0 and step < plan.steps
             saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
@@ -134,7 +136,7 @@ class Trainer:
         """What the guard finds in the window so far; only a `whole` one is measured against the limits."""
         state = self.state
         means = state.meter.means(state.processes)
-        return state.guard.broken(means, state.ema.parameters) or (state.guard.watch(means) if whole else [])
+        return state.guard.broken(means, state.ema.parameters) or (state.guard.check_window(means) if whole else [])
 
     def _roll_back(self, troubles: list[Trouble]) -> None:
         """Return to the last good checkpoint with half the learning rate; raises Diverged if that was done too often.
@@ -176,8 +178,8 @@ class Trainer:
         state = self.state
         metrics = state.meter.means(state.processes)
         state.meter.clear()
-        if state.guard.learn(metrics, state.step) and self.saver is not None:
-            state.processes.lead(self.saver.promote)
+        if state.guard.record_window(metrics, state.step) and self.saver is not None:
+            state.processes.on_first(self.saver.promote)
         rate = self.clock.rate(state.costs)
         lr = next(iter(state.optimisers.values())).optimiser.param_groups[0]["lr"]
         return metrics | {"lr": lr, "steps_per_second": round(rate, 3)}
@@ -258,9 +260,9 @@ class Trainer:
         assert saver is not None, "asked before"
         self.clock.tick(state.costs)
         content = state.content()
-        state.processes.lead(lambda: saver.write(which, content))
+        state.processes.on_first(lambda: saver.write(which, content))
 
     def keep_candidate(self) -> None:
         """Set `last.pt` aside if it is the candidate; a resumed run does so again, for a kill may have come between."""
         if self.saver is not None and self.state.guard.candidate == self.state.step:
-            self.state.processes.lead(self.saver.propose)
+            self.state.processes.on_first(self.saver.propose)

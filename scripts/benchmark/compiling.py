@@ -22,9 +22,9 @@ from typing import Any
 from ebm_lab.training.compile.policy import should_compile
 from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import ours
-from scripts.benchmark.apart import alone
 from scripts.benchmark.cases import NETWORKS, filled
 from scripts.benchmark.field import images_file
+from scripts.benchmark.forked import alone
 from scripts.benchmark.timing import calibrate, timed
 
 CHOICES = {

@@ -27,7 +27,7 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.distributions.quadrature import box_log_z
 from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import ours, peers
-from scripts.benchmark.apart import alone
+from scripts.benchmark.forked import alone
 from scripts.benchmark.peers import Job
 
 DATASETS = ("two_moons", "eight_gaussians")

@@ -17,8 +17,8 @@ import torch
 from ebm_lab.distributions.start import start_law
 from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import ours, peers, plain
-from scripts.benchmark.apart import together
 from scripts.benchmark.cases import CHAIN, PLAIN
+from scripts.benchmark.forked import side_by_side
 from scripts.benchmark.nets import plain as plain_net
 from scripts.benchmark.timing import Work, race
 
@@ -70,7 +70,7 @@ def grow(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         for n in series.values:
             names = ("ours", "plain") if series.steps != 0 else ("ours",)
-            with together({name: partial(enter, name, series, n, compose) for name in names}) as (here, _):
+            with side_by_side({name: partial(enter, name, series, n, compose) for name in names}) as (here, _):
                 result = race(here, "ours", min(7, rounds))
             for name in result.names:
                 seconds[name].append(result.seconds_of(name, "cpu"))

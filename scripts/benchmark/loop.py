@@ -21,7 +21,7 @@ from ebm_lab.runs.saver import RunSaver
 from ebm_lab.training.memory import keep_freed_memory
 from ebm_lab.training.trainer import Trainer
 from scripts.benchmark import ours
-from scripts.benchmark.apart import alone
+from scripts.benchmark.forked import alone
 from scripts.benchmark.timing import median_interval
 
 SMALL = ("dataset=two_moons", "energy.hidden=[128,128]", "batch_size=128")

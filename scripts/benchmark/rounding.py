@@ -20,8 +20,8 @@ from ebm_lab.core.interfaces import Batch
 from ebm_lab.training.gradients import Gradients, Precision
 from ebm_lab.training.trainer import Trainer
 from scripts.benchmark import ours
-from scripts.benchmark.apart import alone
 from scripts.benchmark.cases import COUNTS, has_chains
+from scripts.benchmark.forked import alone
 
 STEPS = {"two_moons": 100, "digits": 30}
 BATCHES = 10
@@ -50,7 +50,7 @@ def error(compose: ours.Compose, objective: str, dataset: str) -> dict[str, Any]
         parts = trainer.batches(step)
         low, full = (gradient(trainer, parts, precision) for precision in ("bfloat16", "float32"))
         found.append(relative(low, full))
-    refused = bool(trainer.state.objective.compares)
+    refused = bool(trainer.state.objective.needs_float32)
     return {"objective": objective, "dataset": dataset, "error": median(found), "most": max(found), "refused": refused}
 
 

@@ -11,9 +11,9 @@ import torch
 
 from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import peers
-from scripts.benchmark.apart import together
 from scripts.benchmark.cases import Case, sampler_cases, step_cases
 from scripts.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
+from scripts.benchmark.forked import side_by_side
 from scripts.benchmark.ours import Compose, variants
 from scripts.benchmark.timing import CLOCKS, Race, Work, race
 
@@ -42,7 +42,7 @@ def one(case: Case, compose: Compose, rounds: int, threads: int, images: str, ot
     own = ["ours", *(v.name for v in variants(case.kind, case.what, case.where))]
     names = [*own, *references(case), *others, "floor"]
     makers = {name: partial(enter, name, case, compose, threads, images, others) for name in names}
-    with together(makers) as (here, told):
+    with side_by_side(makers) as (here, told):
         result = race(here, REFERENCE, rounds)
         seen = here["ours"].ask(profile) if threads == 1 else {}
     return {

@@ -43,6 +43,7 @@ ALLOWED = {
     ("training/distributed.py", "isinstance UserError"): "an error",
     ("runs/train.py", "isinstance Terminated"): "an error",
     ("runs/parts.py", "getattr chosen"): "the energy may be any nn.Module",
+    ("runs/parts.py", "getattr resolved"): "the energy may be any nn.Module",
     ("runs/parts.py", "getattr notes"): "the energy may be any nn.Module",
     ("runs/known_data.py", "getattr start"): "whether a plugin's data set begins chains in its own way",
     ("runs/init_from.py", "getattr scale"): "any module inside an energy",

@@ -68,7 +68,7 @@ def test_samples_drawn_in_shares_are_those_of_a_sampler_that_sees_each_chain_alo
 
     def film(count):
         own = torch.Generator().manual_seed(0)
-        return EvalView(lambda x: x.sum(1), data, "test", Drift(), count, 7, own, start=start_law(data)).film
+        return EvalView(lambda x: x.sum(1), data, "test", Drift(), count, 7, own, start=start_law(data)).trajectory
 
     whole = film(1300)
     monkeypatch.setattr(views, "NUMBERS", 3)

@@ -104,7 +104,7 @@ def test_classifier_knows_real_digits_from_noise(generator):
 
     digits = Digits(val=0.15, test=0.15, seed=0, classes=None)
     real = view(lambda x: x.flatten(1).sum(1), digits, sampler=object(), generator=generator)
-    real.__dict__["film"] = [(0, digits.val)]
+    real.__dict__["trajectory"] = [(0, digits.val)]
     metrics = Classifier(confident=0.9, hidden=64, points=2000, passes=130_000)(real).metrics
     assert metrics["classifier_accuracy"] > 0.94
     assert metrics["confident_share"] > 0.8 and metrics["classes_found"] == 10

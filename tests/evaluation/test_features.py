@@ -48,7 +48,7 @@ def view_of(data, samples, **more):
     """An evaluation's view of a run that drew `samples`."""
     generator = torch.Generator().manual_seed(0)
     view = EvalView(lambda x: x.sum(), data, "test", object(), len(samples), 1, generator, **more)  # pyright: ignore
-    view.__dict__["film"] = [(0, samples)]
+    view.__dict__["trajectory"] = [(0, samples)]
     return view
 
 

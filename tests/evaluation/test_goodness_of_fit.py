@@ -35,7 +35,7 @@ def view(energy, data, samples=None, **more):
     if samples is not None:
         seen.sampler, seen.count = object(), len(samples)
         start = start_law(data).sample(len(samples), torch.Generator().manual_seed(1))
-        seen.__dict__["film"] = [(0, start), (1, samples)]
+        seen.__dict__["trajectory"] = [(0, start), (1, samples)]
     return seen
 
 

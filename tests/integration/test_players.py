@@ -58,7 +58,7 @@ def test_the_model_is_on_its_own_scale_and_its_chains_begin_at_the_generator():
     assert torch.equal(view.energy(x), objective.energy(x) / 0.5) and view.origin is objective.net
     with torch.no_grad():
         objective.net.mean += 1000.0
-    assert float(view.film[0][1].mean()) > 900
+    assert float(view.trajectory[0][1].mean()) > 900
 
 
 def steps(trainer, last):
@@ -137,7 +137,7 @@ def test_evaluations_descend_the_levels_while_training_stays_at_one(temperature)
     trainer, _ = assemble(made)
     steps(trainer, 5)
     view = trainer.evaluations.view("val", 5)
-    assert view.film[-1][0] == view.sampler.total(view.energy) == 4 * down["steps"]
+    assert view.trajectory[-1][0] == view.sampler.total(view.energy) == 4 * down["steps"]
     energy, x = trainer.state.objective.energy, view.dataset.val
     assert float(view.chain_metrics["chain_sigma"]) == pytest.approx(0.2)
     assert torch.equal(energy(x), energy(x, sigma=0.2)) and torch.equal(energy.at(0.7)(x), energy(x, sigma=0.7))

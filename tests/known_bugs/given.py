@@ -37,7 +37,7 @@ def look(data, generator, energy=None, split="test", n=60, sampler=None, **more)
     view = EvalView(energy or energy_of(), data, split, sampler or Drift(), n, **settings)
     shape = (n, *data.event_shape)
     noise, samples = (m + torch.randn(*shape, generator=generator, dtype=torch.float64) for m in (3.0, 0.3))
-    view.__dict__["film"] = [(0, noise), (6, samples)]
+    view.__dict__["trajectory"] = [(0, noise), (6, samples)]
     return view, noise, samples
 
 

@@ -223,7 +223,7 @@ def test_samples_are_drawn_with_their_own_generator_and_not_with_the_evaluation_
 
     first, second, other = seen(1, 5), seen(2, 5), seen(1, 6)
     before = first.generator.get_state()
-    assert torch.equal(first.samples, second.samples) and torch.equal(first.film[0][1], second.film[0][1])
+    assert torch.equal(first.samples, second.samples) and torch.equal(first.trajectory[0][1], second.trajectory[0][1])
     assert torch.equal(first.generator.get_state(), before), "the evaluation's own stream is not touched"
     assert not torch.equal(first.samples, other.samples)
     assert torch.equal(seen(3, None).samples, seen(3, None).samples)

@@ -149,7 +149,7 @@ def test_modes_of_training_points_stand_beside_those_of_samples(generator):
     view, _, _ = look(data, generator, n=400)
     samples = law.sample(800, generator)
     samples = torch.cat([samples[samples[:, 0] < 15]] * 2)[:400]
-    view.film[-1] = (6, samples)
+    view.trajectory[-1] = (6, samples)
     m = Modes(radius=1.0, cells=30)(view).metrics
     for end, x in (("", samples), ("_real", data.train)):
         share = float((x[:, 0] > 15).double().mean())

@@ -43,7 +43,7 @@ def split(request):
 def test_samples_are_drawn_at_the_temperature_from_start_to_end_with_the_sampler_s_state(generator):
     data, sampler = Splits(generator), Witness()
     view = EvalView(energy_of(), data, "val", sampler, 7, 6, generator, temperature=0.5, start=start_law(data))
-    assert view.samples.shape == (7, 2) and [step for step, _ in view.film] == [0, 2, 4, 6]
+    assert view.samples.shape == (7, 2) and [step for step, _ in view.trajectory] == [0, 2, 4, 6]
     x = data.test
     assert all(torch.allclose(e(x), 2 * energy_of()(x)) for e in sampler.energies) and len(sampler.energies) == 3
     assert len(sampler.starts[0]) == 7, "no more chains than samples"
@@ -63,7 +63,7 @@ def test_mmd_compares_samples_training_points_and_noise_with_held_out_data(split
     for name, x in (("mmd2", samples), ("mmd2_floor", data.train), ("mmd2_noise", noise)):
         assert m[name] == pytest.approx(mmd2(x, held, widths), rel=1e-9)
     far, _, _ = look(data, generator, split=split)
-    far.film[-1] = (6, samples + 50)
+    far.trajectory[-1] = (6, samples + 50)
     m_far = MMD(widths=[0.5, 2.0], points=100)(far).metrics
     assert m_far["mmd2_floor_std"] == pytest.approx(m["mmd2_floor_std"], rel=0.5), "samples have no part in the floor"
 

@@ -223,35 +223,40 @@ def test_the_guard_s_limits_by_hand(generator):
     """Growth 10 times the larger of 5 nats + 3 dimensions and the median size; chains 4 times the noise's distance."""
     data = Points(torch.randn(100, 3, generator=generator))
     g = guard(data)
-    assert not g.watch({"gap": -79.0, "loss": 79.0}) and {t.kind for t in g.watch({"loss": 81.0})} == {"loss"}
+    assert not g.check_window({"gap": -79.0, "loss": 79.0}) and {t.kind for t in g.check_window({"loss": 81.0})} == {
+        "loss"
+    }
     for i, size in enumerate((20.0, 10.0, 1000.0)):
-        g.learn({"gap": size}, i)
-    assert not g.watch({"gap": -199.0}) and g.watch({"gap": -201.0})[0].kind == "gap"
-    assert not g.watch({"loss": -1e9}), "losses are judged upward only"
+        g.record_window({"gap": size}, i)
+    assert not g.check_window({"gap": -199.0}) and g.check_window({"gap": -201.0})[0].kind == "gap"
+    assert not g.check_window({"loss": -1e9}), "losses are judged upward only"
     data.__class__ = type("Far", (Points,), {"start": SimpleNamespace(sample=lambda n, g: 3 * data.scale * torch.ones(
         n, 3) + data.mean)})  # fmt: skip
     assert noise_distance(data) == pytest.approx(3.0, rel=1e-5)
     far = guard(data)
-    assert not far.watch({"chain_distance": 11.9}) and far.watch({"chain_distance": 12.1})[0].kind == "chains"
+    assert (
+        not far.check_window({"chain_distance": 11.9})
+        and far.check_window({"chain_distance": 12.1})[0].kind == "chains"
+    )
 
 
 def test_acceptance_must_be_low_three_windows_in_a_row(generator):
     g = guard(Points(torch.randn(100, 3, generator=generator)))
     low, fine = {"acceptance": 0.05}, {"acceptance": 0.5}
     for window in (low, low, fine, low, low):
-        assert not g.watch(window)
-        g.learn(window, 1)
-    assert [t.kind for t in g.watch(low)] == ["acceptance"]
+        assert not g.check_window(window)
+        g.record_window(window, 1)
+    assert [t.kind for t in g.check_window(low)] == ["acceptance"]
     assert not guard(Points(torch.randn(9, 3)), cold=True, acceptance=0.1)._is_low({"acceptance": 0.0})
 
 
 def test_a_checkpoint_is_good_after_a_whole_window_below_a_third_of_the_limits(generator):
     g = guard(Points(torch.randn(100, 3, generator=generator)))
-    g.learn({"loss": 1.0}, 10)
+    g.record_window({"loss": 1.0}, 10)
     g.candidate = 15  # saved within the window from 10 to 20
-    assert not g.learn({"loss": 1.0}, 20), "part of that window came before it"
-    assert not g.learn({"loss": 30.0}, 30), "30 is below the limit of 80 and above a third of it"
-    assert g.learn({"loss": 1.0}, 40) and g.candidate is None
+    assert not g.record_window({"loss": 1.0}, 20), "part of that window came before it"
+    assert not g.record_window({"loss": 30.0}, 30), "30 is below the limit of 80 and above a third of it"
+    assert g.record_window({"loss": 1.0}, 40) and g.candidate is None
 
 
 def test_the_model_is_weighed_against_noise_on_the_test_points(generator):
@@ -260,8 +265,8 @@ def test_the_model_is_weighed_against_noise_on_the_test_points(generator):
     expected = torch.distributions.Normal(data.mean, data.scale).log_prob(data.test).sum(1).mean()
     assert noise_nll(data) == pytest.approx(-float(expected), rel=1e-6)
     g = guard(data)
-    assert not g.weigh({"nll": noise_nll(data) + 7.9}) and g.weigh({"nll": noise_nll(data) + 8.1})
-    assert not guard(data, tempered=True).weigh({"nll": 1e9})
+    assert not g.check_final({"nll": noise_nll(data) + 7.9}) and g.check_final({"nll": noise_nll(data) + 8.1})
+    assert not guard(data, tempered=True).check_final({"nll": 1e9})
 
 
 # --- what evaluations are shown -----------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def energy(x):
 def view(arrange, count=300):
     """Of samples that are perfect: fresh draws of the same law."""
     seen = EvalView(energy, Ordered(arrange), "test", object(), count, 1, torch.Generator().manual_seed(0))  # pyright: ignore
-    vars(seen)["film"] = [(0, draw(count, 8)), (1, draw(count, 9))]
+    vars(seen)["trajectory"] = [(0, draw(count, 8)), (1, draw(count, 9))]
     return seen
 
 

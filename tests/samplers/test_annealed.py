@@ -19,7 +19,7 @@ N = 20_000
 
 def draw(sampler, model, data, n=N):
     view = EvalView(model, data, "test", sampler, n, 7, torch.Generator().manual_seed(1))
-    return view.samples, view.film
+    return view.samples, view.trajectory
 
 
 def check_law(x, mean, variance):

@@ -112,7 +112,7 @@ class Older(Drift):
 def middle(sampler, data):
     view = EvalView(lambda x: x.sum(1), data, "test", sampler, 50, 3, torch.Generator().manual_seed(0))
     view.start = start_law(data)
-    return float(view.film[0][1].mean())
+    return float(view.trajectory[0][1].mean())
 
 
 def test_chains_begin_where_the_sampler_says_else_the_data_set_else_at_noise_like_the_data(generator):

@@ -29,11 +29,11 @@ from ebm_lab.objectives.nce import noise_contrastive_estimation
 from ebm_lab.objectives.sm import implicit_score_matching
 from ebm_lab.objectives.ssm import sliced_score_matching
 from scripts.benchmark import compiling, plain, plain_losses, rounding, runner
-from scripts.benchmark.apart import Apart, alone
 from scripts.benchmark.cases import COUNTS, filled, sampler_cases, step_cases
 from scripts.benchmark.command import benchmark, chosen, counted
 from scripts.benchmark.field import contestants, images_file, job
 from scripts.benchmark.floor import HandMade
+from scripts.benchmark.forked import Apart, alone
 from scripts.benchmark.gap import better, fitted, gap, lab, step_cost
 from scripts.benchmark.growth import slope
 from scripts.benchmark.loop import overhead

@@ -31,9 +31,9 @@ def make(cold=False, **changes):
 def feed(watcher, windows):
     """(number of the first window in trouble, its troubles), or None."""
     for i, window in enumerate(windows):
-        if troubles := watcher.watch(window):
+        if troubles := watcher.check_window(window):
             return i, troubles
-        watcher.learn(window, 10 * (i + 1))
+        watcher.record_window(window, 10 * (i + 1))
     return None
 
 
@@ -99,11 +99,11 @@ def test_a_model_worse_than_noise_is_lost():
     """N(mean, scale^2) on its own fit has nll log 2 pi + 2 log scale + 1 at D = 2; 7 nats more is the limit."""
     known = math.log(2 * math.pi) + 2 * math.log(POINTS.scale) + 0.5 * 2 * 499 / 500
     assert guard.noise_nll(POINTS) == pytest.approx(known, abs=1e-4)
-    assert make().weigh({"nll": known + 6.99}) == [] and make().weigh({"loss": 1e9}) == []
-    (trouble,) = make().weigh({"nll": known + 7.01})
+    assert make().check_final({"nll": known + 6.99}) == [] and make().check_final({"loss": 1e9}) == []
+    (trouble,) = make().check_final({"nll": known + 7.01})
     assert trouble.kind == "likelihood" and "the model lost the data: nll is " in trouble.seen
-    assert make().weigh({"nll": math.nan}) and make().weigh({"nll": math.inf})
-    assert make(cold=True).weigh({"nll": 1e9}) == [] and make(enabled=False).weigh({"nll": 1e9}) == []
+    assert make().check_final({"nll": math.nan}) and make().check_final({"nll": math.inf})
+    assert make(cold=True).check_final({"nll": 1e9}) == [] and make(enabled=False).check_final({"nll": 1e9}) == []
 
 
 def test_starting_noise_far_from_the_data_moves_the_limit():
@@ -117,18 +117,18 @@ def test_starting_noise_far_from_the_data_moves_the_limit():
 
 def test_a_checkpoint_is_proven_by_a_whole_calm_window_after_it():
     watcher = make()
-    watcher.learn({"gap": 1.0}, 10)
+    watcher.record_window({"gap": 1.0}, 10)
     watcher.candidate = 15
-    assert not watcher.learn({"gap": 1.0}, 20), "this window began before the checkpoint"
-    assert not watcher.learn({"gap": 40.0}, 30), "no trouble, but no calm either"
-    assert watcher.learn({"gap": 1.0}, 40) and watcher.candidate is None
-    assert not watcher.learn({"gap": 1.0}, 50), "nothing waits"
+    assert not watcher.record_window({"gap": 1.0}, 20), "this window began before the checkpoint"
+    assert not watcher.record_window({"gap": 40.0}, 30), "no trouble, but no calm either"
+    assert watcher.record_window({"gap": 1.0}, 40) and watcher.candidate is None
+    assert not watcher.record_window({"gap": 1.0}, 50), "nothing waits"
 
 
 def test_the_record_is_bounded_and_travels():
     watcher, other = make(), make()
     for i in range(3000):
-        watcher.learn({"gap": float(i), "loss": 1.0}, i)
+        watcher.record_window({"gap": float(i), "loss": 1.0}, i)
     assert len(watcher.sizes["gap"]) <= guard.KEPT + 1
     assert watcher.usual("gap") == pytest.approx(1500, rel=0.05)
     other.load_state_dict(watcher.state_dict())

@@ -110,7 +110,7 @@ class CompiledStep:
         self.frozen = set() if turn.movers is None else {*objective.parameters()} - {*moved}
         self.parameters = dict(objective.named_parameters())
         self.names: dict[Tensor, str] = {p: name for name, p in self.parameters.items()}
-        self.whole = all(type(o) is Adam for o in optimisers.values())
+        self.fused = all(type(o) is Adam for o in optimisers.values())
         """Adam and the average are in the graph; other optimisers are given its gradients."""
         self.graph: Callable[..., Sequence[Tensor]] | None = None
         self.refused: str | None = None
@@ -124,7 +124,7 @@ class CompiledStep:
         ]
 
     def __call__(self, step: int, batch: Batch) -> Update | None:
-        begun = all(o.optimiser.state for o in self.optimisers.values()) or not self.whole
+        begun = all(o.optimiser.state for o in self.optimisers.values()) or not self.fused
         if step == 1 or self.refused or not begun:
             return None
         if self.graph is None:
@@ -147,7 +147,7 @@ class CompiledStep:
             out = iter(self.graph(*self._kept, *sampler.values(), *_tensors(batch), *draws, *self._rates))
         metrics = {name: next(out) for name in self.metrics}
         set_sampler_states(self.within, {name: next(out) for name in sampler})
-        if not self.whole:
+        if not self.fused:
             for name, grad in zip(self.trained, out, strict=True):
                 self.parameters[name].grad = grad
             metrics |= {n: o.step(step) for n, o in zip(self.norms, self.optimisers.values(), strict=True)}
@@ -169,10 +169,10 @@ class CompiledStep:
             buffers=dict(self.objective.named_buffers()),
             moments={
                 self.names[p]: (s["exp_avg"], s["exp_avg_sq"], s["step"])
-                for states in (self._adam if self.whole else [])
+                for states in (self._adam if self.fused else [])
                 for p, s in states.items()
             },
-            average=self.ema.averages(self.moved) if self.whole else [],
+            average=self.ema.averages(self.moved) if self.fused else [],
             sampler=sampler_states(self.within),
             batch=[],
             draws=[],
@@ -200,7 +200,7 @@ class CompiledStep:
         self.form = self._form(batch)
 
     def _traced(self, state: State) -> list[Tensor]:
-        """The step as a function of its state: metrics, the sampler's new state and, if not `whole`, gradients."""
+        """The step as a function of its state: metrics, the sampler's new state and, if not `fused`, gradients."""
         objective, parts = self.objective, self.parameters.items()
         set_sampler_states(self.within, state.sampler)
         grads_of = {n: p.requires_grad and p not in self.frozen for n, p in parts}
@@ -216,10 +216,10 @@ class CompiledStep:
         grads = {n: leaf.grad for n, leaf in leaves.items() if leaf.grad is not None}
         self.trained, self.evals = list(grads), loss.grad_evals
         metrics = dict(loss.metrics)
-        if self.whole:
+        if self.fused:
             metrics |= dict(zip(self.norms, self._update(state, grads), strict=True))
         self.metrics = list(metrics)
-        return [*metrics.values(), *adapted.values(), *([] if self.whole else grads.values())]
+        return [*metrics.values(), *adapted.values(), *([] if self.fused else grads.values())]
 
     def _update(self, state: State, grads: dict[str, Tensor]) -> list[Tensor]:
         """Adam and the average, in place; returns each optimiser's norm of gradients."""

@@ -76,7 +76,7 @@ class Apart:
 
 
 @contextmanager
-def together(
+def side_by_side(
     makers: Mapping[str, Callable[[], tuple[Work | None, Any]]],
 ) -> Iterator[tuple[dict[str, Apart], dict[str, Any]]]:
     """Contestants apart, begun together: the processes that have work, and what each told, by name."""
