@@ -112,6 +112,7 @@ def test_a_disk_that_stays_full_keeps_the_last_checkpoint_and_fails(tmp_path, mo
     same(state(straight.path), state(resumed.path))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_too_large_for_the_file_system_leaves_the_old_one(tmp_path):
     """The real thing: a process whose files may have 4,000 bytes at most."""
     file = tmp_path / "last.pt"
@@ -302,6 +303,7 @@ def test_the_way_that_the_line_names_leads_on(lost, trained, path, command):
     same(state(path)["objective"], state(trained[1])["objective"])
 
 
+@pytest.mark.slow
 def test_a_lost_config_and_a_lost_summary_are_made_good_as_told(trained, path, command):
     for file in ("config.yaml", "summary.json"):
         (path / file).write_text("")

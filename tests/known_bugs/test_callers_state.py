@@ -25,7 +25,7 @@ from ebm_lab.runs.isolation import isolated
 SHORT = [
     "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
     "steps=12", "batch_size=32", "samples=20", "sample_steps=5", "logger=none", "log_every=6", "eval_every=6",
-    "checkpoint_every=12",
+    "checkpoint_every=12", "evaluation.density.cells=20", "evaluation.likelihood.cells=40",
 ]  # fmt: skip
 
 

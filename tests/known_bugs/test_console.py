@@ -86,6 +86,7 @@ def test_a_terminal_that_goes_away_ends_no_run(straight, tmp_path):
     assert summary(tmp_path)["status"] == "finished" and lines(run) == lines(straight)
 
 
+@pytest.mark.slow
 def test_the_summary_keeps_why_the_console_fell_silent(tmp_path):
     status, said = shell(tmp_path, "CMD >/dev/full", *RUN)
     assert status == 0 and said == ""

@@ -38,7 +38,8 @@ def command(script, *arguments, cwd, **environment):
     return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1")
 
 
-@pytest.mark.parametrize("terminal", [pytest.param(t, marks=() if t in MAIN else pytest.mark.slow) for t in TERMINALS])
+@pytest.mark.slow
+@pytest.mark.parametrize("terminal", TERMINALS)
 def test_a_run_under_a_path_of_any_letters_ends_well_on_any_terminal(terminal, tmp_path):
     settings = TERMINALS[terminal]
     folder = tmp_path / NAME
@@ -71,6 +72,7 @@ def test_a_mistake_with_foreign_letters_is_one_line(terminal, tmp_path):
         assert len(problem.splitlines()) == 1 and problem.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_a_working_tree_with_foreign_names_ends_no_run(tmp_path):
     """Git prints the names of changed files as they are, if it is told to."""
     (tmp_path / "é").write_text("")
@@ -85,6 +87,7 @@ def test_a_working_tree_with_foreign_names_ends_no_run(tmp_path):
     assert summary["git_commit"].endswith("+")
 
 
+@pytest.mark.slow
 def test_a_config_with_foreign_letters_in_a_comment_is_read_by_any_locale(tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     text = "# @package _global_\n# Größe — 模型\nseed: 7\n"

@@ -68,7 +68,7 @@ def test_a_run_that_came_to_its_time(tmp_path):
 def test_a_run_that_diverged_in_its_last_weighing(tmp_path, monkeypatch, capsys):
     from ebm_lab.training.guard import Guard
 
-    monkeypatch.setattr(Guard, "weigh", lambda *_: [Trouble(seen="gap 99 nats", kind="gap")])
+    monkeypatch.setattr(Guard, "check_final", lambda *_: [Trouble(seen="gap 99 nats", kind="gap")])
     done = train(tmp_path)
     assert (done.status, done.summary["ended_by"], done.exit_status) == ("diverged", "diverged", 3)
     assert kept(done.path)["ended_by"] == "diverged" and "gap 99 nats" in done.summary["message"]

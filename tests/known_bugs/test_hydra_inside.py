@@ -99,6 +99,7 @@ job()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [[], ["-m", "+a=1,2"]], ids=["one job", "a sweep"])
 def test_a_script_with_its_own_hydra_main_trains(many, tmp_path):
     script = tmp_path / "theirs.py"
@@ -118,6 +119,7 @@ if not Path("inner").exists():
 """
 
 
+@pytest.mark.slow
 def test_a_plugin_trains_a_run_of_its_own_within_train_py(tmp_path):
     (tmp_path / "nesting.py").write_text(PLUGIN.replace("OVERRIDES", repr(short("inner"))))
     train = [sys.executable, "-c", "from ebm_lab.cli.main import main; main()"]

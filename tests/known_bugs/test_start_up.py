@@ -56,6 +56,7 @@ def test_training_that_is_stopped_while_it_starts_says_a_word(number, slow, tmp_
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS, ids=lambda n: n.name)
 def test_a_plugin_s_import_is_stopped_with_a_word(number, tmp_path):
     arguments = [ROOT / "train.py", *SHORT, "plugins=[slow_one]"]
@@ -73,6 +74,7 @@ def test_a_script_that_is_stopped_while_it_starts_says_a_word(number, script, sl
     assert stopped(number, [ROOT / f"scripts/{script}.py", "run=nowhere"], tmp_path, slow) == ENDS[number]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS, ids=lambda n: n.name)
 def test_a_sweep_that_is_stopped_as_a_job_starts_keeps_its_records(number, tmp_path):
     arguments = [ROOT / "train.py", *SHORT, "plugins=[slow_one]", "seed=1,2", "-m"]

@@ -44,6 +44,7 @@ def metrics(cwd):
     return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
 
 
+@pytest.mark.slow
 def test_without_a_key_it_logs_offline_and_says_how_to_view_and_sync(tmp_path):
     done = train(tmp_path)
     assert done.returncode == 0, done.stderr

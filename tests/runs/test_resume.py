@@ -20,6 +20,7 @@ from ebm_lab.runs.run_directory import RunDir
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
 QUICK = [*SMALL, "logger=none", "samples=20", "sample_steps=20", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
+QUICK += ["evaluation=[likelihood,flow_likelihood,samples,mmd]"]  # no pictures of densities, which take a second each
 OBJECTIVES = sorted(p.stem for p in (ROOT / "configs" / "objective").glob("*.yaml"))
 SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem not in ("none", "same"))
 KEEPING = [s for s in SAMPLERS if "stationary" in find("sampler", s).offers]
