@@ -158,6 +158,7 @@ def data_on_disk(dataset, root):
     return [] if dataset == "digits" else [*FEW, "evaluation.density.cells=40"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group, option", [(g, o) for g in GROUPS for o in options(g)])
 def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, tmp_path):
     if group == "dataset":
@@ -189,7 +190,9 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
 
 
 @pytest.mark.parametrize("objective", options("objective"))
-@pytest.mark.parametrize("dataset", ["digits", "two_moons", "gaussian"])
+@pytest.mark.parametrize(
+    "dataset", ["two_moons", *(pytest.param(d, marks=pytest.mark.slow) for d in ("digits", "gaussian"))]
+)
 def test_objectives_run_on_every_kind_of_data(objective, dataset, tmp_path):
     overrides = [f"objective={objective}", f"dataset={dataset}", *data_on_disk(dataset, tmp_path), *TINY]
     assert ebm_lab.train([*overrides, f"output_dir={tmp_path}"], quiet=True).status == "finished"
@@ -339,6 +342,7 @@ def test_an_objective_of_many_levels_brings_its_energy_and_its_sampler():
     assert config["steps"] == 7 and "architecture" not in config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["annealed_langevin", "predictor_corrector", "probability_flow"])
 @pytest.mark.parametrize("energy", ["noise_mlp", "score_mlp"])
 def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sampler, tmp_path):

@@ -17,8 +17,8 @@ from ebm_lab.core.streams import SafeStream
 from tests.runs.test_resume import lines, same, state
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["objective=dsm", "dataset=two_moons", "dataset.train=300", "dataset.held_out=100", "energy.hidden=[8]"]
-TINY += ["steps=20", "log_every=2", "evaluation=[]", "sampler=none", "threads=1"]
+TINY = ["objective=dsm", "objective.sigma=0.1", "dataset=two_moons", "dataset.train=300", "dataset.held_out=100"]
+TINY += ["energy.hidden=[8]", "steps=20", "log_every=2", "evaluation=[]", "sampler=none", "threads=1"]
 RUN = [*TINY, "logger=none"]
 
 

@@ -14,8 +14,9 @@ import ebm_lab
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [
-    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
-    "steps=4", "batch_size=32", "samples=8", "sample_steps=2", "evaluation=[samples]", "logger=none",
+    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "objective.sigma=0.1",
+    "energy=mlp", "energy.hidden=[8]", "steps=4", "batch_size=32", "samples=8", "sample_steps=2",
+    "evaluation=[samples]", "logger=none",
 ]  # fmt: skip
 NAME = "Läufe — 模型 ∫"
 TERMINALS = {

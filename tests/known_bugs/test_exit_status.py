@@ -19,7 +19,8 @@ from tests.runs.test_resume import QUICK, lines, same, state
 from tests.training.test_distributed import port
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = [*QUICK, "objective=dsm", "sampler=none", "evaluation=[likelihood]", "evaluation.likelihood.cells=20", "steps=12"]
+RUN = [*QUICK, "objective=dsm", "objective.sigma=0.1", "sampler=none", "steps=12"]
+RUN += ["evaluation=[likelihood]", "evaluation.likelihood.cells=20"]
 
 
 def train(tmp_path, *more):
@@ -113,6 +114,7 @@ def straight(tmp_path_factory):
     return train(tmp_path_factory.mktemp("straight"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, status", SIGNALS)
 @pytest.mark.parametrize("method", ["_train_step", "save", "evaluate", "reports"])
 def test_a_signal_at_any_moment_loses_nothing(method, name, status, straight, tmp_path, monkeypatch, capsys):

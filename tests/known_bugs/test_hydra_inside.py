@@ -15,8 +15,8 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 
 SHORT = [
-    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
-    "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
+    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "objective.sigma=0.1",
+    "energy=mlp", "energy.hidden=[8]", "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
 ]  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def test_a_process_without_hydra_is_left_without():
     assert not added & {"GlobalHydra", "VersionBase", "HydraConfig", "JobRuntime"}
 
 
+@pytest.mark.slow
 def test_four_threads_compose_and_train_at_once(tmp_path):
     found, failed = {}, []
 

@@ -18,8 +18,8 @@ from ebm_lab.runs.run_directory import RunDir
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [
-    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
-    "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
+    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "objective.sigma=0.1",
+    "energy=mlp", "energy.hidden=[8]", "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
 ]  # fmt: skip
 ENDS = {signal.SIGINT: (130, "interrupted\n"), signal.SIGTERM: (75, "terminated\n")}
 # A module that stands for a slow import: it says when the command is there, and is read before anything else.
