@@ -29,6 +29,7 @@ from ebm_lab.loggers.files import Files
 from ebm_lab.training import checkpoint
 from tests.runs.test_resume import OBJECTIVES, QUICK, lines, run, same, state, stop_at
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -38,7 +39,6 @@ def _train(overrides):
     os._exit(ebm_lab.train(overrides, quiet=True).exit_status)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
 def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_bits_of_an_unbroken_run(number, tmp_path):
     """SIGKILL and SIGTERM by turns, twice a run, at a moment of its training drawn from the seed; the same command is
@@ -112,7 +112,6 @@ def test_a_disk_that_stays_full_keeps_the_last_checkpoint_and_fails(tmp_path, mo
     same(state(straight.path), state(resumed.path))
 
 
-@pytest.mark.slow
 def test_a_checkpoint_too_large_for_the_file_system_leaves_the_old_one(tmp_path):
     """The real thing: a process whose files may have 4,000 bytes at most."""
     file = tmp_path / "last.pt"
@@ -303,7 +302,6 @@ def test_the_way_that_the_line_names_leads_on(lost, trained, path, command):
     same(state(path)["objective"], state(trained[1])["objective"])
 
 
-@pytest.mark.slow
 def test_a_lost_config_and_a_lost_summary_are_made_good_as_told(trained, path, command):
     for file in ("config.yaml", "summary.json"):
         (path / file).write_text("")

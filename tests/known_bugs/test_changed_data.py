@@ -22,6 +22,7 @@ from ebm_lab.runs.assemble import assemble
 from ebm_lab.runs.init_from import take_weights
 from ebm_lab.runs.record import fingerprint
 
+pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(600, 2))
 QUICK = [
@@ -134,7 +135,6 @@ def test_init_from_takes_the_weights_of_a_run_whose_data_changed(trained, data, 
     assert train(tmp_path, *values).status == "finished"
 
 
-@pytest.mark.slow
 def test_init_from_gives_the_energy_that_the_other_run_trained_whatever_the_scale_of_the_new_data(tmp_path):
     """u = (x - mean) / scale: a network that came with its mean and without its scale is another energy."""
     small, large = (["dataset=gaussian", f"dataset.std_min={s}", f"dataset.std_max={s}"] for s in (0.2, 5))
@@ -357,7 +357,6 @@ ENERGIES = {
 OBJECTIVES = {"nce": [], "pcd": [], "cnce": [], "mpf": []}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("choice", [*ENERGIES, *OBJECTIVES])
 def test_every_kind_of_run_is_sampled_without_its_data(choice, tmp_path):
     np.save(tmp_path / "x.npy", NORMAL * 3 + 5)

@@ -238,6 +238,7 @@ class Failing:
 register("logger", "failing")(Failing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["constructor", "scalars", "image", "close"])
 @pytest.mark.parametrize("kind", ["exit", "system", "user", "any"])
 def test_a_logger_that_raises_ends_no_run(where, kind, straight, tmp_path, capsys):
