@@ -232,6 +232,7 @@ def test_seeding_leaves_the_seed_of_a_device_that_is_not_used_alone(monkeypatch)
     assert not reseeded
 
 
+@pytest.mark.slow
 def test_an_energy_trained_under_inference_mode_is_an_ordinary_one(tmp_path):
     with torch.inference_mode():
         result = run(tmp_path)
@@ -269,6 +270,7 @@ def test_runs_in_four_threads_are_right_and_leave_the_process_as_it_was(plain, t
     assert {k: v for k, v in after.items() if k != "warnings"} == {k: v for k, v in before.items() if k != "warnings"}
 
 
+@pytest.mark.slow
 def test_a_run_within_a_run_leaves_the_outer_one_its_settings(tmp_path):
     with isolated():
         torch.set_num_threads(2)

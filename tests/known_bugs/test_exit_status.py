@@ -135,6 +135,7 @@ def test_a_signal_at_any_moment_loses_nothing(method, name, status, straight, tm
     assert lines(straight.path) == lines(again.path)
 
 
+@pytest.mark.slow
 def test_a_second_sigint_ends_a_step_at_once(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at(patch, "_train_step", lambda: [send(signal.SIGINT)() for _ in range(2)], lambda step: step == 6)
@@ -145,6 +146,7 @@ def test_a_second_sigint_ends_a_step_at_once(straight, tmp_path, monkeypatch):
     same(state(straight.path), state(again.path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_a_run_closes_changes_nothing(number, tmp_path, monkeypatch):
     """Its summary is written and its service takes the rest."""

@@ -33,6 +33,7 @@ def theirs(tmp_path):
         yield GlobalHydra.instance().hydra
 
 
+@pytest.mark.slow
 def test_a_notebook_that_initialized_hydra_trains_and_keeps_its_own(theirs, tmp_path):
     base = version.getbase()
     assert ebm_lab.train(short(tmp_path), quiet=True).status == "finished"
