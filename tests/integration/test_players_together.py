@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,6 +42,6 @@ def test_two_processes_take_the_steps_of_one_on_the_same_batches(together):
             for p, q, r in zip(a[name], b[name], c[name], strict=True):
                 assert torch.equal(p, q), (step, name)
                 assert torch.allclose(p, r, rtol=1e-10, atol=1e-12), (step, name)
-    moved = [[n for n in ("energy", "net") if not torch.equal(a[n][0], b[n][0])] for a, b in zip(mine, mine[1:])]
+    moved = [[n for n in ("energy", "net") if not torch.equal(a[n][0], b[n][0])] for a, b in pairwise(mine)]
     assert moved == [*4 * [["net"]], ["energy"], *5 * [["net"]], ["energy"]]
     assert any(not torch.equal(x, y) for (_, x), (_, y) in zip(drawn, drawn_there, strict=True)), "streams of their own"
