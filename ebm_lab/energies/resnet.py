@@ -3,10 +3,10 @@
     E(x) = w . sum over positions of a(h_n) + b + |W (x - mean)|^2 / (2 confine^2),    W = 1 / scale or a whitening
     h_0 = conv(x),    h_i = pool(skip(h_{i-1}) + conv(a(conv(a(h_{i-1})))))
 
-The network has stages of residual blocks. From one stage to the next the image halves (an average over 2 x 2 at the end
-of the last block) and the width changes; where it does, the skip is a 1 x 1 convolution, else the identity. Features are
-summed over positions, so that the energy is a sum of local energies. There is no normalisation and no dropout, since an
-energy must be a function of its sample alone.
+The network has stages of residual blocks. Between stages the image halves (an average over 2 x 2 at the end of the last
+block) and the width changes; where it does, the skip is a 1 x 1 convolution, else the identity. Features are summed
+over positions, so that the energy is a sum of local energies. There is no normalisation and no dropout, since an energy
+must be a function of its sample alone.
 
 `spectral_norm` divides each weight (a kernel as the matrix out x rest) by its largest singular value, which is tracked
 by one power iteration per call in training mode. Its vectors are buffers, and so are saved in checkpoints. In eval mode
