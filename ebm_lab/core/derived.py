@@ -87,29 +87,29 @@ class Tethered(Derived):
     def _pull(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
         """Return (x - anchor, 1 / sigma^2, (x - anchor) / sigma^2), the second as one number or for each sample."""
         self.fits(x)
-        far, sigma = x - self.bound["anchor"], self.bound.get("sigma", self.sigma)
-        stiff = sigma**-2
-        return far, stiff, (per_sample(stiff, x) if "sigma" in self.bound else stiff) * far  # type: ignore
+        offset, sigma = x - self.bound["anchor"], self.bound.get("sigma", self.sigma)
+        precision = sigma**-2
+        return offset, precision, (per_sample(precision, x) if "sigma" in self.bound else precision) * offset  # type: ignore
 
     def forward(self, x: Tensor) -> Tensor:
-        far, _, pull = self._pull(x)
-        return self.energy(x) + 0.5 * flat_sum(far * pull)
+        offset, _, pull = self._pull(x)
+        return self.energy(x) + 0.5 * flat_sum(offset * pull)
 
     def gradient(self) -> GradientFn:
         slope = gradient_of(self.energy)
 
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
-            far, _, pull = self._pull(x.detach())
+            offset, _, pull = self._pull(x.detach())
             e, grad = slope(x)
-            return e + 0.5 * flat_sum(far * pull), grad + pull
+            return e + 0.5 * flat_sum(offset * pull), grad + pull
 
         return at
 
     def derivatives(self, x: Tensor, v: Tensor) -> Known | None:
-        far, stiff, pull = self._pull(x)
+        offset, precision, pull = self._pull(x)
         known = self.known(x, v)
-        bend = stiff * v.flatten(2).square().sum((0, 2))
-        return known and (known[0] + 0.5 * flat_sum(far * pull), known[1] + pull, known[2] + bend)
+        curvature = precision * v.flatten(2).square().sum((0, 2))
+        return known and (known[0] + 0.5 * flat_sum(offset * pull), known[1] + pull, known[2] + curvature)
 
 
 class Annealed(Derived):
@@ -136,5 +136,5 @@ class Annealed(Derived):
         known = self.known(x, v)
         if base is None or known is None:
             return None
-        e, grad, bend = ((1 - self.b) * t_0 + self.b * t for t_0, t in zip(base, known, strict=True))
-        return e, grad, bend
+        e, grad, curvature = ((1 - self.b) * t_0 + self.b * t for t_0, t in zip(base, known, strict=True))
+        return e, grad, curvature

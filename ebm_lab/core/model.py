@@ -42,13 +42,13 @@ def _conditions(model: type[KnowsDerivatives]) -> frozenset[str]:
     return frozenset(signature(model.forward).parameters) & {"y", "sigma"}
 
 
-def _told(y: Tensor | None, sigma: Tensor | float | None) -> dict[str, Any]:
+def _not_none(y: Tensor | None, sigma: Tensor | float | None) -> dict[str, Any]:
     return {name: value for name, value in (("y", y), ("sigma", sigma)) if value is not None}
 
 
 def condition(energy: Model, y: Tensor | None, sigma: Tensor | float | None) -> Model:
     """Return `energy` at labels y or levels sigma, whichever are given; itself if neither is."""
-    given = _told(y, sigma)
+    given = _not_none(y, sigma)
     for name in given.keys() - _conditions(type(energy)):
         raise UserError(f"energy '{type(energy).__name__}' has no {'labels' if name == 'y' else 'noise levels'}")
     return Conditioned(energy, given) if given else energy
@@ -108,16 +108,16 @@ class Conditioned(Derived):
 
     def forward(self, x: Tensor, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Tensor:
         self.fits(x)
-        return self.energy(x, **{**self.shared, **self.bound, **_told(y, sigma)})
+        return self.energy(x, **{**self.shared, **self.bound, **_not_none(y, sigma)})
 
     def given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Model:
-        told = {**self.shared, **self.bound, **_told(y, sigma)}
-        return condition(cast(Model, self.energy), told.get("y"), told.get("sigma"))
+        merged = {**self.shared, **self.bound, **_not_none(y, sigma)}
+        return condition(cast(Model, self.energy), merged.get("y"), merged.get("sigma"))
 
     def logits(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Compute -E(x, y) of every label, (B, K), at the levels to which this energy is bound, or at `sigma`."""
         self.fits(x)
-        held = {**self.shared, **self.bound, **_told(None, sigma)}
+        held = {**self.shared, **self.bound, **_not_none(None, sigma)}
         return self.energy.logits(x, **{name: value for name, value in held.items() if name == "sigma"})
 
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:

@@ -28,12 +28,12 @@ def places_of(kind: str, name: object) -> list[str]:
         hints = annotations_of(find(kind, str(name)))
     except UserError:
         return []
-    return [setting for setting, hint in hints.items() if _marked(hint)]
+    return [setting for setting, hint in hints.items() if _is_path(hint)]
 
 
-def _marked(hint: Any) -> bool:
+def _is_path(hint: Any) -> bool:
     own = any(isinstance(m, Location) for m in getattr(hint, "__metadata__", ()))
-    return own or any(map(_marked, typing.get_args(hint)))
+    return own or any(map(_is_path, typing.get_args(hint)))
 
 
 def absolute(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def moved(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         if not isinstance(value, str | os.PathLike):
             raise UserError(f"dataset.{key}={value}: must be a path")
     new = {key: _absolute(os.fspath(value)) for key, value in changes.items()}
-    evaluation = _follow(config.get("evaluation"), {key: (own[key], value) for key, value in new.items()})
+    evaluation = _replace_paths(config.get("evaluation"), {key: (own[key], value) for key, value in new.items()})
     return {**config, "dataset": {**own, **new}, "evaluation": evaluation}
 
 
-def _follow(node: Any, changes: Mapping[str, tuple[Any, Any]]) -> Any:
+def _replace_paths(node: Any, changes: Mapping[str, tuple[Any, Any]]) -> Any:
     if isinstance(node, list):
-        return [_follow(item, changes) for item in node]
+        return [_replace_paths(item, changes) for item in node]
     if not isinstance(node, Mapping):
         return node
-    kept = {key: _follow(value, changes) for key, value in node.items()}
+    kept = {key: _replace_paths(value, changes) for key, value in node.items()}
     return {k: changes[k][1] if k in changes and value == changes[k][0] else value for k, value in kept.items()}

@@ -82,12 +82,12 @@ def _lines(
         else:
             text = f"{key}={_show(fault['input'])}: {_allowed(fault)}"
             if fault["loc"] == (name,) or not isinstance(fault["input"], list | Mapping):
-                instead[key] = _instead(key, known[name], fault["input"])
+                instead[key] = _other_form(key, known[name], fault["input"])
         lines.setdefault(key, []).append(text)
     return [_join(faults) + instead.get(key, "") for key, faults in lines.items()]
 
 
-def _instead(key: str, hint: Any, value: Any) -> str:
+def _other_form(key: str, hint: Any, value: Any) -> str:
     """Return '; write key=...' if the value is valid in another form: in a list, without its list, as a whole number or
     in quotes; else ''."""
     whole = int(value) if isinstance(value, float) and value.is_integer() else value

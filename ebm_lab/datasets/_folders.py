@@ -34,7 +34,7 @@ def find_pictures(root: Path) -> Found:
     """Return all pictures below `root`. Raises UserError if there are none, or a folder can't be read."""
     if not root.is_dir():
         raise UserError(f"dataset.path={root}: no such folder; give a folder of images")
-    files, first, passed = [], [], {"hidden": [], "strange": [], "lost": [], "again": []}
+    files, first, skipped = [], [], {"hidden": [], "strange": [], "lost": [], "again": []}
     todo, links, seen = [root], [], set()
     while todo or links:  # links last, so that a folder reached twice keeps its own name
         folder = todo.pop() if todo else links.pop(0)
@@ -44,7 +44,7 @@ def find_pictures(root: Path) -> Found:
         except OSError as error:
             raise UserError(f"dataset.path={root}: {shown(folder)} can't be read ({error.strerror})") from None
         if identity in seen:
-            passed["again"].append(folder)
+            skipped["again"].append(folder)
             continue
         seen.add(identity)
         if folder.parent == root:
@@ -52,35 +52,35 @@ def find_pictures(root: Path) -> Found:
         for entry in entries:
             path, link = Path(entry.path), entry.is_symlink()
             if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
-                passed["hidden"].append(path)
+                skipped["hidden"].append(path)
             elif os.path.isdir(entry.path) if link else entry.is_dir():
                 (links if link else todo).append(path)
             elif path.suffix.lower() not in SUFFIXES:
-                passed["strange"].append(path)
+                skipped["strange"].append(path)
             elif os.path.isfile(entry.path) if link else entry.is_file():
                 files.append(path)
             else:
-                passed["lost"].append(path)
-    told = _told(passed, root)
+                skipped["lost"].append(path)
+    told = _describe_skipped(skipped, root)
     if not files:
         raise UserError(f"dataset.path={root}: holds no images; allowed: {', '.join(SUFFIXES)}{told and f'; {told}'}")
     return Found(sorted(files), sorted(first), [f"{root}: {told}"] if told else [])
 
 
-def _told(passed: dict[str, list[Path]], root: Path) -> str:
+def _describe_skipped(skipped: dict[str, list[Path]], root: Path) -> str:
     """Describe the skipped entries in one line, or '' if there are none."""
 
     def first(paths: list[Path]) -> str:
         names = [shown(p.relative_to(root)) for p in sorted(paths)[:1]]
         return ", ".join([*names, *(["..."] if len(paths) > 1 else [])])
 
-    kinds = Counter(p.suffix.lower() or "no suffix" for p in passed["strange"])
+    kinds = Counter(p.suffix.lower() or "no suffix" for p in skipped["strange"])
     suffixes = ", ".join(f"{n} {shown(Path(kind))}" for kind, n in kinds.most_common(4))
     parts = [
-        (passed["hidden"], "hidden or system entries", first(passed["hidden"])),
-        (passed["strange"], "files that are not pictures", suffixes),
-        (passed["lost"], "broken links and special files", first(passed["lost"])),
-        (passed["again"], "links to folders that are read elsewhere", first(passed["again"])),
+        (skipped["hidden"], "hidden or system entries", first(skipped["hidden"])),
+        (skipped["strange"], "files that are not pictures", suffixes),
+        (skipped["lost"], "broken links and special files", first(skipped["lost"])),
+        (skipped["again"], "links to folders that are read elsewhere", first(skipped["again"])),
     ]
     told = "; ".join(f"{len(paths)} {what} ({which})" for paths, what, which in parts if paths)
     return f"skipped {told}" if told else ""

@@ -62,7 +62,7 @@ def local_variances(x: Tensor) -> tuple[Tensor, Tensor]:
     if len(x) < 2 * FEW:
         return torch.ones(1).to(x), (scale**2).expand(1, x.shape[1])
     fitted, held_out = (x / scale).chunk(2)
-    weights, variances = _of_held_out(_fit(fitted, held_out), held_out)
+    weights, variances = _held_out_variances(_fit(fitted, held_out), held_out)
     return weights, torch.where(variances < THIN**2, torch.inf, variances * scale**2)
 
 
@@ -85,7 +85,7 @@ def _fit(x: Tensor, held_out: Tensor):
     return next(mixture for value, mixture in found if value >= best - NATS)
 
 
-def _of_held_out(mixture, x: Tensor) -> tuple[Tensor, Tensor]:
+def _held_out_variances(mixture, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (weights, variances) of x (n, d) along the eigenvectors of each Gaussian, with each row weighted by
     its probability of belonging to that Gaussian."""
     odds, covariances = (torch.from_numpy(a) for a in (mixture.predict_proba(x.numpy()), mixture.covariances_))
