@@ -84,7 +84,10 @@ def test_rows_select_repeat_and_split_what_is_bound(given):
     assert torch.equal(in_parts(bound, x, 4), e)
     first, twice = stacked(bound, x, torch.cat([x + 1, x - 1]))
     assert torch.equal(first, e) and torch.equal(twice, torch.cat([bound(x + 1), bound(x - 1)]))
-    with pytest.raises(UserError, match=r"'anchor' has 6 rows, and the batch has 4: take the energy's rows\(index\)"):
+    with pytest.raises(
+        UserError,
+        match=r"'anchor' has 6 rows, and the batch has 4: bind the energy to these samples with its rows\(index\)",
+    ):
         bound(x[:4])
     with pytest.raises(UserError, match="'y' has 6 rows"):
         evaluate(energy.given(y=y), x[:1])
