@@ -250,7 +250,7 @@ DAMAGES = {
     "a picture": (lambda p: shutil.copy(next((ROOT / "docs").rglob("*.png")), last(p)), BROKEN),
     "another torch file": (lambda p: torch.save(torch.ones(3), last(p)), f"checkpoint format Tensor.*{WHOLE}"),
     "another format": (lambda p: torch.save({"format": 2}, last(p)), f"format 2, and this version reads.*{WHOLE}"),
-    "another version": (other_version, f"another version wrote it, this one does not count epochs.*{WHOLE}"),
+    "another version": (other_version, f"written by another version; this one does not know epochs.*{WHOLE}"),
     "not a run's": (lambda p: torch.save({"format": 1, "counters": 3}, last(p)), "its 'counters' is a int"),
     "nothing in it": (lambda p: torch.save({"format": 1}, last(p)), "checkpoint without counters, ema, generator"),
     "another run's": (other_seed, "checkpoint of another config: seed is 1 there and 0 in config.yaml"),
