@@ -72,7 +72,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise UserError(f"{path}: checkpoint format {found}, and this version reads format {FORMAT}")
     for name, kind in KINDS.items():
         if not isinstance(content.setdefault(name, {}) if name == "machine" else content.get(name, kind()), kind):
-            raise UserError(f"{path}: not the checkpoint of a run: its '{name}' is a {type(content[name]).__name__}")
+            raise UserError(f"{path}: not the checkpoint of a run, its '{name}' is a {type(content[name]).__name__}")
     unknown = sorted(map(str, content.get("counters", {}).keys() - {f.name for f in fields(Counters)}))
     if unknown:
         raise UserError(f"{path}: written by another version; this one does not know {', '.join(unknown)}")
@@ -82,7 +82,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     text = str(error)
     if code := re.search(r"unsupported global:? (?:global )?([\w.]+)", text, re.IGNORECASE):
-        return f"it refers to {code.group(1)}, but a checkpoint may not run code"
+        return f"it refers to {code.group(1)}, but a checkpoint runs no code"
     if fault := re.search(r"WeightsUnpickler error:\s*(.+)", text):
         return fault.group(1)[:60]
     return (text.splitlines() or [type(error).__name__])[0][:60]
