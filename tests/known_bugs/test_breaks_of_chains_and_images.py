@@ -108,7 +108,7 @@ def test_watched_chains_are_counted_from_the_warm_up_on(generator):
     chains = Chains(chains=60, warmup=1, length=5, projections=4, kernel=KERNEL)
     view, _, _ = look(data, generator, sampler=Drift(1.0), steps=6)
     v = torch.eye(2).double()
-    every, watched, acceptance = chains._watch(view, view.sampler, data.train, v)
+    every, watched, acceptance = chains._record(view, view.sampler, data.train, v)
     assert every.shape == (60, 13) and watched.shape == (3, 60, 10) and acceptance is None
     torch.testing.assert_close(every[:, 0], energy_of()(data.train).detach())
     torch.testing.assert_close(watched[1], data.train[:, :1] + torch.arange(3.0, 13.0).double())
