@@ -70,7 +70,7 @@ def verdict(short: dict[str, Tensor], end: dict[str, Tensor], data: Tensor, s: f
     what = f"long chains from {', '.join(strays)} leave the data's energy"
     if fits:
         return f"non-convergent: short chains from noise reach the data's energy, {what}"
-    return f"{'biased' if meet else 'not converged'}: {what}, {'all for the same one' if meet else 'and differ'}"
+    return f"{'biased' if meet else 'not converged'}: {what}, {'and meet at another' if meet else 'and differ'}"
 
 
 @register("evaluation", "longrun")
