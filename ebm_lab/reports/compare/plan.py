@@ -89,7 +89,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Pilot:
-    """The cost per step in an arm's pilot. `gap`: whether the gap to the truth is known; the rest is from its config."""
+    """The cost per step in an arm's pilot. `gap`: its gap to the truth is known; the rest is from the config."""
 
     steps: int
     cpu_seconds: float

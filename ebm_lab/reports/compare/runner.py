@@ -162,9 +162,7 @@ class Runner:
         """Run the package's command line with output to log.txt; returns what went wrong, or ''."""
         folder.mkdir(parents=True, exist_ok=True)
         script = Path(ebm_lab.__file__).resolve().parent.parent / "train.py"
-        start = (
-            [str(script)] if code == TRAIN and script.is_file() else ["-P", "-c", code]
-        )  # -P: nothing from this folder
+        start = [str(script)] if code == TRAIN and script.is_file() else ["-P", "-c", code]  # -P: no local module
         here = str(Path(ebm_lab.__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}

@@ -54,7 +54,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """An arm over its seeds. `spreads`: by column. `fates`: runs with trouble, in words. `seeds`: count of ended runs."""
+    """An arm over its seeds. `spreads`: by column. `fates`: runs with trouble, in words. `seeds`: ended runs."""
 
     arm: Arm
     seeds: int
