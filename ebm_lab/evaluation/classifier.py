@@ -77,16 +77,17 @@ class Classifier(Evaluation):
             self._fitted = self._fit(data.train, labels["train"])
         samples = view.samples.clamp(*bounds)
         noise = start_law(data).sample(1000, view.generator)
-        sure = {name: self._sure(x) for name, x in (("samples", samples), ("real", view.held_out), ("noise", noise))}
-        counts = torch.bincount(sure["samples"], minlength=int(labels["train"].max()) + 1).float()
+        sets = {"samples": samples, "real": view.held_out, "noise": noise}
+        confident = {name: self._confident_classes(x) for name, x in sets.items()}
+        counts = torch.bincount(confident["samples"], minlength=int(labels["train"].max()) + 1).float()
         p = counts / counts.sum().clamp_min(1)
         nearest, distance = nearest_images(samples, data.train)
         metrics = {
-            "confident_share": len(sure["samples"]) / len(samples),
+            "confident_share": len(confident["samples"]) / len(samples),
             "classes_found": float((counts > 0).sum()),
             "class_entropy": float(-(p[p > 0] * p[p > 0].log()).sum()),
-            "confident_share_real": len(sure["real"]) / len(view.held_out),
-            "confident_share_noise": len(sure["noise"]) / len(noise),
+            "confident_share_real": len(confident["real"]) / len(view.held_out),
+            "confident_share_noise": len(confident["noise"]) / len(noise),
             "classifier_accuracy": self._accuracy(view.held_out, labels[view.split]),
             "nearest_distance": float(distance.mean()),
             "nearest_distance_real": float(nearest_images(subset(view.held_out, 500), data.train)[1].mean()),
@@ -105,7 +106,7 @@ class Classifier(Evaluation):
             x, y = subset(x, self.points), subset(y, self.points)
             return model.fit(x.flatten(1).cpu().numpy(), y.cpu().numpy())
 
-    def _sure(self, x: Tensor) -> Tensor:
+    def _confident_classes(self, x: Tensor) -> Tensor:
         """Return the classes of those rows of x that get one with probability above `confident`."""
         p = torch.from_numpy(self._fitted.predict_proba(x.flatten(1).cpu().numpy()))
         best, label = p.max(1)

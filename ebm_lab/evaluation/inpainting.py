@@ -7,9 +7,9 @@ exactly (MALA, HMC) or with its usual bias (Langevin). Samplers that go down the
 with each level's noise, which decreases to 0. Even for a perfect model this is exact only in the limit of many steps
 per level, because unknown pixels that adapted to blurred known ones must change again at lower levels.
 
-    inpaint_mse        mean squared error per unknown pixel of one completion inpaint_mse_mean   the same for the mean
-    of `completions` chains, which estimates the conditional mean, the best guess inpaint_mse_mean_image,
-    inpaint_mse_nearest    baselines: the mean training image, and the training image whose
+    inpaint_mse        mean squared error per unknown pixel of one completion
+    inpaint_mse_mean   the same for the mean of `completions` chains, which estimates the best guess
+    inpaint_mse_mean_image, inpaint_mse_nearest    baselines: the mean training image, and the training image whose
                        known pixels are nearest
 
 A completion is a random draw, not a best guess: for a perfect model inpaint_mse is twice the conditional variance,

@@ -51,7 +51,7 @@ def moment_distance(x: Tensor, y: Tensor) -> Tensor:
     return ((x.mean(0) - y.mean(0)) ** 2 + (x.std(0) - y.std(0)) ** 2).mean().sqrt()
 
 
-def apart(a: Tensor, b: Tensor, s: float) -> bool:
+def differ(a: Tensor, b: Tensor, s: float) -> bool:
     """Return whether the means of energies a (n,) and b (m,) differ by more than s plus three standard errors."""
     error = (a.var() / len(a) + b.var() / len(b)).sqrt()
     return bool((a.mean() - b.mean()).abs() > s + 3 * error) or not bool(a.isfinite().all())
@@ -60,9 +60,9 @@ def apart(a: Tensor, b: Tensor, s: float) -> bool:
 def verdict(short: dict[str, Tensor], end: dict[str, Tensor], data: Tensor, s: float) -> str:
     """Return the verdict in words, from energies (n,) by start, after the short run and at the end, and of data."""
     names = list(end)
-    meet = not any(apart(end[a], end[b], s) for i, a in enumerate(names) for b in names[:i])
-    strays = [name for name in names if apart(end[name], data, s)]
-    fits = not apart(short["noise"], data, s)
+    meet = not any(differ(end[a], end[b], s) for i, a in enumerate(names) for b in names[:i])
+    strays = [name for name in names if differ(end[name], data, s)]
+    fits = not differ(short["noise"], data, s)
     if meet and not strays:
         return "convergent: long chains from every start end at the data's energy"
     if not strays:
@@ -117,18 +117,18 @@ class LongRun(Evaluation):
         with torch.no_grad():
             real = in_parts(partial(evaluate, view.energy), subset(held, 4096), 1024).double().cpu()
         report.metrics = {"longrun_e_data": float(real.mean()), "longrun_e_std": float(real.std())}
-        curves, stops, fates = {}, {}, {}
+        curves, stops, reached = {}, {}, {}
         for name, x in self._starts(view).items():
-            curves[name], stops[name], fates[name] = self._run(view, x, sorted(set(steps.values())))
+            curves[name], stops[name], reached[name] = self._run(view, x, sorted(set(steps.values())))
         data, widths = self._reference(view)
         self._compare(report, "floor", subset(view.dataset.train, self.chains), data, widths, view.dataset.scale)
         for name, stop in stops.items():
             for m, k in steps.items():
-                e = curves[name][fates[name][k]]
+                e = curves[name][reached[name][k]]
                 report.metrics[f"longrun_e_{name}_{m}"] = float(e.mean())
                 self._compare(report, f"{name}_{m}", stop[k], data, widths, view.dataset.scale)
         first, last = steps[self.multiples[0]], steps[self.multiples[-1]]
-        short, end = ({name: curves[name][fates[name][k]] for name in curves} for k in (first, last))
+        short, end = ({name: curves[name][reached[name][k]] for name in curves} for k in (first, last))
         drift = max(abs(float(end[name].mean()) - float(real.mean())) for name in end)
         report.metrics["longrun_drift"] = drift / float(real.std())
         said = verdict(short, end, real, self.tolerance * float(real.std()))

@@ -53,7 +53,7 @@ class NCE(Objective):
     """
 
     headline = ("loss", "accuracy", "log_z")
-    needs_float32 = "tells data from noise by energies less log-densities"
+    needs_float32 = "classifies data and noise by energies minus log-densities"
 
     def __init__(
         self,

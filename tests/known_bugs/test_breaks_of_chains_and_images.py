@@ -21,7 +21,7 @@ from ebm_lab.evaluation.classifier import Classifier
 from ebm_lab.evaluation.feature_fid import FeatureFID
 from ebm_lab.evaluation.fid import FID, fids
 from ebm_lab.evaluation.inpainting import Inpainting
-from ebm_lab.evaluation.longrun import LongRun, apart
+from ebm_lab.evaluation.longrun import LongRun, differ
 from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.evaluation.modes import Modes
 from ebm_lab.evaluation.ood import OutOfDistribution
@@ -97,8 +97,8 @@ def test_means_are_apart_beyond_s_and_three_standard_errors_of_their_difference(
     """Both of variance 4: errors 4 / 100 + 4 / 400 = 0.05, three of them 0.671; s = 1."""
     a = torch.linspace(-1, 1, 100).double()
     a, b = (2 * (x - x.mean()) / x.std() for x in (a, torch.linspace(-1, 1, 400).double()))
-    assert not apart(a + 1.6, b, 1.0) and apart(a + 1.75, b, 1.0) and apart(b - 1.75, a, 1.0)
-    assert apart(a + torch.nan, b, 1e9)
+    assert not differ(a + 1.6, b, 1.0) and differ(a + 1.75, b, 1.0) and differ(b - 1.75, a, 1.0)
+    assert differ(a + torch.nan, b, 1e9)
 
 
 def test_watched_chains_are_counted_from_the_warm_up_on(generator):
