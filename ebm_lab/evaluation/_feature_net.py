@@ -2,8 +2,8 @@
 
     z(x) = (h(x) - mean) / spread
 
-h is the last hidden layer, mean its mean over the training images, and spread a single number, the root of its variance
-there averaged over coordinates. Distances between features are thus in units of the real images' own spread, whatever
+h is the last hidden layer and mean its mean over the training images; spread is a single number, the root of the mean
+over coordinates of the variance there. Distances between features are thus in units of the real images' own spread, whatever
 scale training gave h. Inception's features are made for colour photographs of 299 pixels a side; a network trained on
 the data set itself sees what distinguishes its classes, and these distances measure nothing else.
 

@@ -34,8 +34,8 @@ class Classifier(Evaluation):
             "confident_share",
             "confident share",
             good="higher",
-            meaning="share of samples, of 1, that a classifier of the real images gives a class with probability above "
-            "0.9.",
+            meaning="share of samples, of 1, that a classifier of the real images puts into a class with probability "
+            "above 0.9.",
             shown=("compare", "report", "sweep"),
             rank=60,
         ),

@@ -103,7 +103,7 @@ class Pilot:
 
 
 def safe(text: str) -> str:
-    """Return a name for a folder; if special characters are replaced, a digest keeps the name unique."""
+    """Return a name for a folder; if it must replace characters or be cut, a digest keeps the name unique."""
     name = re.sub(r"[^\w.=+-]+", "-", text)
     if name == text and len(text) <= 80:
         return text
