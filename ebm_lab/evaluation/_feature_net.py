@@ -3,9 +3,9 @@
     z(x) = (h(x) - mean) / spread
 
 h is the last hidden layer and mean its mean over the training images; spread is a single number, the root of the mean
-over coordinates of the variance there. Distances between features are thus in units of the real images' own spread, whatever
-scale training gave h. Inception's features are made for colour photographs of 299 pixels a side; a network trained on
-the data set itself sees what distinguishes its classes, and these distances measure nothing else.
+over coordinates of the variance there. Distances between features are thus in units of the real images' own spread,
+whatever scale training gave h. Inception's features are made for colour photographs of 299 pixels a side; a network
+trained on the data set itself sees what distinguishes its classes, and these distances measure nothing else.
 
 Martin Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, section 4 (distances in a classifier's
 features), arXiv:1706.08500.

@@ -219,13 +219,9 @@ class OutOfDistribution(Evaluation):
                     range_ = "" if low is None else f" [{low:.3f}, {high:.3f}]"
                     axes.plot(fpr, tpr, label=f"{score} {metrics[key]:.3f}{range_}", **style)
                 axes.axhline(0.95, color="0.8", lw=0.8, ls=":")
-                axes.set(
-                    xlabel=f"share of '{name}' that passes", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
-                )
-                axes.set(
-                    ylabel="share of held-out data that passes",
-                    title=f"{len(inside):,} held-out, {len(outside):,} {name}",
-                )
+                axes.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+                axes.set(xlabel=f"share of '{name}' that passes", ylabel="share of held-out data that passes")
+                axes.set_title(f"{len(inside):,} held-out, {len(outside):,} {name}")
                 below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
                 axes.legend(frameon=False, fontsize=9, title="AUROC [95 % interval]", **below)
 
