@@ -200,10 +200,7 @@ class Trainer:
         return {f"val/{name}": value for name, value in metrics.items()}
 
     def evaluate(self, split: Literal["val", "test"]) -> dict[str, float]:
-        """Run the evaluations that apply, with the averaged weights; pictures go to the loggers.
-
-        The energy is in eval mode, so that evaluating it does not change its buffers.
-        """
+        """Run the evaluations that apply, with averaged weights, and in eval mode, so that no buffer changes."""
         metrics: dict[str, float] = {}
         state = self.state
         with self.clock.evaluating(state.costs), state.ema.applied(), frozen(state.objective.model()):
@@ -240,10 +237,7 @@ class Trainer:
         return sorted(self._said)
 
     def save(self, *, best: bool = False, candidate: bool = False) -> None:
-        """Write the checkpoint `last.pt` or, if `best`, `best.pt`.
-
-        With `candidate`, the checkpoint becomes the candidate for `good.pt`, unless there is one already.
-        """
+        """Write `last.pt`, or `best.pt` if `best`; `candidate` makes it the candidate for `good.pt` if there is none."""
         if self.saver is None:
             return
         step, guard = self.state.step, self.state.guard
