@@ -237,7 +237,7 @@ class Trainer:
         return sorted(self._said)
 
     def save(self, *, best: bool = False, candidate: bool = False) -> None:
-        """Write `last.pt`, or `best.pt` if `best`; `candidate` makes it the candidate for `good.pt` if there is none."""
+        """Write `last.pt`, or `best.pt` if `best`; `candidate`: as candidate for `good.pt` if there is none."""
         if self.saver is None:
             return
         step, guard = self.state.step, self.state.guard
