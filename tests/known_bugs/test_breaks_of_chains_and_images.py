@@ -113,7 +113,7 @@ def test_watched_chains_are_counted_from_the_warm_up_on(generator):
     torch.testing.assert_close(every[:, 0], energy_of()(data.train).detach())
     torch.testing.assert_close(watched[1], data.train[:, :1] + torch.arange(3.0, 13.0).double())
     seen = []
-    chains._watch = lambda view, sampler, x, v: seen.append(v) or (every, watched, None)
+    chains._record = lambda view, sampler, x, v: seen.append(v) or (every, watched, None)
     data.__dict__["scale"] = 4.0
     report = chains(view)
     assert torch.allclose(seen[0].norm(dim=1), torch.full((4,), 0.25).double()) and len(seen) == 2
@@ -132,7 +132,7 @@ def test_rhat_over_both_starts_sees_that_they_do_not_meet(generator):
         own = draws[next(calls)]
         return own[0], own, 0.5
 
-    chains._watch = watch
+    chains._record = watch
     m = chains(look(data, generator, sampler=Drift(1.0))[0]).metrics
     assert m["rhat_energy_noise"] < 1.1 and m["rhat_energy_data"] < 1.1 and m["rhat_energy"] > 1.5 and m["rhat_x"] > 1.5
 
