@@ -11,7 +11,7 @@ The folds of a cross-validation are not independent, so a binomial p-value rejec
 permutation test instead, which does not, because folds and kernel do not depend on the labels; scikit-learn fits all
 permutations at once. With few points it rejects too rarely, because many accuracies are equal. `_floor` is the accuracy
 with equally many training points instead of samples, `_floor_std` its std over permutations, `_noise` the accuracy for
-the noise at which chains begin.
+the noise at which chains begin by default.
 
 David Lopez-Paz and Maxime Oquab, Revisiting Classifier Two-Sample Tests, 2017, section 3, arXiv:1610.06545.
 """

@@ -6,7 +6,7 @@ estimated by the unbiased U-statistic, which can be negative. k is the mean of G
 multiples of the median distance in the data. `mmd2_p` is the p-value of a permutation test: the probability of so large
 a value if samples and data had the same law. `mmd2_floor` is the value for as many training points instead of samples,
 and `mmd2_floor_std` its std over permutations: a model as good as real data stays within about two of them of 0.
-`mmd2_noise` is the value for the noise at which chains begin. MMD sees the weights of modes.
+`mmd2_noise` is the value for the noise at which chains begin by default. MMD sees the weights of modes.
 
 Arthur Gretton et al., A Kernel Two-Sample Test, 2012, equation 3 and section 5.
 """
