@@ -105,8 +105,11 @@ def policy(record: Mapping[str, Any], steps: int, numbers: int, runs: int) -> di
 
 
 def extremes(record: Mapping[str, Any], numbers: int) -> dict[str, float]:
-    """What `auto` costs at most in one run of any length. `auto_from`: the steps from which it compiles; `early`: its
-    excess over an eager run there; `missed`: its excess over a compiled run, one step before."""
+    """Compute the largest excess cost of `auto` in one run of any length.
+
+    auto_from: the number of steps from which it compiles; early: its excess over an eager run there; missed: its excess
+    over a compiled run, one step before.
+    """
     first = bisect_left(range(10**7), True, key=lambda steps: should_compile("auto", steps, numbers))
     eager, compiled = record["eager"], record["compiled"]
     early = (first * compiled + record["cold"]) / (first * eager) - 1

@@ -27,8 +27,10 @@ KEPT = "plain, memory kept"
 
 @dataclass
 class Field:
-    """What runs a case, by name, and why others don't. `gradients`: of the energy of one sample, per chain or point of
-    the batch, that a unit of our work takes."""
+    """The contestants of a case by name, and the reasons of those that are absent.
+
+    gradients: number of gradients of the energy, per chain or point of the batch, in a unit of our work.
+    """
 
     work: dict[str, Work] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)

@@ -72,8 +72,10 @@ def timed(work: Work | None, repeats: int, now: Callable[[], tuple[float, float]
 
 
 def calibrate(block_of: Timed, block: float) -> int:
-    """How many units of work take `block` seconds of wall time or longer; warms the work up while it tries. The shorter
-    of two blocks counts, for what is done once, such as compiling, falls into one of them."""
+    """Find the number of units of work that take at least `block` seconds of wall time, and warm the work up.
+
+    The shorter of two blocks counts, because one-time work such as compiling falls into only one of them.
+    """
     block_of(1)
     repeats = 1
     while True:
