@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LEFT_OUT = {"mle_short": "its energy learns to be sampled in few cold steps and is no log-density, so it has no gap"}
 """Objectives that `objectives=all` leaves out, with the reason; they can be given by name."""
 
+HARD = "stretched,funnel,student_t,mixture_10d,gaussian_50d,two_modes_50d,two_shapes_50d"
+"""Data sets of several scales, heavy tails and many dimensions: what `datasets=hard` stands for."""
+
 
 def compare(
     *,
@@ -42,8 +45,9 @@ def compare(
 ) -> None:
     """Train objectives on data sets over seeds under an equal budget; write comparison.csv, comparison.md, index.html.
 
-    objectives: comma-separated names under configs/objective, or all; datasets, seeds: comma-separated; budget: what
-    the training of each run may spend, in unit (cpu_seconds, grad_evals or steps), without start-up and evaluation;
+    objectives: comma-separated names under configs/objective, or all; datasets, seeds: comma-separated, and
+    datasets=hard stands for those of several scales, heavy tails and many dimensions; budget: what the training of each
+    run may spend, in unit (cpu_seconds, grad_evals or steps), without start-up and evaluation;
     unit=recipe: no budget, each run trains as its recipe says; jobs: processes at a time, of one thread each; out: the
     directory to write to, whose finished cases are not run again; overrides: for every run, as
     "energy.hidden=[64,64] optim.lr=1e-3"; vary: one more key with its values, as "dataset.noise=0.1,0.2", one row each;
@@ -55,7 +59,7 @@ def compare(
 
     known = options("objective")
     chosen = [o for o in known if o not in LEFT_OUT] if objectives == "all" else _known("objectives", objectives, known)
-    sets = _known("datasets", datasets, options("dataset"))
+    sets = _known("datasets", HARD if datasets == "hard" else datasets, options("dataset"))
     if evaluate:
         _known("evaluate", evaluate, options("evaluation"))
     extra = tuple(shlex.split(overrides))

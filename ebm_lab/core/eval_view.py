@@ -79,13 +79,19 @@ class EvalView:
 
     @cached_property
     def trajectory(self) -> list[tuple[int, Tensor]]:
-        """(step, (count, *shape)) states of the same chains, from `origin` or noise at step 0 to the samples."""
+        """(step, (count, *shape)) states of the same chains, to the samples: at step 0 they are draws from `origin`
+        where the method has one, and from `noise` where it has none."""
         if self.sampler is None:
             return []
         size, own = max(500, NUMBERS // self.dataset.mean.numel()), -(-self.count // self.share.among)
         parts = [self._trajectory(min(size, own - first)) for first in range(0, own, size)]
         moments = [(moment[0][0], torch.cat([x for _, x in moment])) for moment in zip(*parts, strict=True)]
         return [(step, self.share.join(x)[: self.count]) for step, x in moments]
+
+    def from_noise(self) -> Tensor:
+        """(count, *shape) draws from `noise`: the chains' own starts where they begin there, else drawn afresh by the
+        evaluation that asks."""
+        return self.trajectory[0][1] if self.origin is None else self.noise.sample(self.count, self.generator)
 
     @property
     def film(self) -> list[tuple[int, Tensor]]:

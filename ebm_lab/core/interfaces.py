@@ -127,6 +127,8 @@ class Objective(Part, nn.Module, ABC):
     """What its chains move by, where it trains with chains."""
     needs_float32: str | None = None
     """What it does with differences of energies, in words, where they are too small for bfloat16; None: nothing."""
+    validates: bool = False
+    """Whether the loss on held-out points says how good the model is; the loss of a method with chains does not."""
     rows: tuple[str, ...] = ()
     """Names of buffers with a row for each chain: the processes of a run share them out."""
 

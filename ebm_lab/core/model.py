@@ -10,7 +10,8 @@ from functools import cache
 from inspect import signature
 from typing import Any, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, rows_of, score
@@ -93,6 +94,14 @@ class Derived(Model, ABC):
     def known(self, x: Tensor, v: Tensor) -> Known | None:
         """Return what the energy within knows of its derivatives."""
         return self.energy.derivatives(x, v) if isinstance(self.energy, KnowsDerivatives) else None
+
+
+def values_bound(energy: EnergyFn) -> Tensor | None:
+    """Return the values that an energy, and those within it, are bound to, (B, k) in float64 with a row for each
+    sample; None where it is bound to none."""
+    made = [m for m in energy.modules() if isinstance(m, Derived)] if isinstance(energy, nn.Module) else []
+    values = [value.detach().double().reshape(len(value), -1) for m in made for value in m.bound.values()]
+    return torch.cat(values, 1) if values else None
 
 
 class Conditioned(Derived):

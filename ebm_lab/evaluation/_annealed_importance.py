@@ -23,6 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ebm_lab.core.derived import Coordinates
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
 
@@ -31,7 +32,8 @@ Move = Callable[[Tensor, int], Tensor]
 
 
 class Annealed(nn.Module):
-    """-log p_b + constant = -(1 - b) log p_0(x) + b E(x), (B, *shape) -> (B,)."""
+    """-log p_b + constant = -(1 - b) log p_0(x) + b E(x), (B, *shape) -> (B,). Its gradient is autograd's in one piece,
+    whose last bits the sum of two gradients, as in core/derived.py, does not have."""
 
     def __init__(self, energy: EnergyFn, base: Distribution, b: float) -> None:
         super().__init__()
@@ -102,7 +104,7 @@ class Whitened(nn.Module):
 
     def __init__(self, energy: EnergyFn, mean: Tensor, factor: Tensor) -> None:
         super().__init__()
-        self.energy, self.mean, self.factor = energy, mean, factor
+        self.within, self.mean, self.factor = Coordinates(energy, mean, factor), mean, factor
         self.log_det = float(factor.diagonal().double().log().sum())
 
     @property
@@ -111,11 +113,11 @@ class Whitened(nn.Module):
         return IsotropicGaussian(torch.zeros_like(self.mean.flatten()), 1.0)
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.energy(self.x(y)) - self.log_det
+        return self.within(y.view(-1, *self.mean.shape)) - self.log_det
 
     def x(self, y: Tensor) -> Tensor:
         """(B, d) -> (B, *shape)."""
-        return self.mean + (y @ self.factor.T).view(-1, *self.mean.shape)
+        return self.within.x(y.view(-1, *self.mean.shape))
 
     def y(self, x: Tensor) -> Tensor:
         """(B, *shape) -> (B, d)."""

@@ -10,7 +10,7 @@ The folds of a cross-validation are not independent, and a binomial p-value reje
 permutation test instead, which does not: folds and kernel know nothing of the labels, and scikit-learn fits all
 permutations of them at once. With few points it rejects too seldom, as many accuracies are equal. `_floor` is the
 accuracy on as many training points in the samples' place, `_floor_std` its std over permutations, `_noise` the accuracy
-on the noise at which chains begin.
+on noise, at which chains begin unless the method has a start of its own.
 
 David Lopez-Paz and Maxime Oquab, Revisiting Classifier Two-Sample Tests, 2017, section 3, arXiv:1610.06545.
 """
@@ -74,7 +74,7 @@ class C2ST(Evaluation):
             return Report(notes=["c2st: some samples are not finite, and anything tells them from data"])
         value, p, _ = self.test(samples, data, self.permutations, view.generator)
         floor, _, spread = self.test(subset(view.dataset.train, n), data, self.permutations, view.generator)
-        noise, _, _ = self.test(view.trajectory[0][1][:n], data, 1, view.generator)
+        noise, _, _ = self.test(view.from_noise()[:n], data, 1, view.generator)
         metrics = {"c2st_accuracy": value, "c2st_p": p, "c2st_accuracy_noise": noise, "c2st_points": 2.0 * n}
         metrics |= {"c2st_accuracy_floor": floor, "c2st_accuracy_floor_std": spread}
         return Report(metrics, notes=["c2st_accuracy errs downwards: a better classifier may tell more apart"])

@@ -10,7 +10,7 @@ same widths. `_floor` is the 95th percentile of its wild bootstrap, below which 
 
 is how far it stands out at the width that shows most: narrow kernels see the shape of narrow modes, wide ones see where
 the mass is. `_p` is the chance of a z as large if the points came from the model, by the same bootstrap; right for many
-points. `ksd2_noise` is the value of the noise at which chains begin: what a sampler that does nothing gets.
+points. `ksd2_noise` is the value of noise: what a sampler that begins there and does nothing gets.
 
 Like the score, it hardly sees the weights of distant modes; a p-value far from 0 does not vouch for them. It loses
 power as the dimension grows. Samples drawn at temperature T are compared with exp(-E / T); a model of many levels is
@@ -75,9 +75,8 @@ class KSD(Evaluation):
         metrics = self._test(view, "ksd2_data", subset(view.held_out, self.points), 1.0, widths)
         if view.sampler is not None and view.count > 1:
             metrics |= self._test(view, "ksd2_samples", view.samples, view.temperature, widths)
-            if view.origin is None:
-                noise = view.trajectory[0][1][: self.points]
-                metrics["ksd2_noise"] = float(u_statistic(self._h(view, noise, view.temperature, widths)).mean())
+            noise = view.from_noise()[: self.points]
+            metrics["ksd2_noise"] = float(u_statistic(self._h(view, noise, view.temperature, widths)).mean())
         return Report(metrics, notes=["ksd2 hardly sees the weights of distant modes, as every measure by the score"])
 
     def _test(self, view: EvalView, name: str, x: Tensor, temperature: float, widths: list[float]) -> dict[str, float]:

@@ -6,7 +6,8 @@ by the unbiased U-statistic, which is below 0 at times, with k the mean of Gauss
 of the median distance in the data. `mmd2_p` is the p-value of a permutation test: the chance of a value as large if
 samples and data were of one law. The floor is the same number between real and real, as many training points in the
 samples' place; `mmd2_floor_std` is its std over permutations, so that a model as good as real data stays within some
-two of them of 0. `mmd2_noise` is the value of the noise at which chains begin. MMD sees the weights of modes.
+two of them of 0. `mmd2_noise` is the value of noise, at which chains begin unless the method has a start of its own.
+MMD sees the weights of modes.
 
 Arthur Gretton et al., A Kernel Two-Sample Test, 2012, equation 3 and section 5.
 """
@@ -107,7 +108,7 @@ class MMD(Evaluation):
         widths = [w * median_distance(data) for w in self.widths]
         p, _ = permutation_test(samples, data, widths, view.generator)
         _, spread = permutation_test(reference, data, widths, view.generator)
-        noise = view.trajectory[0][1].flatten(1).double()
+        noise = view.from_noise().flatten(1).double()
         values = {"mmd2": mmd2(samples, data, widths), "mmd2_p": p}
         values |= {"mmd2_floor": mmd2(reference, data, widths), "mmd2_floor_std": spread}
         return Report(values | {"mmd2_noise": mmd2(noise, data, widths)})

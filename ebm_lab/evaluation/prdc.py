@@ -3,9 +3,9 @@
 Precision and density fall where samples lie off the data, recall and coverage where data lie off the samples; density
 exceeds 1 where samples crowd the data's densest places. `_real` is the same of as many training points in the samples'
 place: what a perfect model gets, with the spread of so few points. Its coverage is known: `prdc_coverage_expected`.
-`prdc_*_noise` is the noise at which chains begin. All of them grow or fall with the number of points: compare them at
-the same `samples` and `points` only. Distances between pixels say little about what an image shows; in a classifier's
-features they say more.
+`prdc_*_noise` is that of noise, at which chains begin unless the method has a start of its own. All of them grow or
+fall with the number of points: compare them at the same `samples` and `points` only. Distances between pixels say
+little about what an image shows; in a classifier's features they say more.
 """
 
 from pydantic import PositiveInt
@@ -39,7 +39,7 @@ class PRDC(Evaluation):
             return Report(notes=["prdc: some samples are not finite, so that they have no nearest neighbours"])
         n, m = len(real), len(samples)
         values = {f"prdc_{name}": v for name, v in prdc(real, samples, self.neighbours).items()}
-        others = {"real": _flat(subset(view.dataset.train, m)), "noise": _flat(view.trajectory[0][1][:m])}
+        others = {"real": _flat(subset(view.dataset.train, m)), "noise": _flat(view.from_noise()[:m])}
         for suffix, x in others.items():
             values |= {f"prdc_{name}_{suffix}": v for name, v in prdc(real, x, self.neighbours).items()}
         values["prdc_coverage_expected"] = expected_coverage(n, m, self.neighbours)

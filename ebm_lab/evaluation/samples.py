@@ -1,4 +1,4 @@
-"""Samples drawn from noise: their energies beside the data's, and their pictures.
+"""Samples drawn from noise, or from the method's own start: their energies beside the data's, and their pictures.
 
 `gap` is mean E(data) - mean E(samples): near 0 where the sampler finds what the model holds likely and the model
 holds the data likely; far below 0, the model is sharper than its chains reach. A score network has no energies.
@@ -39,7 +39,7 @@ class Samples(Evaluation):
     def __call__(self, view: EvalView) -> Report:
         samples, report = view.samples, Report()
         if view.has("energy"):
-            drawn = {"data": subset(view.held_out, 4096), "samples": samples, "noise": view.trajectory[0][1]}
+            drawn = {"data": subset(view.held_out, 4096), "samples": samples, "noise": view.from_noise()}
             report.metrics = {f"e_{name}": float(evaluate(view.energy, x).mean()) for name, x in drawn.items()}
             report.metrics["energy_gap"] = report.metrics["e_data"] - report.metrics["e_samples"]
         if "acceptance" in view.chain_metrics:
@@ -51,7 +51,7 @@ class Samples(Evaluation):
         return report
 
     def _strip(self, view: EvalView, bounds: tuple[float, float]) -> Tensor:
-        """Rows are chains, columns moments from noise (left) to sample (right), denser at first."""
+        """Rows are chains, columns moments from their start (left) to the sample (right), denser at first."""
         frames = [x for _, x in spread(view.trajectory, self.frames)]
         rows = torch.stack([x[:8] for x in frames], 1).flatten(0, 1)
         return pictures.grid(rows, bounds, columns=len(frames))

@@ -57,6 +57,7 @@ class Displaced(Objective):
     in units of its scale."""
 
     headline = ("loss", "accuracy")
+    validates = True
     needs_float32 = "compares the energies of near points"
 
     def __init__(

@@ -57,6 +57,7 @@ class DSM(Objective):
     """
 
     headline = ("loss", "score_norm")
+    validates = True
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
 
     def __init__(

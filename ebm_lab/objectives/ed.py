@@ -43,6 +43,7 @@ class ED(Objective):
     Gaussian noise added to the data, in units of its scale."""
 
     headline = ("loss",)
+    validates = True
     needs_float32 = "weighs the energies of near points against each other"
 
     def __init__(

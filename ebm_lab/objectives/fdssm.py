@@ -48,6 +48,7 @@ class FDSSM(Objective):
     for data that lie on a thin set, whose score is infinite."""
 
     headline = ("loss",)
+    validates = True
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
     needs_float32 = "takes differences of energies over short steps"
 

@@ -59,6 +59,7 @@ class MultiDSM(Objective):
     `time_weight`: weight of the time term, for energies only."""
 
     headline = ("loss", "space", "time")
+    validates = True
     needs = (Need("energy", "levels"), Need("dataset", "continuous"))
 
     def __init__(

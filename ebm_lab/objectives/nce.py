@@ -50,6 +50,7 @@ class NCE(Objective):
     `noise_ratio`: k; `data_noise`: std of Gaussian noise added to the data, in units of its scale."""
 
     headline = ("loss", "accuracy", "log_z")
+    validates = True
     needs_float32 = "tells data from noise by energies less log-densities"
 
     def __init__(

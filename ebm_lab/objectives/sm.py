@@ -37,6 +37,7 @@ class SM(Objective):
     scale, for data that lie on a thin set, whose score is infinite."""
 
     headline = ("loss", "score_norm")
+    validates = True
     needs = (Need("energy", "energy"), Need("energy", "smooth"), Need("dataset", "continuous"))
 
     def __init__(

@@ -57,6 +57,7 @@ class SSM(Objective):
     noise added to the data, in units of its scale, for data that lie on a thin set, whose score is infinite."""
 
     headline = ("loss", "score_norm")
+    validates = True
     needs = (Need("energy", "energy"), Need("energy", "smooth"), Need("dataset", "continuous"))
 
     def __init__(

@@ -13,6 +13,7 @@ from ebm_lab.training.batches import Batches
 from ebm_lab.training.compile.policy import should_compile
 from ebm_lab.training.compile.step import CompiledSteps
 from ebm_lab.training.distributed import Processes
+from ebm_lab.training.early_stopping import EarlyStopping
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients
 from ebm_lab.training.guard import Guard
@@ -38,7 +39,12 @@ def assemble(
     ema = EMA(parts.trained, s.ema)
     batches = Batches(parts.dataset, s.batch_size, s.seed, s.accumulate, processes.rank, processes.world)
     compiling = decide_compile(parts)
-    resolved = {**parts.config, "compile": "on" if compiling else "off"}
+    stopping = decide_early_stopping(parts)
+    resolved = {
+        **parts.config,
+        "compile": "on" if compiling else "off",
+        "early_stopping": "off" if stopping is None else "on",
+    }
     record = parts.dataset.record
     state = State(
         objective=objective,
@@ -49,6 +55,7 @@ def assemble(
         config=resolved,
         data=None if record is None else vars(record),
         processes=processes,
+        early_stopping=stopping,
     )
     trainer = Trainer(
         state=state,
@@ -99,6 +106,22 @@ def decide_compile(parts: Parts) -> bool:
         parts.objective.notes.append("compile: off, for it takes accumulate=1, precision=float32 and one process")
     numbers = s.batch_size * parts.dataset.mean.numel()
     return served and should_compile(s.compile, s.steps, numbers, s.runs_alike)
+
+
+def decide_early_stopping(parts: Parts) -> EarlyStopping | None:
+    """Decide whether the run watches the loss on held-out points: by itself for points of more than two dimensions, and
+    always only where that loss can tell. Raises UserError where it is asked for and can't."""
+    asked, shape = parts.settings.early_stopping, parts.dataset.event_shape
+    if not parts.objective.validates:
+        if asked in ("on", True):
+            raise UserError(
+                f"early_stopping=on: the loss of objective '{parts.config['objective']['name']}' does not tell how "
+                f"good the model is; give early_stopping=off"
+            )
+        return None
+    if asked in ("on", True) or (asked == "auto" and len(shape) == 1 and shape[0] > 2):
+        return EarlyStopping(parts.objective, parts.dataset, parts.generator, parts.settings.seed)
+    return None
 
 
 def build_guard(config: Mapping[str, Any], dataset: Dataset) -> Guard:

@@ -26,7 +26,14 @@ ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
 """Settings added to a component since its first version, with the values that reproduce its earlier behaviour."""
-LATER_KEYS = {"accumulate": 1, "precision": "float32", "channels_last": False, "compile": "off", "runs_alike": 1}
+LATER_KEYS = {
+    "accumulate": 1,
+    "precision": "float32",
+    "channels_last": False,
+    "compile": "off",
+    "runs_alike": 1,
+    "early_stopping": "off",
+}
 """The same for root keys of the config."""
 
 

@@ -33,9 +33,9 @@ class RunSaver:
         if self.run.candidate.is_file():
             os.replace(self.run.candidate, self.run.good)
 
-    def good(self) -> dict[str, Any]:
-        """Read the good checkpoint."""
-        return checkpoint.load(self.run.good, self.device)
+    def read(self, which: Literal["best", "good"]) -> dict[str, Any]:
+        """Read that checkpoint."""
+        return checkpoint.load({"best": self.run.best, "good": self.run.good}[which], self.device)
 
 
 def of_run(run: RunDir, file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -37,6 +37,7 @@ class RunSettings:
     compile: Literal["auto", "on", "off"] | bool
     runs_alike: PositiveInt
     ema: NonNegativeFloat
+    early_stopping: Literal["auto", "on", "off"] | bool
     log_every: PositiveInt
     eval_every: PositiveInt
     checkpoint_every: PositiveInt

@@ -169,7 +169,7 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
 def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
     """Train and evaluate; return the status and fill `final` for the summary."""
     final["ended_by"] = ended = trainer.fit()
-    if ended not in ("done", "max_seconds"):
+    if ended not in ("done", "max_seconds", "early_stopping"):
         return "interrupted"
     signals.phase = "evaluating"
     final |= trainer.evaluate("test")

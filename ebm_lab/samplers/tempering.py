@@ -14,6 +14,10 @@ together have a product law, which a swap between any two of them leaves invaria
 depend on where they are. What is not exact: the first call, or one with a batch of another size, where the hot replicas
 begin as copies of x and take their time to their own laws; and chains begun anew from noise, as with any sampler.
 
+An energy that is bound to its batch, by labels say, has a law of its own at each place, and a hot replica stays at the
+law of the values that it has come by. So the values must be the same, place by place, from call to call: a call with
+others is refused.
+
 Robert H. Swendsen and Jian-Sheng Wang, Replica Monte Carlo Simulation of Spin-Glasses, 1986.
 Charles J. Geyer, Markov Chain Monte Carlo Maximum Likelihood, 1991.
 Saifuddin Syed, Alexandre Bouchard-Cote, George Deligiannidis and Arnaud Doucet, Non-Reversible Parallel Tempering: a
@@ -32,6 +36,7 @@ from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen, gradient_of, rows_of
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.mcmc import accept
+from ebm_lab.core.model import values_bound
 from ebm_lab.core.registry import register
 from ebm_lab.samplers._adaptation import StepSize
 from ebm_lab.samplers._metropolis import Point, Target, choose
@@ -60,6 +65,17 @@ def swapped(accepted: Tensor) -> Tensor:
     step, none = accepted.long(), torch.zeros_like(accepted[:1], dtype=torch.int64)
     places = torch.arange(len(accepted) + 1, device=accepted.device).view(-1, 1)
     return places + torch.cat([step, none]) - torch.cat([none, step])
+
+
+def check_values(held: Tensor | None, given: Tensor | None) -> None:
+    """Refuse to go on where the energy is bound to other values, (B, k) or None, than those that the hot replicas have
+    come by."""
+    same = held is given if held is None or given is None else torch.equal(held, given)
+    if not same:
+        raise UserError(
+            "sampler 'tempering': its hot replicas keep to the labels, noise levels or anchors of the call before, and "
+            "this call has others: choose sampler=mala or hmc, or give each chain the same ones at every call"
+        )
 
 
 @register("sampler", "tempering")
@@ -92,14 +108,16 @@ class Tempering(Sampler):
         self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
 
     def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Hot replicas (R - 1, B, *shape), copies of x; log step sizes (R,); whose turn it is, 0-d; and which replicas
-        have been at the top since they were at the bottom, (R, B)."""
-        t = self.temperatures.to(x)
+        """Hot replicas (R - 1, B, *shape), copies of x; log step sizes (R,); whose turn it is, 0-d; which replicas have
+        been at the top since they were at the bottom, (R, B); and the values that the energy is bound to, (B, k), where
+        it is bound to any."""
+        t, values = self.temperatures.to(x), values_bound(energy)
         return {
             "hot": x.expand(len(t) - 1, *x.shape).clone(),
             "log_eps": self.step_size.begin(x) + 0.5 * t.log(),
             "turn": torch.zeros((), dtype=torch.int64, device=x.device),
             "was_hot": torch.zeros(len(t), len(x), dtype=torch.bool, device=x.device),
+            **({} if values is None else {"values": values}),
         }
 
     def __call__(
@@ -118,8 +136,9 @@ class Tempering(Sampler):
             slope = gradient_of(rows_of(energy, lambda: torch.arange(replicas * b, device=x.device) % b))
             state = state or self.begin(energy, x, generator)
             if state["hot"].shape[1:] != x.shape:  # a batch of another size
-                fresh = self.begin(energy, x, generator)
-                state = {**state, "hot": fresh["hot"], "was_hot": fresh["was_hot"]}
+                own = ("log_eps", "turn")
+                state = {**self.begin(energy, x, generator), **{name: state[name] for name in own}}
+            check_values(state.get("values"), values_bound(energy))
             return self._run(lambda x: Point(x, *slope(x)), x, state, generator)
 
     def _run(
@@ -154,5 +173,5 @@ class Tempering(Sampler):
             **{f"swap_{i + 1}": c for i, c in enumerate(chance)},
         }
         hot = now.x[b:].view(r - 1, *x.shape)
-        state = {"hot": hot.clone(), "log_eps": log_eps, "turn": turn, "was_hot": was_hot}
+        state = {**state, "hot": hot.clone(), "log_eps": log_eps, "turn": turn, "was_hot": was_hot}
         return Chain(now.x[:b].clone(), state, metrics, (self.steps + 1) * r * b)

@@ -48,9 +48,10 @@ class Meter:
         self.counts = {}
 
     def state_dict(self) -> dict:
+        """Return the state as copies: `add` changes the sums in place."""
         return {
             "names": self.names,
-            "sums": list(self.sums.values()),
+            "sums": [value.clone() for value in self.sums.values()],
             "counts": [self.counts.get(name, 0) for name in self.names],
         }
 
@@ -58,5 +59,5 @@ class Meter:
         """Take up a state; those saved before counts were kept per name hold one `count` for all."""
         names = list(state["names"])
         counts = state["counts"] if "counts" in state else [state["count"]] * len(names)
-        self.sums = dict(zip(names, state["sums"], strict=True))
+        self.sums = {name: value.clone() for name, value in zip(names, state["sums"], strict=True)}
         self.counts = {name: count for name, count in zip(names, counts, strict=True) if count}

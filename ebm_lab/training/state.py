@@ -11,6 +11,7 @@ from ebm_lab.core.interfaces import Objective
 from ebm_lab.training import checkpoint
 from ebm_lab.training.costs import Counters
 from ebm_lab.training.distributed import Processes, all_equal
+from ebm_lab.training.early_stopping import EarlyStopping
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.guard import Guard
 from ebm_lab.training.meter import Meter
@@ -35,6 +36,7 @@ class State:
     processes: Processes = field(default_factory=Processes)
     meter: Meter = field(default_factory=Meter)
     costs: Counters = field(default_factory=Counters)
+    early_stopping: EarlyStopping | None = None
 
     @property
     def step(self) -> int:
@@ -48,6 +50,7 @@ class State:
             "ema": self.ema,
             "meter": self.meter,
             "guard": self.guard,
+            **({} if self.early_stopping is None else {"early_stopping": self.early_stopping}),
             **{f"optimiser/{name}": o for name, o in self.optimisers.items()},
         }
 

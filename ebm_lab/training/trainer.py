@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from ebm_lab.core.errors import Diverged
 from ebm_lab.core.functional import frozen
 from ebm_lab.core.interfaces import Batch, Logger, Turn
 from ebm_lab.core.streams import say
@@ -16,6 +15,7 @@ from ebm_lab.training.costs import Clock
 from ebm_lab.training.evaluations import Evaluations, Failure
 from ebm_lab.training.guard import Trouble
 from ebm_lab.training.optimiser import step_all
+from ebm_lab.training.rollback import roll_back, take_best
 from ebm_lab.training.state import State
 
 
@@ -45,8 +45,8 @@ class Saver(Protocol):
         """Make the proposed checkpoint the good one."""
         ...
 
-    def good(self) -> dict[str, Any]:
-        """Read the good checkpoint."""
+    def read(self, which: Literal["best", "good"]) -> dict[str, Any]:
+        """Read that checkpoint."""
         ...
 
 
@@ -82,13 +82,15 @@ class Trainer:
     _said: set[str] = field(default_factory=set)
 
     def fit(self) -> str:
-        """Train up to `schedule.steps`; returns why the loop ended: 'done', 'max_seconds' or the value of `stop`.
+        """Train up to `schedule.steps`; returns why the loop ended: 'done', 'max_seconds', 'early_stopping' or the
+        value of `stop`.
 
         Trouble is never written: the run returns to its last good checkpoint, or Diverged is raised.
         """
         plan, began = self.schedule, time.perf_counter()
         if self.saver is not None and not self.state.step:  # the first good checkpoint is the initial state
             self._write("good")
+            self._keep_best(self._held_out_loss())
         while self.state.step < plan.steps:
             step = self.state.step + 1
             self._train_step(step)
@@ -100,7 +102,7 @@ class Trainer:
             evaluating = step % plan.eval_every == 0 and step < plan.steps
             saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
             if (logging or evaluating or saving) and (troubles := self._troubles(logging)):
-                self._roll_back(troubles)
+                roll_back(self, troubles)
                 continue
             if logging or evaluating:
                 metrics = (self._window() if logging else {}) | self._spent()
@@ -109,8 +111,14 @@ class Trainer:
                     logger.scalars(metrics, step)
             if saving:  # one that a stop brings is no candidate, so that stopping changes nothing
                 self.save(candidate=step % plan.checkpoint_every == 0)
+            if stop == "max_seconds":
+                take_best(self)
             if stop:
                 return stop
+            if evaluating and self.state.early_stopping is not None and self.state.early_stopping.over:
+                take_best(self)
+                return "early_stopping"
+        take_best(self)
         return "done"
 
     def _train_step(self, step: int) -> None:
@@ -138,41 +146,6 @@ class Trainer:
         means = state.meter.means(state.processes)
         return state.guard.broken(means, state.ema.parameters) or (state.guard.check_window(means) if whole else [])
 
-    def _roll_back(self, troubles: list[Trouble]) -> None:
-        """Return to the last good checkpoint with half the learning rate; raises Diverged if that was done too often.
-
-        What the run has spent and the best validation value stay; `last.pt` is written before metrics.jsonl is cut, and
-        holds the events, so a kill in between loses nothing.
-        """
-        state = self.state
-        seen = f"step {state.step}: {'; '.join(t.seen for t in troubles)}"
-        tips = self.advise(troubles, "chain_distance" in state.meter.names)
-        if self.saver is None:
-            raise Diverged(f"{seen}. {tips}")
-        spent, events = state.costs, state.guard.events
-        bases = {name: optimiser.base for name, optimiser in state.optimisers.items()}
-        again = len(events) < state.guard.rollbacks
-        state.restore(self.saver.good())
-        step = state.step
-        state.costs = replace(spent, step=step)
-        state.guard.events, state.guard.candidate = events, None
-        for name, optimiser in state.optimisers.items():
-            optimiser.base = bases[name] / 2 if again else bases[name]
-        if again:
-            count, lr = len(events) + 1, next(iter(state.optimisers.values())).base
-            event = {"step": step, "event": "rollback", "from": spent.step, "rollback": count, "seen": seen, "lr": lr}
-            state.guard.events = [*events, event]
-        self.save()
-        if not again:
-            tried = f" after {len(events)} rollback(s)" if events else ""
-            raise Diverged(f"{seen}{tried}. Kept: the good checkpoint of step {step}. {tips}")
-        self.rewound(step, state.guard.events)
-        self.clock.begin_window(state.costs)
-        self.say(
-            f"guard: {seen}; rolled back to step {step}, learning rate halved to {lr:g} "
-            f"(rollback {count} of {state.guard.rollbacks})"
-        )
-
     def _window(self) -> dict[str, float]:
         """Mean metrics since the last log line, with its rate; a clean window may prove a checkpoint good."""
         state = self.state
@@ -191,13 +164,27 @@ class Trainer:
         return {"grad_evals": costs.grad_evals, **self.state.processes.total(costs.cpu)}
 
     def _validate(self) -> dict[str, float]:
-        metrics, costs = self.evaluate("val"), self.state.costs
-        first = next((name for name in self.evaluations.monitors if name in metrics), None)
+        metrics = self.evaluate("val") | self._held_out_loss()
+        self._keep_best(metrics)
+        return {f"val/{name}": value for name, value in metrics.items()}
+
+    def _held_out_loss(self) -> dict[str, float]:
+        """The objective's loss on the validation split, where the run watches it."""
+        state = self.state
+        if state.early_stopping is None:
+            return {}
+        with self.clock.evaluating(state.costs), state.ema.applied():
+            return {"loss": state.early_stopping.look()}
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        """Save `best.pt` if no step before has reached so low a value of the metric that the run is judged by."""
+        costs = self.state.costs
+        monitors = self.evaluations.monitors if self.state.early_stopping is None else ["loss"]
+        first = next((name for name in monitors if name in metrics), "")
         monitor = first if costs.best is None else costs.best_by or first
         if monitor in metrics and (costs.best is None or metrics[monitor] < costs.best):
             costs.best, costs.best_step, costs.best_by = metrics[monitor], costs.step, monitor
             self.save(best=True)
-        return {f"val/{name}": value for name, value in metrics.items()}
 
     def evaluate(self, split: Literal["val", "test"]) -> dict[str, float]:
         """Run the evaluations that apply, on the averaged weights; their pictures go to the loggers. The energy is in
