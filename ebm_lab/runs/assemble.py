@@ -109,8 +109,10 @@ def decide_compile(parts: Parts) -> bool:
 
 
 def decide_early_stopping(parts: Parts) -> EarlyStopping | None:
-    """Decide whether the run watches the loss on held-out points: by itself for points of more than two dimensions, and
-    always only where that loss can tell. Raises UserError where it is asked for and can't."""
+    """Decide whether the run stops early by the loss on held-out points; `auto` does for points of over two dimensions.
+
+    Raises UserError if it is asked for and the objective's loss does not measure the quality of the model.
+    """
     asked, shape = parts.settings.early_stopping, parts.dataset.event_shape
     if not parts.objective.validates:
         if asked in ("on", True):
