@@ -105,7 +105,7 @@ def test_the_manual_says_what_resume_auto_does():
     from ebm_lab.cli.compose import config_dir
 
     text = " ".join((config_dir() / "train.yaml").read_text().replace("#", " ").split())
-    assert "do nothing where that has ended, begin one where there is none" in text
+    assert "do nothing if it has ended, begin one if there is none" in text
 
 
 @pytest.mark.parametrize(
