@@ -306,7 +306,7 @@ def test_a_lost_config_and_a_lost_summary_are_made_good_as_told(trained, path, c
     for file in ("config.yaml", "summary.json"):
         (path / file).write_text("")
     _, (said,) = command(train_main, f"resume={path}", "steps=24")
-    write(path, "summary.json", re.search(r"let it hold (\{.*\})", said).group(1))
+    write(path, "summary.json", re.search(r"write (\{.*\}) into it", said).group(1))
     _, (said,) = command(train_main, f"resume={path}", "steps=24")
     code = said[said.index("-m ") :].split()
     write(path, "config.yaml", subprocess.run([sys.executable, *code], capture_output=True, text=True, cwd=ROOT).stdout)
