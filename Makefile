@@ -18,10 +18,10 @@ train: .venv/installed  ## Train the default: real handwritten digits, no downlo
 	$(BIN)/python train.py
 
 test: .venv/installed  ## Run the whole test suite
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-fast: .venv/installed  ## Run the tests that take seconds
-	$(BIN)/python -m pytest --numprocesses auto -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
 
 compare: .venv/installed  ## Train every objective on two data sets under one budget; write a page and tables, within an hour
 	$(BIN)/python scripts/compare.py jobs=2

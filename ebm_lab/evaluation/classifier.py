@@ -15,10 +15,14 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.files import digest
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.start import start_law
+
+_last: dict[tuple[Any, ...], Any] = {}
+"""The classifier that this process fitted last, by its data and settings: the next run on the same data takes it."""
 
 
 @register("evaluation", "classifier")
@@ -96,6 +100,15 @@ class Classifier(Evaluation):
         return Report(metrics, {"nearest": pictures.grid(pairs, bounds, columns=10)})
 
     def _fit(self, x: Tensor, y: Tensor) -> Any:
+        x, y = subset(x, self.points), subset(y, self.points)
+        known = (digest([x, y]), x.shape, self.hidden, self.points, self.passes)
+        if (model := _last.get(known)) is None:
+            model = self._new(x, y)
+            _last.clear()
+            _last[known] = model
+        return model
+
+    def _new(self, x: Tensor, y: Tensor) -> Any:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier
 
@@ -103,7 +116,6 @@ class Classifier(Evaluation):
             warnings.simplefilter("ignore", ConvergenceWarning)
             epochs = max(1, self.passes // min(self.points, len(x)))
             model = MLPClassifier((self.hidden,), max_iter=epochs, random_state=0)
-            x, y = subset(x, self.points), subset(y, self.points)
             return model.fit(x.flatten(1).cpu().numpy(), y.cpu().numpy())
 
     def _confident_classes(self, x: Tensor) -> Tensor:

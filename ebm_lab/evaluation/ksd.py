@@ -11,8 +11,8 @@ times.
 
 is the discrepancy in standard deviations at the width that shows most: narrow kernels see the shape of narrow modes,
 wide ones see where the mass is. `_p` is the probability of so large a z if the points came from the model, by the same
-bootstrap, which is accurate for many points. `ksd2_noise` is the value for the noise at which chains begin by default, that is
-for a sampler that does nothing.
+bootstrap, which is accurate for many points. `ksd2_noise` is the value for the noise at which chains begin by default,
+that is for a sampler that does nothing.
 
 Like the score, KSD hardly sees the weights of distant modes: a p-value far from 0 does not show that they are right. It
 loses power as the dimension grows. Samples drawn at temperature T are compared with exp(-E / T). A model of many levels

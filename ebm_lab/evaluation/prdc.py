@@ -3,9 +3,9 @@
 Precision and density are low if samples lie away from the data, recall and coverage if data lie away from the samples;
 density exceeds 1 if samples concentrate where the data are densest. `_real` is the value for as many training points
 instead of samples, which a perfect model reaches up to noise; its expected coverage is `prdc_coverage_expected`.
-`prdc_*_noise` is the value for the noise at which chains begin by default. All values depend on the number of points: compare them
-only at the same number of samples and `points`. Distances between pixels say little about what an image shows;
-distances in a classifier's features say more.
+`prdc_*_noise` is the value for the noise at which chains begin by default. All values depend on the number of points:
+compare them only at the same number of samples and `points`. Distances between pixels say little about what an image
+shows; distances in a classifier's features say more.
 """
 
 from pydantic import PositiveInt

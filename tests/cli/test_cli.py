@@ -22,6 +22,7 @@ from tests.datasets.test_datasets_real import DUMPS, save, write_cifar, write_id
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["steps=3", "logger=none", "samples=4", "sample_steps=10", "batch_size=16", "threads=1"]
+FEW = ["dataset.train=500", "dataset.held_out=200"]
 
 MISTAKES = [
     ("objective=dmx", "objective=dmx: no such option; allowed: .*dsm.*; did you mean 'dsm'?"),
@@ -154,9 +155,10 @@ def data_on_disk(dataset, root):
     if dataset == "array":
         (root / "x.csv").write_text("\n".join(f"{i},{i * i % 7}" for i in range(100)))
         return [f"dataset.path={root / 'x.csv'}"]
-    return [] if dataset == "digits" else ["dataset.train=500", "dataset.held_out=200", "evaluation.density.cells=40"]
+    return [] if dataset == "digits" else [*FEW, "evaluation.density.cells=40"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group, option", [(g, o) for g in GROUPS for o in options(g)])
 def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, tmp_path):
     if group == "dataset":
@@ -168,14 +170,15 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
         overrides = ["objective=dsm"]
     elif group == "energy":
         flat = option in ("mlp", "gaussian", "noise_mlp", "score_mlp")
-        overrides = [*(["dataset=gaussian"] if flat else []), *(["objective=multi_dsm"] if "score" in option else [])]
+        points = ["dataset=gaussian", *data_on_disk("gaussian", tmp_path)] if flat else []
+        overrides = [*points, *(["objective=multi_dsm"] if "score" in option else [])]
     elif group == "sampler" and option in ("annealed_langevin", "predictor_corrector", "probability_flow"):
         overrides = ["objective=multi_dsm"]
     elif group == "recipe" and "/" in option:
         domain, objective = option.split("/")
-        overrides = [f"objective={objective}", *(["dataset=two_moons"] if domain == "points" else [])]
+        overrides = [f"objective={objective}", *(["dataset=two_moons", *FEW] if domain == "points" else [])]
     elif option == "points" or (group, option) == ("architecture", "mlp"):
-        overrides = ["dataset=two_moons"]
+        overrides = ["dataset=two_moons", *data_on_disk("two_moons", tmp_path)]
     elif group == "experiment" and option.startswith("fashion"):
         overrides = data_on_disk("fashion_mnist", tmp_path)
     else:
@@ -187,10 +190,12 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
 
 
 @pytest.mark.parametrize("objective", options("objective"))
-@pytest.mark.parametrize("dataset", ["digits", "two_moons", "gaussian"])
+@pytest.mark.parametrize(
+    "dataset", ["two_moons", *(pytest.param(d, marks=pytest.mark.slow) for d in ("digits", "gaussian"))]
+)
 def test_objectives_run_on_every_kind_of_data(objective, dataset, tmp_path):
-    overrides = [f"objective={objective}", f"dataset={dataset}", *TINY, f"output_dir={tmp_path}"]
-    assert ebm_lab.train(overrides, quiet=True).status == "finished"
+    overrides = [f"objective={objective}", f"dataset={dataset}", *data_on_disk(dataset, tmp_path), *TINY]
+    assert ebm_lab.train([*overrides, f"output_dir={tmp_path}"], quiet=True).status == "finished"
 
 
 def test_debug_overfit_fits_one_batch(tmp_path):
@@ -279,6 +284,7 @@ def plugin(tmp_path, monkeypatch, name, text):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_component_of_one_s_own(tmp_path, monkeypatch):
     """The README's ten lines, run in a process of their own; and the run loads only with the plugin named."""
     plugin(tmp_path, monkeypatch, "my_module", RING)
@@ -306,6 +312,7 @@ def test_a_component_of_one_s_own(tmp_path, monkeypatch):
     assert result.status == "finished"
 
 
+@pytest.mark.slow
 def test_scripts_work_on_a_run_directory(tmp_path):
     result = ebm_lab.train(["dataset=digits", *TINY, f"output_dir={tmp_path}"], quiet=True)
     script = [sys.executable, str(ROOT / "scripts" / "sample.py"), f"run={result.path}", "n=9", "steps=20"]
@@ -335,6 +342,7 @@ def test_an_objective_of_many_levels_brings_its_energy_and_its_sampler():
     assert config["steps"] == 7 and "architecture" not in config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["annealed_langevin", "predictor_corrector", "probability_flow"])
 @pytest.mark.parametrize("energy", ["noise_mlp", "score_mlp"])
 def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sampler, tmp_path):
@@ -356,7 +364,7 @@ def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sample
 
 def test_the_evaluations_of_a_run_can_be_chosen_and_set(tmp_path, capsys):
     """Numbers do not depend on which other evaluations are done; a setting can be changed; typos are told."""
-    overrides = ["dataset=two_moons", "objective=dsm", "evaluation=[samples]", "dataset.held_out=100"]
+    overrides = ["dataset=two_moons", "objective=dsm", "evaluation=[samples]", *FEW]
     run = str(ebm_lab.train([*overrides, *TINY, f"output_dir={tmp_path}"], quiet=True).path)
     file = Path(run) / "evaluation" / "evaluation.json"
 
@@ -381,7 +389,8 @@ def test_the_evaluations_of_a_run_can_be_chosen_and_set(tmp_path, capsys):
 
 
 def test_an_evaluation_that_fails_stops_no_other(tmp_path, monkeypatch):
-    run = str(ebm_lab.train(["dataset=two_moons", "objective=dsm", *TINY, f"output_dir={tmp_path}"], quiet=True).path)
+    overrides = ["dataset=two_moons", *FEW, "objective=dsm", "evaluation=[samples,mmd]", *TINY]
+    run = str(ebm_lab.train([*overrides, f"output_dir={tmp_path}"], quiet=True).path)
 
     def fail(self, view):
         raise RuntimeError("no such luck")
@@ -393,8 +402,9 @@ def test_an_evaluation_that_fails_stops_no_other(tmp_path, monkeypatch):
     assert record["failed"] == {"mmd": "RuntimeError: no such luck"} and "e_data" in record
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_each_job_its_own_run(tmp_path):
-    arguments = ["-m", "objective=dsm,pcd", "dataset=two_moons", *TINY, "evaluation=[]"]
+    arguments = ["-m", "objective=dsm,pcd", "dataset=two_moons", *FEW, *TINY, "evaluation=[]"]
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

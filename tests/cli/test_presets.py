@@ -54,6 +54,7 @@ def test_what_the_step_leaves_is_what_the_preset_says():
     assert ratio - 1 - math.log(ratio) == pytest.approx(0.035, abs=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, row, column", RUNS, ids=["-".join(r) for r in RUNS])
 def test_every_run_of_every_study_composes(name, row, column):
     study = studies.STUDIES[name]

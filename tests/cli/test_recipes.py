@@ -302,6 +302,7 @@ def test_lines_about_a_component_inside_another_speak_as_people_write(half, word
     assert "@" not in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_each_job_of_a_sweep_has_the_recipe_of_its_own_choices(own, tmp_path):
     folder = own("objective/none", "")
     words = [
@@ -322,6 +323,7 @@ def test_each_job_of_a_sweep_has_the_recipe_of_its_own_choices(own, tmp_path):
     assert found == {(o, e, b, "mala") for o, b in (("dsm", 512), ("pcd", 256)) for e in ("mala", "hmc")}
 
 
+@pytest.mark.slow
 def test_the_config_that_is_printed_is_the_one_that_runs(tmp_path):
     words = ["objective=dsm", "dataset=two_moons", "logger=none", "evaluation_sampler=hmc", "--cfg", "job"]
     done = subprocess.run(

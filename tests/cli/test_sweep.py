@@ -33,6 +33,7 @@ def results(folder):
     return kept
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_stops_no_other_and_the_rest_can_be_done_later(tmp_path):
     done = call(tmp_path, "-m", "objective=dsm", "objective.sigma=0.1,-1,0.2", *TINY)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -50,15 +51,24 @@ def test_a_job_that_fails_stops_no_other_and_the_rest_can_be_done_later(tmp_path
     assert after[2]["run"] != found[2]["run"] and after[2]["results"]["nll_gap"] == found[2]["results"]["nll_gap"]
 
 
+MANY = ["-m", "objective=dsm,pcd", "seed=0,1", *TINY]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder in which four jobs ran one after the other."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = call(folder, *MANY)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_side_by_side_gives_the_results_of_one_after_the_other(launcher, tmp_path):
-    many = ["-m", "objective=dsm,pcd", "seed=0,1", *TINY]
-    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    alone = call(tmp_path / "a", *many)
-    side_by_side = call(tmp_path / "b", *many, f"hydra/launcher={launcher}")
-    assert alone.returncode == side_by_side.returncode == 0, side_by_side.stderr
-    folders = [next((tmp_path / n / "outputs" / "sweeps").iterdir()) for n in "ab"]
+def test_side_by_side_gives_the_results_of_one_after_the_other(launcher, alone, tmp_path):
+    side_by_side = call(tmp_path, *MANY, f"hydra/launcher={launcher}")
+    assert side_by_side.returncode == 0, side_by_side.stderr
+    folders = [next((path / "outputs" / "sweeps").iterdir()) for path in (alone, tmp_path)]
     a, b = (results(f) for f in folders)
     assert a.keys() == b.keys() == {0, 1, 2, 3}
     for job, (gap, state) in a.items():
@@ -134,6 +144,7 @@ def test_jobs_that_share_their_compiled_code_are_counted(overrides, alike):
     assert sweep.count_alike(config) == alike
 
 
+@pytest.mark.slow
 def test_a_job_is_told_how_many_share_its_compiled_code(tmp_path):
     assert call(tmp_path, "-m", "objective=dsm", "seed=1,2", *TINY).returncode == 0
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()

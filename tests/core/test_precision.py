@@ -55,6 +55,7 @@ def test_channels_last_without_convolutions_is_refused():
         assemble(compose_config([*QUICK, "channels_last=true"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", [["accumulate=4"], ["precision=bfloat16"]], ids=" ".join)
 def test_resumed_under_each_setting_has_the_bits_of_an_unbroken_run(choice, tmp_path, monkeypatch):
     straight = run(tmp_path, "a", "objective=dsm", *choice, "steps=20")

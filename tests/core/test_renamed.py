@@ -37,10 +37,12 @@ class CountRows:
 """
 
 
+@pytest.mark.slow
 def test_a_plugin_of_before_trains_and_is_told_where_its_imports_are_now(tmp_path):
     (tmp_path / "old_plugin.py").write_text(PLUGIN, encoding="utf-8")
     command = [sys.executable, str(ROOT / "train.py"), "plugins=[old_plugin]", "objective=dsm", "dataset=two_moons"]
-    command += ["steps=2", "logger=none", "+evaluation.count_rows.name=count_rows", "dataset.held_out=123"]
+    command += ["steps=2", "logger=none", "+evaluation.count_rows.name=count_rows"]
+    command += ["dataset.train=300", "dataset.held_out=123"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "ebm_lab.core.view is now ebm_lab.core.eval_view" in done.stderr

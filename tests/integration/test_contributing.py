@@ -24,6 +24,7 @@ def written(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_examples_work_together(written):
     choice = ["dataset=laplace", "energy=two_layers", "objective=absolute_dsm", "sampler=random_walk"]
     more = ["evaluation=[likelihood,tail]", "steps=20", "samples=50", "sample_steps=40", "logger=none"]

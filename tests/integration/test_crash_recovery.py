@@ -29,6 +29,7 @@ from ebm_lab.loggers.files import Files
 from ebm_lab.training import checkpoint
 from tests.runs.test_resume import OBJECTIVES, QUICK, lines, run, same, state, stop_at
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -38,7 +39,6 @@ def _train(overrides):
     os._exit(ebm_lab.train(overrides, quiet=True).exit_status)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
 def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_bits_of_an_unbroken_run(number, tmp_path):
     """SIGKILL and SIGTERM by turns, twice a run, at a moment of its training drawn from the seed; the same command is

@@ -114,6 +114,7 @@ def test_a_training_step_never_waits_for_the_device(objective, monkeypatch):
     assert asked == ["__float__"], "the watch works"
 
 
+@pytest.mark.slow
 def test_importing_and_building_a_run_change_no_setting_of_torch():
     code = """
 import numpy, torch

@@ -5,9 +5,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_wheel_works_far_from_the_clone(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True, text=True)
@@ -26,6 +29,7 @@ def test_a_wheel_works_far_from_the_clone(tmp_path):
     away.mkdir()
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ebm_lab.cli.commands import lab; lab()"
     arguments = ["train", "objective=dsm", "dataset=two_moons", "steps=3", "logger=none", "evaluation=[likelihood]"]
+    arguments += ["dataset.train=300", "dataset.held_out=100"]
     command = [sys.executable, "-c", code, str(tmp_path / "site"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=away)
     assert done.returncode == 0, done.stderr

@@ -84,6 +84,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_stop_at_9_resume_to_20_equals_20_straight(name):
     straight, first, second = (assemble(METHODS[name]())[0] for _ in range(3))
@@ -104,6 +105,7 @@ def test_what_a_nested_sampler_adapts_is_in_the_checkpoint():
     assert isinstance(trainer.state.objective.chains(), Batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_compiled_turns_equal_eager_ones(name):
     """A graph for each turn; 12 steps of Adam at lr <= .02 carry on the rounding of float32."""

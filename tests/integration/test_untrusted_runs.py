@@ -132,6 +132,7 @@ def test_looking_at_a_run_imports_none_of_its_plugins(action, path, evil):
     assert not Path("canary").exists() and evil not in sys.modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -168,6 +168,7 @@ def test_the_variances_are_those_of_rows_that_the_mixture_was_not_fitted_to():
     assert len(weights) == 1 and 1 - 4 * math.sqrt(2 / 60) < float(variances.min()) < float(variances.max()) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides, key",
     [

@@ -25,7 +25,7 @@ from ebm_lab.runs.isolation import isolated
 SHORT = [
     "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
     "steps=12", "batch_size=32", "samples=20", "sample_steps=5", "logger=none", "log_every=6", "eval_every=6",
-    "checkpoint_every=12",
+    "checkpoint_every=12", "evaluation.density.cells=20", "evaluation.likelihood.cells=40",
 ]  # fmt: skip
 
 
@@ -148,7 +148,10 @@ def cpu_state():
     return found | {"defaults": [torch.get_default_dtype(), torch.get_default_device()]}
 
 
-@pytest.mark.parametrize("name", STATES)
+FIRST = ("autocast to bfloat16", "inference_mode", "2 threads")
+
+
+@pytest.mark.parametrize("name", [pytest.param(s, marks=() if s in FIRST else pytest.mark.slow) for s in STATES])
 def test_a_run_has_the_same_bits_in_every_state_and_leaves_it_as_it_was(name, plain, tmp_path):
     with STATES[name]():
         before = cpu_state()
@@ -173,6 +176,7 @@ def test_a_loaded_run_is_the_same_in_every_state_and_leaves_it_as_it_was(name, p
     assert all(p.grad is not None and p.dtype == torch.float32 for p in loaded.energy.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autocast to bfloat16", "inference_mode", "default dtype float64", "2 threads"])
 def test_samples_and_evaluations_are_the_same_in_every_state(name, plain, tmp_path):
     def both(folder):
@@ -206,6 +210,7 @@ def test_a_compiled_run_is_the_same_in_every_state(name, tmp_path):
     assert bits(found) == bits(right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["pcd", "nce", "ssm", "fdssm", "cd"])
 def test_global_generators_are_neither_used_nor_changed(objective, tmp_path):
     found = []
@@ -227,6 +232,7 @@ def test_seeding_leaves_the_seed_of_a_device_that_is_not_used_alone(monkeypatch)
     assert not reseeded
 
 
+@pytest.mark.slow
 def test_an_energy_trained_under_inference_mode_is_an_ordinary_one(tmp_path):
     with torch.inference_mode():
         result = run(tmp_path)
@@ -246,6 +252,7 @@ def test_an_error_leaves_the_state_as_it_was():
         assert state() == before
 
 
+@pytest.mark.slow
 def test_runs_in_four_threads_are_right_and_leave_the_process_as_it_was(plain, tmp_path):
     found, before = {}, state()
 
@@ -263,6 +270,7 @@ def test_runs_in_four_threads_are_right_and_leave_the_process_as_it_was(plain, t
     assert {k: v for k, v in after.items() if k != "warnings"} == {k: v for k, v in before.items() if k != "warnings"}
 
 
+@pytest.mark.slow
 def test_a_run_within_a_run_leaves_the_outer_one_its_settings(tmp_path):
     with isolated():
         torch.set_num_threads(2)

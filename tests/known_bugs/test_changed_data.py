@@ -22,6 +22,7 @@ from ebm_lab.runs.assemble import assemble
 from ebm_lab.runs.init_from import take_weights
 from ebm_lab.runs.record import fingerprint
 
+pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(600, 2))
 QUICK = [

@@ -10,6 +10,7 @@ from ebm_lab.reports.compare.runner import newest
 from ebm_lab.runs.resume import earlier
 from tests.runs.test_resume import QUICK, lines, run, same, state, stop_at
 
+pytestmark = pytest.mark.slow
 COMMAND = ["objective=dsm", "steps=12", "sampler=none", "evaluation=[]", "resume=auto"]
 NAMES = ("2001-01-01_00-00-00.000000_old", "2020-06-01_00-00-00.000000_middle", "2099-01-01_00-00-00.000000_ahead")
 

@@ -17,8 +17,8 @@ from ebm_lab.core.streams import SafeStream
 from tests.runs.test_resume import lines, same, state
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["objective=dsm", "dataset=two_moons", "dataset.train=300", "dataset.held_out=100", "energy.hidden=[8]"]
-TINY += ["steps=20", "log_every=2", "evaluation=[]", "sampler=none", "threads=1"]
+TINY = ["objective=dsm", "objective.sigma=0.1", "dataset=two_moons", "dataset.train=300", "dataset.held_out=100"]
+TINY += ["energy.hidden=[8]", "steps=20", "log_every=2", "evaluation=[]", "sampler=none", "threads=1"]
 RUN = [*TINY, "logger=none"]
 
 
@@ -86,6 +86,7 @@ def test_a_terminal_that_goes_away_ends_no_run(straight, tmp_path):
     assert summary(tmp_path)["status"] == "finished" and lines(run) == lines(straight)
 
 
+@pytest.mark.slow
 def test_the_summary_keeps_why_the_console_fell_silent(tmp_path):
     status, said = shell(tmp_path, "CMD >/dev/full", *RUN)
     assert status == 0 and said == ""
@@ -237,6 +238,7 @@ class Failing:
 register("logger", "failing")(Failing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["constructor", "scalars", "image", "close"])
 @pytest.mark.parametrize("kind", ["exit", "system", "user", "any"])
 def test_a_logger_that_raises_ends_no_run(where, kind, straight, tmp_path, capsys):

@@ -14,8 +14,9 @@ import ebm_lab
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [
-    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
-    "steps=4", "batch_size=32", "samples=8", "sample_steps=2", "evaluation=[samples]", "logger=none",
+    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "objective.sigma=0.1",
+    "energy=mlp", "energy.hidden=[8]", "steps=4", "batch_size=32", "samples=8", "sample_steps=2",
+    "evaluation=[samples]", "logger=none",
 ]  # fmt: skip
 NAME = "Läufe — 模型 ∫"
 TERMINALS = {
@@ -38,7 +39,8 @@ def command(script, *arguments, cwd, **environment):
     return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1")
 
 
-@pytest.mark.parametrize("terminal", [pytest.param(t, marks=() if t in MAIN else pytest.mark.slow) for t in TERMINALS])
+@pytest.mark.slow
+@pytest.mark.parametrize("terminal", TERMINALS)
 def test_a_run_under_a_path_of_any_letters_ends_well_on_any_terminal(terminal, tmp_path):
     settings = TERMINALS[terminal]
     folder = tmp_path / NAME
@@ -71,6 +73,7 @@ def test_a_mistake_with_foreign_letters_is_one_line(terminal, tmp_path):
         assert len(problem.splitlines()) == 1 and problem.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_a_working_tree_with_foreign_names_ends_no_run(tmp_path):
     """Git prints the names of changed files as they are, if it is told to."""
     (tmp_path / "é").write_text("")
@@ -85,6 +88,7 @@ def test_a_working_tree_with_foreign_names_ends_no_run(tmp_path):
     assert summary["git_commit"].endswith("+")
 
 
+@pytest.mark.slow
 def test_a_config_with_foreign_letters_in_a_comment_is_read_by_any_locale(tmp_path):
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     text = "# @package _global_\n# Größe — 模型\nseed: 7\n"

@@ -19,7 +19,8 @@ from tests.runs.test_resume import QUICK, lines, same, state
 from tests.training.test_distributed import port
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = [*QUICK, "objective=dsm", "sampler=none", "evaluation=[likelihood]", "evaluation.likelihood.cells=20", "steps=12"]
+RUN = [*QUICK, "objective=dsm", "objective.sigma=0.1", "sampler=none", "steps=12"]
+RUN += ["evaluation=[likelihood]", "evaluation.likelihood.cells=20"]
 
 
 def train(tmp_path, *more):
@@ -68,7 +69,7 @@ def test_a_run_that_came_to_its_time(tmp_path):
 def test_a_run_that_diverged_in_its_last_weighing(tmp_path, monkeypatch, capsys):
     from ebm_lab.training.guard import Guard
 
-    monkeypatch.setattr(Guard, "weigh", lambda *_: [Trouble(seen="gap 99 nats", kind="gap")])
+    monkeypatch.setattr(Guard, "check_final", lambda *_: [Trouble(seen="gap 99 nats", kind="gap")])
     done = train(tmp_path)
     assert (done.status, done.summary["ended_by"], done.exit_status) == ("diverged", "diverged", 3)
     assert kept(done.path)["ended_by"] == "diverged" and "gap 99 nats" in done.summary["message"]
@@ -113,6 +114,7 @@ def straight(tmp_path_factory):
     return train(tmp_path_factory.mktemp("straight"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, status", SIGNALS)
 @pytest.mark.parametrize("method", ["_train_step", "save", "evaluate", "reports"])
 def test_a_signal_at_any_moment_loses_nothing(method, name, status, straight, tmp_path, monkeypatch, capsys):
@@ -133,6 +135,7 @@ def test_a_signal_at_any_moment_loses_nothing(method, name, status, straight, tm
     assert lines(straight.path) == lines(again.path)
 
 
+@pytest.mark.slow
 def test_a_second_sigint_ends_a_step_at_once(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at(patch, "_train_step", lambda: [send(signal.SIGINT)() for _ in range(2)], lambda step: step == 6)
@@ -143,6 +146,7 @@ def test_a_second_sigint_ends_a_step_at_once(straight, tmp_path, monkeypatch):
     same(state(straight.path), state(again.path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_a_run_closes_changes_nothing(number, tmp_path, monkeypatch):
     """Its summary is written and its service takes the rest."""

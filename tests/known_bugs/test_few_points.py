@@ -143,6 +143,7 @@ def test_a_noise_mixture_of_more_components_than_points_is_refused_in_a_line(tmp
         ebm_lab.train([*choice, *SHORT, f"output_dir={tmp_path}"], quiet=True)
 
 
+@pytest.mark.slow
 def test_a_run_of_four_points_finishes_with_valid_json_and_can_be_evaluated(tmp_path):
     choice = [
         *array(tmp_path, 2, 1),

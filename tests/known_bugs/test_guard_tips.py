@@ -144,6 +144,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, overrides, x, chains, first, rate", list(CASES.values()), ids=list(CASES))
 def test_the_first_tip_is_what_was_seen_points_at(kind, overrides, x, chains, first, rate):
     found = tips(kind, overrides, x, chains)

@@ -21,6 +21,7 @@ def printed(monkeypatch, capsys, *words):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_has_a_page_with_its_summary_and_every_key_with_its_default(group):
     for option in options(group):

@@ -15,8 +15,8 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 
 SHORT = [
-    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
-    "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
+    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "objective.sigma=0.1",
+    "energy=mlp", "energy.hidden=[8]", "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
 ]  # fmt: skip
 
 
@@ -33,6 +33,7 @@ def theirs(tmp_path):
         yield GlobalHydra.instance().hydra
 
 
+@pytest.mark.slow
 def test_a_notebook_that_initialized_hydra_trains_and_keeps_its_own(theirs, tmp_path):
     base = version.getbase()
     assert ebm_lab.train(short(tmp_path), quiet=True).status == "finished"
@@ -64,6 +65,7 @@ def test_a_process_without_hydra_is_left_without():
     assert not added & {"GlobalHydra", "VersionBase", "HydraConfig", "JobRuntime"}
 
 
+@pytest.mark.slow
 def test_four_threads_compose_and_train_at_once(tmp_path):
     found, failed = {}, []
 
@@ -99,6 +101,7 @@ job()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [[], ["-m", "+a=1,2"]], ids=["one job", "a sweep"])
 def test_a_script_with_its_own_hydra_main_trains(many, tmp_path):
     script = tmp_path / "theirs.py"
@@ -118,6 +121,7 @@ if not Path("inner").exists():
 """
 
 
+@pytest.mark.slow
 def test_a_plugin_trains_a_run_of_its_own_within_train_py(tmp_path):
     (tmp_path / "nesting.py").write_text(PLUGIN.replace("OVERRIDES", repr(short("inner"))))
     train = [sys.executable, "-c", "from ebm_lab.cli.main import main; main()"]

@@ -72,6 +72,7 @@ def complaint(overrides, folder=None):
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides, names_it",
     [
@@ -121,6 +122,7 @@ def test_a_setting_that_is_not_there_is_told_where_it_is(overrides, names_it):
     assert names_it in complaint([*QUICK[:1], *overrides.split()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "energy, instead",
     [
@@ -140,6 +142,7 @@ def test_an_energy_for_images_names_the_one_for_points(energy, instead, monkeypa
     assemble(compose_config(["dataset=two_moons", *few, f"energy={instead}", f"objective={objective}", *QUICK[:-1]]))
 
 
+@pytest.mark.slow
 def test_what_is_named_for_own_points_and_many_levels_works(own):
     own_points = ["plugins=[own_of_mine]", "dataset=mine", "objective=multi_dsm", *QUICK[:-1]]
     folder = own("objective/none", "")
@@ -252,6 +255,7 @@ ORDERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS, ids=" ".join)
 def test_options_may_stand_anywhere(order, own, tmp_path, monkeypatch, capsys):
     own("dataset/mine.yaml", "{name: own_points, n: 64}")

@@ -43,6 +43,7 @@ def train(folder, *script):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [math.nan, -math.inf, math.inf])
 def test_a_value_that_is_no_number_never_becomes_the_best(bad, tmp_path):
     result = train(tmp_path, {"nll": bad}, {"nll": 3.0}, {"nll": bad}, {"nll": 2.5})
@@ -58,6 +59,7 @@ def test_one_monitor_is_not_compared_with_another(tmp_path):
     assert (result.summary["best"], result.summary["best_step"], result.summary["best_by"]) == (2.0, 3, "nll")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ZeroDivisionError("float division"), ValueError("n_samples=1\nof 2"), MemoryError()])
 def test_an_evaluation_that_fails_costs_its_own_numbers_only(error, tmp_path):
     result = train(tmp_path, {"nll": 3.0}, error, {"nll": 2.0}, error)

@@ -47,6 +47,7 @@ def test_a_plain_path_is_shown_without_quotes():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["it's a, [b]=${c} é", ":cat: \\ $HOME"])
 def test_the_hint_of_an_interrupted_run_can_be_pasted(name, tmp_path, monkeypatch, capsys):
     def interrupt(trainer):

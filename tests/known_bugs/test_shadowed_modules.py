@@ -36,6 +36,7 @@ def crowded(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_crowded_directory_ends_no_command(crowded):
     done = command("train.py", *SHORT, cwd=crowded)
     assert done.returncode == 0, done.stderr
@@ -49,6 +50,7 @@ def test_a_crowded_directory_ends_no_command(crowded):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_comparison_runs_its_cases_in_a_crowded_directory(crowded):
     arguments = ["objectives=dsm", "datasets=gaussian", "seeds=0", "unit=steps", "budget=4", "evaluate=samples"]
     small = "dataset.train=300 dataset.held_out=100 energy=mlp energy.hidden=[8] samples=4 sample_steps=2"
@@ -59,6 +61,7 @@ def test_a_comparison_runs_its_cases_in_a_crowded_directory(crowded):
     assert logs and not any("a file of the user" in log for log in logs)
 
 
+@pytest.mark.slow
 def test_a_plugin_of_the_directory_is_imported_with_its_neighbours(tmp_path):
     (tmp_path / "mine.py").write_text("import neighbour\nneighbour.tell()\n")
     (tmp_path / "neighbour.py").write_text("def tell():\n    open('told', 'w').close()\n")
@@ -94,6 +97,7 @@ def test_the_command_line_refuses_such_a_plugin_before_training(tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_python_s_search_path_keeps_the_working_directory_last(tmp_path):
     (tmp_path / "look.py").write_text("import os, sys\nopen('path', 'w').write(repr([os.getcwd(), sys.path]))\n")
     done = command("train.py", *SHORT, "plugins=[look]", cwd=tmp_path)

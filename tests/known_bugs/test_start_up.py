@@ -18,8 +18,8 @@ from ebm_lab.runs.run_directory import RunDir
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [
-    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
-    "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
+    "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "objective.sigma=0.1",
+    "energy=mlp", "energy.hidden=[8]", "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
 ]  # fmt: skip
 ENDS = {signal.SIGINT: (130, "interrupted\n"), signal.SIGTERM: (75, "terminated\n")}
 # A module that stands for a slow import: it says when the command is there, and is read before anything else.
@@ -56,6 +56,7 @@ def test_training_that_is_stopped_while_it_starts_says_a_word(number, slow, tmp_
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS, ids=lambda n: n.name)
 def test_a_plugin_s_import_is_stopped_with_a_word(number, tmp_path):
     arguments = [ROOT / "train.py", *SHORT, "plugins=[slow_one]"]
@@ -73,6 +74,7 @@ def test_a_script_that_is_stopped_while_it_starts_says_a_word(number, script, sl
     assert stopped(number, [ROOT / f"scripts/{script}.py", "run=nowhere"], tmp_path, slow) == ENDS[number]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS, ids=lambda n: n.name)
 def test_a_sweep_that_is_stopped_as_a_job_starts_keeps_its_records(number, tmp_path):
     arguments = [ROOT / "train.py", *SHORT, "plugins=[slow_one]", "seed=1,2", "-m"]

@@ -20,6 +20,7 @@ from ebm_lab.runs.run_directory import RunDir
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
 QUICK = [*SMALL, "logger=none", "samples=20", "sample_steps=20", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
+QUICK += ["evaluation=[likelihood,flow_likelihood,samples,mmd]"]  # no pictures of densities, which take a second each
 OBJECTIVES = sorted(p.stem for p in (ROOT / "configs" / "objective").glob("*.yaml"))
 SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem not in ("none", "same"))
 KEEPING = [s for s in SAMPLERS if "stationary" in find("sampler", s).offers]
@@ -77,7 +78,15 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(Trainer, "_train_step", stopping)
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=" ".join)
+FIRST = (["objective=dsm"], ["objective=pcd"], ["objective=multi_dsm"])
+
+
+def each(choices, first):
+    """All choices as parameters, of which those that are not among the first are slow."""
+    return [pytest.param(c, marks=() if c in first else pytest.mark.slow) for c in choices]
+
+
+@pytest.mark.parametrize("choice", each(CHOICES, FIRST), ids=" ".join)
 def test_stop_at_9_resume_to_20_equals_20_straight(choice, tmp_path, monkeypatch):
     straight = run(tmp_path, "a", *choice, "steps=20")
     with monkeypatch.context() as patch:
@@ -93,7 +102,7 @@ def test_stop_at_9_resume_to_20_equals_20_straight(choice, tmp_path, monkeypatch
         assert straight.summary[key] == resumed.summary[key]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", each(OBJECTIVES, ("pcd",)))
 def test_evaluation_frequency_changes_nothing(objective, tmp_path):
     often = run(tmp_path, "a", f"objective={objective}", "steps=12", "eval_every=2")
     never = run(tmp_path, "b", f"objective={objective}", "steps=12")

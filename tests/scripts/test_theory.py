@@ -81,6 +81,7 @@ def test_estimators_follow_their_closed_forms():
     )
 
 
+@pytest.mark.slow
 def test_the_script_draws(tmp_path):
     script = [sys.executable, str(ROOT / "scripts" / "theory.py"), f"out={tmp_path}", "only=blindness"]
     done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)

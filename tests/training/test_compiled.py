@@ -263,7 +263,7 @@ def test_what_no_graph_can_do_runs_eagerly_with_a_line(what):
 
 
 def run(tmp_path, name, *more):
-    quick = ["samples=20", "sample_steps=20", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
+    quick = ["log_every=3", "checkpoint_every=4", "eval_every=1000", "evaluation=[likelihood]"]
     return ebm_lab.train([*POINTS, *quick, f"output_dir={tmp_path / name}", "logger=none", *more], quiet=True)
 
 

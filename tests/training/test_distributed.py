@@ -89,6 +89,7 @@ def joined(name, parts):
     return {n: p.grad for n, p in trainer.state.objective.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOICES)
 def test_two_processes_have_the_gradient_of_one_on_the_joined_batch_with_the_joined_noise(name, together):
     """In float64, where rounding leaves some 1e-15; the two halves' gradients differ in their first digit."""
@@ -103,6 +104,7 @@ def test_two_processes_have_the_gradient_of_one_on_the_joined_batch_with_the_joi
     assert not drawn[0] or any(not torch.equal(a, b) for a, b in zip(*drawn, strict=True)), "streams of their own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_stopped_by_one_of_two_processes_and_resumed_has_the_bits_of_an_unbroken_run(name, together):
     (straight,), (stopped,) = ((together / name / kind / "runs").iterdir() for kind in ("straight", "stopped"))
@@ -113,6 +115,7 @@ def test_stopped_by_one_of_two_processes_and_resumed_has_the_bits_of_an_unbroken
     assert a["status"] == b["status"] == "finished" and a["processes"] == 2 and a["nll_gap"] == b["nll_gap"]
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_is_refused_and_the_run_left_as_it_is(together):
     (run,) = (together / "pcd" / "straight" / "runs").iterdir()
     before = {f.name: f.read_bytes() for f in run.rglob("*") if f.is_file()}
@@ -121,6 +124,7 @@ def test_another_number_of_processes_is_refused_and_the_run_left_as_it_is(togeth
     assert before == {f.name: f.read_bytes() for f in run.rglob("*") if f.is_file()}
 
 
+@pytest.mark.slow
 def test_one_process_loads_what_two_have_trained_with_all_its_chains(together):
     (run,) = (together / "pcd" / "straight" / "runs").iterdir()
     loaded = load_run(run)

@@ -284,7 +284,8 @@ def kill_at(monkeypatch, function, n, after):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [7, 1])
 def test_a_kill_at_any_write_leaves_a_directory_that_resumes_to_the_same_bits(every, tmp_path, monkeypatch):
     """Each rename and link (or each `every`-th) of a run with a rollback in it, as the last thing that a process did;
     what it had open stays open, hence the warnings."""

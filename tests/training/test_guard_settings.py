@@ -138,14 +138,13 @@ CASES = {
         "nan.npy: 1 row(s) hold nan or inf, the first is row 3; clean them first",
         "",
     ),
-    "CD by Langevin at step 0.14 with nothing that holds the energy, finite while it explodes": pytest.param(
+    "CD by Langevin at step 0.14 with nothing that holds the energy, finite while it explodes": (
         f"dataset=two_moons objective=cd sampler=langevin sampler.step_size=0.14 optim.lr=1e-3 {FREE} evaluation=[]"
         " batch_size=256 log_every=50 checkpoint_every=250",
         8000,
         None,
         "",
         "",
-        marks=pytest.mark.slow,
     ),
 }
 
@@ -165,6 +164,7 @@ def known(key, config):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides, steps, ends, seen, advice", list(CASES.values()), ids=list(CASES))
 def test_a_bad_setting_never_passes_in_silence(overrides, steps, ends, seen, advice, tmp_path):
     rows = np.random.default_rng(0).normal(size=(200, 2))

@@ -34,6 +34,7 @@ def faults(how: str, megabytes: int, **environment: str) -> tuple[str, float]:
     return kept, float(count)
 
 
+@pytest.mark.slow
 @glibc
 def test_large_blocks_are_used_again_and_the_largest_given_back():
     page = os.sysconf("SC_PAGE_SIZE")
