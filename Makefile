@@ -1,4 +1,4 @@
-# One .venv, set up on first use and again when its inputs change; every target needs nothing else.
+# Every target uses one .venv, which is set up on first use and again when its inputs change.
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
@@ -23,10 +23,10 @@ test: .venv/installed  ## Run the whole test suite
 test-fast: .venv/installed  ## Run the tests that take seconds
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
 
-compare: .venv/installed  ## Train every objective on two data sets under one budget: a page and tables, within an hour
+compare: .venv/installed  ## Train every objective on two data sets under one budget; write a page and tables, within an hour
 	$(BIN)/python scripts/compare.py jobs=2
 
-results: .venv/installed  ## Put the last `make compare` into docs/results.md
+results: .venv/installed  ## Write docs/results.md from the last `make compare`
 	$(BIN)/python scripts/compare.py train=false publish=docs/results
 	$(BIN)/python scripts/results.py out=docs
 
@@ -34,11 +34,11 @@ studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.
 	$(BIN)/python scripts/scaling.py out=docs
 	$(BIN)/python scripts/studies.py out=docs
 
-benchmark: .venv/installed  ## Race against a plain loop and other libraries: docs/performance.md, in some forty minutes
+benchmark: .venv/installed  ## Compare speed with a plain loop and other libraries for docs/performance.md, about forty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python scripts/benchmark.py out=docs
 
-mutants: .venv/installed  ## Break the equations in 700 small ways, one at a time, and see that the tests notice: an hour
+mutants: .venv/installed  ## Change the equations in 700 small ways, one at a time, and check that tests fail, about an hour
 	$(BIN)/python scripts/mutants.py files=all jobs=2 sample=700
 
 theory: .venv/installed  ## Measure and draw the identities that docs/theory.md shows

@@ -27,7 +27,7 @@ install()
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that importing the package costs nothing."""
+    """Import on first use, so that importing the package is fast."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'ebm_lab' has no attribute '{name}'")

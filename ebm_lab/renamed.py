@@ -1,4 +1,4 @@
-"""Modules that have moved: whoever imports one by its old name gets the new one, with a line that says so."""
+"""Keep the old names of moved modules importable: importing one returns the new module, with a warning."""
 
 import sys
 import warnings
@@ -39,11 +39,11 @@ RENAMED = {
     "training.processes": "training.distributed",
     "training.rundir": "runs.run_directory",
 }
-"""Old names to new ones, both within ebm_lab: what a plugin or a script of before may import."""
+"""Old module names to new ones, both within ebm_lab, for plugins and scripts written before the move."""
 
 
 class _Alias(Loader):
-    """Loads the new module in the place of the old one."""
+    """Load the new module in place of the old one."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = f"ebm_lab.{RENAMED[spec.name.removeprefix('ebm_lab.')]}"
@@ -53,11 +53,11 @@ class _Alias(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec  # the import system has put the old name's there
+        module.__spec__ = self.spec  # the import system has set the old name's spec
 
 
 class Finder(MetaPathFinder):
-    """Finds modules by their old names, after Python has looked for them itself."""
+    """Find modules by their old names; Python asks this finder last."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,4 +1,4 @@
-"""Training methods side by side under one budget: python scripts/compare.py objectives=pcd,dsm budget=60 jobs=2 ..."""
+"""Compare training methods under one budget: python scripts/compare.py objectives=pcd,dsm budget=60 jobs=2 ..."""
 
 from ebm_lab.cli.commands import compare
 

@@ -1,13 +1,13 @@
-"""Break the equations in small ways, one at a time, and see whether the tests notice.
+"""Change the equations in small ways, one at a time, and check whether a test fails.
 
     python scripts/mutants.py files=all jobs=2 sample=1000 [seed=0] [timeout=300]
     python scripts/mutants.py files=ebm_lab/objectives/dsm.py,ebm_lab/samplers/_metropolis.py jobs=1
-    python scripts/mutants.py files=all list=true           # what would be tried, and how many
+    python scripts/mutants.py files=all list=true           # only list the mutants
 
-A mutant is one change of one file in a copy of the project: a sign, a factor 2, a root left out, a mean for a median
-(scripts/mutations.py names them all). Against it run the fast tests that reach the file by imports, nearest first,
-until one fails. A mutant that no test notices has survived; exit status 1 where fewer than 95 % were killed. `sample`
-takes so many at random, `seed` says which. What is left out stands in mutations.py and, with the reason, in EQUIVALENT.
+A mutant is one change of one file in a copy of the project: a sign, a factor 2, a missing root, a mean for a median
+(scripts/mutations.py names them all). The fast tests that reach the file by imports run against it, nearest first, till
+one fails. A mutant for which no test fails has survived; the exit status is 1 if fewer than 95 % were killed. `sample`
+takes this many mutants at random, by `seed`. mutations.py lists what is never changed, EQUIVALENT what changes nothing.
 """
 
 import ast
@@ -50,7 +50,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("ebm_lab/distributions/elementary.py", "z.normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/cnce.py", "x + shift, 0.0)[0] for shift in (-v, v)"): "both signs are taken",
 }
-"""(file, a piece of the line): why a change there leaves what is computed as it is."""
+"""By file and piece of a line: why a change there does not change the result."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def mutants(
 
 
 def some(every: Sequence[Mutant], sample: int | None, seed: int) -> Sequence[Mutant]:
-    """`sample` of them at random, in their order; all, where there are no more."""
+    """Take `sample` mutants at random, in their order; all of them if there are not more."""
     if sample is None or sample >= len(every):
         return every
     return [every[i] for i in sorted(random.Random(seed).sample(range(len(every)), sample))]
@@ -119,7 +119,7 @@ def chosen(files: str) -> list[str]:
 
 
 def mutations(file: str) -> Iterator[Mutant]:
-    """All mutants of a file, in its order."""
+    """Yield all mutants of a file, in the order of its lines."""
     text = (ROOT / file).read_text(encoding="utf-8")
     lines = text.splitlines()
     for number, what, source in mutated(text):
@@ -130,7 +130,7 @@ def mutations(file: str) -> Iterator[Mutant]:
 
 @functools.cache
 def imported(path: Path) -> set[str]:
-    """The project's files that a file imports."""
+    """Return the project's files that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -143,7 +143,7 @@ def imported(path: Path) -> set[str]:
 
 @functools.cache
 def tests_of(file: str) -> list[str]:
-    """Test files that reach `file` by imports, its own first, then the nearest."""
+    """List the test files that reach `file` by imports, its own first, then the nearest."""
     distance: dict[str, int] = {}
     for test in sorted((ROOT / "tests").rglob("test_*.py")):
         seen, front, steps = set(), {str(test.relative_to(ROOT))}, 0
@@ -157,7 +157,7 @@ def tests_of(file: str) -> list[str]:
 
 
 def plant(folder: Path) -> Path:
-    """A copy of the project."""
+    """Copy the project into `folder`."""
     for name in ("ebm_lab", "tests", "configs", "scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "train.py"):
@@ -166,14 +166,14 @@ def plant(folder: Path) -> Path:
 
 
 def run(tree: Path, tests: list[str], timeout: float) -> str | None:
-    """None where the tests pass; else what failed."""
+    """Run the tests; return None if they pass, else what failed."""
     options = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-m"]
     command = [sys.executable, *options, "not slow", *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return f"no end within {timeout:g} s"
+        return f"not finished within {timeout:g} s"
     if done.returncode == 0:
         return None
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -181,7 +181,7 @@ def run(tree: Path, tests: list[str], timeout: float) -> str | None:
 
 
 def sound(files: Iterable[str], trees: "Queue[Path]") -> None:
-    """The tests that reach the files must pass before anything is changed."""
+    """Check that the tests which reach the files pass before anything is changed."""
     tests: set[str] = set()
     for file in files:
         reached = tests_of(file)
@@ -191,11 +191,11 @@ def sound(files: Iterable[str], trees: "Queue[Path]") -> None:
     tree = trees.get()
     trees.put(tree)
     if tests and (problem := run(tree, sorted(tests), timeout=3600)) is not None:
-        raise UserError(f"the tests fail as they are: {problem}")
+        raise UserError(f"the tests fail before any change: {problem}")
 
 
 def attack(mutant: Mutant, trees: "Queue[Path]", timeout: float) -> str | None:
-    """What killed the mutant, or None."""
+    """Run the tests against a mutant; return what killed it, or None."""
     tests = tests_of(mutant.file)
     if not tests:
         return None
@@ -203,7 +203,7 @@ def attack(mutant: Mutant, trees: "Queue[Path]", timeout: float) -> str | None:
     target = tree / mutant.file
     try:
         target.write_text(mutant.source, encoding="utf-8")
-        near, far = tests[:3], tests[3:]  # most are killed by the nearest, and collecting all the others takes seconds
+        near, far = tests[:3], tests[3:]  # the nearest kill most mutants, and collecting the others takes seconds
         return run(tree, near, timeout) or (run(tree, far, timeout) if far else None)
     finally:
         shutil.copy(ROOT / mutant.file, target)

@@ -1,13 +1,13 @@
-"""The changes that scripts/mutants.py makes in a file, one at a time, and the places where it makes none.
+"""The changes that scripts/mutants.py makes in a file, one at a time, and the places that it leaves alone.
 
     sign        a + b to a - b and back (+= and -= too), -a to a
     factor      0.5 to 1.0, a / 2 to a / 1, a ** 2 to a ** 1
-    call        sqrt, log, exp, square, abs, detach and the like dropped, their argument kept
-    statistic   mean to median and back, where there is no axis; var, std, cov from unbiased to biased and back
-    extreme     min to max and back, with their kin; any to all and back
+    call        sqrt, log, exp, square, abs, detach and the like replaced by their argument
+    statistic   mean to median and back, if there is no axis; var, std, cov from unbiased to biased and back
+    extreme     min to max and back, amin, argmin and clamp_min likewise; any to all and back
     order       < to >, <= to >=, == to != and back; and to or, and back
 
-A wrong generator, split, axis or average has no such form: those are tried by hand (tests/known_bugs/).
+A wrong generator, split, axis or average is no such change: those are tested by hand (tests/known_bugs/).
 """
 
 import ast
@@ -15,7 +15,7 @@ import copy
 from collections.abc import Iterator
 
 SKIPPED_CALLS = ("view", "reshape", "expand", "repeat", "flatten", "sum", "mean", "chunk", "split", "size", "range")
-"""Arithmetic inside these calls, and inside subscripts, is shapes, axes and indices: a wrong one raises."""
+"""Arithmetic inside these calls, and inside subscripts, concerns shapes, axes and indices: a wrong one raises."""
 
 DROPPED = ("sqrt", "log", "exp", "square", "abs", "log1p", "digamma", "detach", "cumsum", "sigmoid", "sinh", "asinh")
 ENDS = ("min max", "amin amax", "argmin argmax", "minimum maximum", "cummin cummax", "clamp_min clamp_max", "any all")
@@ -31,7 +31,7 @@ ORDERS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 
 def mutated(text: str) -> Iterator[tuple[int, str, str]]:
-    """(line, what was changed, the whole text with that one change), in the text's order."""
+    """Yield (line, what was changed, the whole text with that one change), in the text's order."""
     tree = ast.parse(text)
     left_out = skipped(tree)
     for index, node in enumerate(ast.walk(tree)):
@@ -44,7 +44,7 @@ def mutated(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def change(node: ast.AST) -> str | None:
-    """Mutate a node in place, and say how; None where there is nothing to mutate."""
+    """Mutate a node in place and return how; None if there is nothing to mutate."""
     if isinstance(node, ast.Call):
         return _call(node)
     if isinstance(node, ast.Compare) and type(node.ops[0]) in ORDERS:
@@ -79,7 +79,7 @@ def _is(node: ast.AST, value: float) -> bool:
 
 
 def _call(node: ast.Call) -> str | None:
-    """Of a method, x.name(..), or of a function, torch.name(x) or name(x)."""
+    """Mutate the call of a method, x.name(..), or of a function, torch.name(x) or name(x)."""
     f, name = node.func, called(node)
     on = f.value if isinstance(f, ast.Attribute) and not _is_module(f.value) else None
     if name in DROPPED:
@@ -128,7 +128,7 @@ def _is_module(node: ast.AST) -> bool:
 
 
 def skipped(tree: ast.AST) -> set[int]:
-    """Ids of the nodes where nothing is changed: shapes, axes and indices, lines for the user, and pictures."""
+    """Return the ids of nodes that are never changed: shapes, axes, indices, messages and pictures."""
     found: set[int] = set()
     for node in ast.walk(tree):
         inside: list[ast.AST] = []
@@ -148,14 +148,14 @@ def skipped(tree: ast.AST) -> set[int]:
 
 
 def _is_axis(node: ast.AST) -> bool:
-    """-1 or (-1, -2) as an argument."""
+    """Return whether an argument is an axis, -1 or (-1, -2)."""
     if isinstance(node, ast.Tuple):
         return all(map(_is_axis, node.elts))
     return isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant) and type(node.operand.value) is int
 
 
 def _draws(node: ast.AST) -> bool:
-    """A function that takes a figure or axes, or makes one: no test measures a picture."""
+    """Return whether a function draws: it takes or makes a figure or axes, and no test measures a picture."""
     if not isinstance(node, ast.FunctionDef):
         return False
     figures = (n for n in ast.walk(node) if isinstance(n, ast.Call) and called(n) == "figure")

@@ -6,7 +6,7 @@ from ebm_lab.cli.tools import main
 
 
 def results(*, out: str = "docs") -> None:
-    """Fill <out>/results/results.md.j2 with the numbers of the studies beside it; writes <out>/results.md."""
+    """Fill <out>/results/results.md.j2 with the numbers of the studies in its directory, and write <out>/results.md."""
     from ebm_lab.reports.compare.results import render
 
     folder = Path(out)

@@ -1,17 +1,17 @@
-"""What a training step costs and how noisy its gradient is, against the data's dimension; and NCE against its noise.
+"""Measure cost and gradient noise of a training step against the data's dimension, and NCE's variance by its noise.
 
     python scripts/scaling.py out=docs [dims=2,8,32,128,784] [seconds=3]
 
-The objectives of the lab, with the values of their YAMLs, on a Gaussian of dimension d (dataset=gaussian) and one fixed
-multilayer perceptron, untrained, the same for all. One step is the loss of a batch and its gradient in the parameters.
+The objectives have the values of their YAMLs. All train the same untrained multilayer perceptron on a Gaussian of
+dimension d (dataset=gaussian). One step is the loss of a batch and its gradient with respect to the parameters.
 
-    milliseconds      median over the steps of one run; beside it the ratio to that of dsm
-    relative error    sqrt(tr Cov(g)) / |E g| over independent batches and noises: how far one step's gradient lies
-                      from its mean, in lengths of that mean; 1 is as much noise as signal
+    milliseconds      median over the steps of one run, with its ratio to that of dsm
+    relative error    sqrt(tr Cov(g)) / |E g| over independent batches and noises: the distance of one step's gradient
+                      from its mean, relative to that mean; 1 is as much noise as signal
 
-Each objective has a gradient of its own, so its error is relative to its own mean. The estimate of |E g|^2 is unbiased,
-|mean|^2 - tr Cov / n, and an error of which no more can be said than that it is large is written as inf. Writes
-<out>/studies/scaling.csv, scaling.md, scaling.png, and noise.md: the variance of NCE's estimate where theory has it.
+Each objective's error is relative to its own mean gradient. The estimate of |E g|^2 is unbiased, |mean|^2 - tr Cov / n;
+if it is not positive, the error is large but unknown and is written as inf. Writes <out>/studies/scaling.csv,
+scaling.md, scaling.png, and noise.md, the theoretical variance of NCE's estimate.
 """
 
 import csv
@@ -54,14 +54,14 @@ class Cell(NamedTuple):
 
 
 def relative_error(gradients: Tensor) -> float:
-    """sqrt(tr Cov) / |E g| from independent gradients (n, p); inf where the mean can't be told from 0."""
+    """Estimate sqrt(tr Cov) / |E g| from independent gradients (n, p); inf if the mean can't be told from 0."""
     n, variance = len(gradients), float(gradients.double().var(0).sum())
     square = float(gradients.double().mean(0).square().sum()) - variance / n
     return math.sqrt(variance / square) if square > 0 else math.inf
 
 
 def measure(overrides: list[str], d: int, seconds: float) -> Cell:
-    """Steps for about so many seconds, at least 4 and at most 60, after one that is not counted."""
+    """Measure steps for about `seconds`, at least 4 and at most 60, after one warm-up step."""
     own = [*overrides, *COMMON, f"dataset.dim={d}", f"batch_size={BATCH}", "evaluation=[]", "logger=none", "seed=0"]
     trainer, _ = assemble(compose_config(own))
     objective, times, gradients = trainer.state.objective, [], []
@@ -81,12 +81,12 @@ def measure(overrides: list[str], d: int, seconds: float) -> Cell:
 
 
 def nce_variance(noise_std: float, k: float, n: int = 20_001) -> float:
-    """n Var of NCE's estimate of a, for data N(0, 1), E = a x^2 / 2, noise N(0, noise_std^2), k noises per datum:
+    """Compute n Var of NCE's estimate of a for data N(0, 1), E = a x^2 / 2, k noises N(0, noise_std^2) per datum:
 
     Sigma = I^-1 - (1 + 1/k) e e',    I = E_p[g g' w],  w = k p_n / (p + k p_n),  e = (0, 1)
 
-    with g = d log p_theta / d(a, c) = (-x^2 / 2, -1); by the trapezoid rule. The second term is of log Z alone, so that
-    (I^-1)_aa is what is wanted. Maximum likelihood has 2.
+    with g = d log p_theta / d(a, c) = (-x^2 / 2, -1); by the trapezoid rule. The second term concerns only log Z, so
+    the result is (I^-1)_aa. For maximum likelihood it is 2.
 
     Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012,
     theorem 3.
@@ -100,7 +100,7 @@ def nce_variance(noise_std: float, k: float, n: int = 20_001) -> float:
 
 
 def scaling(*, out: str = "docs", dims: str = "2,8,32,128,784", seconds: PositiveFloat = 3.0) -> None:
-    """Cost and noise of a step against the dimension; see the top of this file. seconds: of each measurement."""
+    """Measure cost and noise of a step against the dimension; see the top of this file. seconds: per measurement."""
     folder, ds = Path(out) / "studies", [int(d) for d in str(dims).split(",")]
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, int], Cell] = {}

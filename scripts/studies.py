@@ -1,10 +1,10 @@
-"""Where families fail, what noise does to noise-contrastive estimation, how many levels: the runs of docs/studies.md.
+"""Train the runs of docs/studies.md: where families fail, the noise of NCE, the number of noise levels.
 
     python scripts/studies.py out=docs [only=levels_digits,blindness] [root=data]
 
-Each study trains a preset of configs/experiment with one or two keys varied, seed 0, one thread, one run after the
-other in this process, and writes <out>/studies/<study>.csv; docs/studies.md is then made anew from those files. A run
-that is in the csv is not done again.
+Each study trains a preset of configs/experiment with one or two keys varied, with seed 0 and one thread, one run after
+the other in this process, and writes <out>/studies/<study>.csv; docs/studies.md is then written from those files. A run
+that is in the csv is not repeated.
 """
 
 import csv
@@ -25,7 +25,7 @@ OBJECTIVES = ("cd", "pcd", "nce", "ssm", "dsm", "multi_dsm")
 
 
 class Study(NamedTuple):
-    """A table: a preset, the two keys that vary (row, column) as overrides, and the metrics to keep."""
+    """A table of runs: a preset, the overrides of each row and column, and the metrics to keep."""
 
     preset: str
     rows: dict[str, str]
@@ -35,7 +35,7 @@ class Study(NamedTuple):
 
 
 def weight_error(run: Result) -> float:
-    """The model's mass below 0, where the lighter mode is, minus the data's, by quadrature on the line."""
+    """Compute the model's mass below 0, where the lighter mode is, minus the data's, by quadrature on the line."""
     x = torch.linspace(-12, 12, 4801)[:, None]
     true = run.dataset.log_prob(x)
     assert true is not None, "it is a mixture"
@@ -104,8 +104,10 @@ STUDIES = {
 
 
 def studies(*, out: str = "docs", only: str = ",".join(STUDIES), root: str = "data") -> None:
-    """Train what is missing of the studies and write their tables, and docs/studies.md from them; root: where the wine
-    tables are."""
+    """Train the missing runs of the studies, write their tables, and write docs/studies.md from them.
+
+    root: the directory of the wine tables.
+    """
     folder = Path(out) / "studies"
     folder.mkdir(parents=True, exist_ok=True)
     for name in only.split(","):
@@ -119,7 +121,7 @@ def studies(*, out: str = "docs", only: str = ",".join(STUDIES), root: str = "da
 
 
 def fill(study: Study, path: Path, root: str) -> None:
-    """Do the runs that `path` has not."""
+    """Train the runs that are missing in `path`."""
     rows = read(path)
     there = {(r["row"], r["column"]) for r in rows}
     for row, own in study.rows.items():
@@ -140,7 +142,7 @@ def fill(study: Study, path: Path, root: str) -> None:
 
 
 def run(study: Study, own: str, root: str) -> dict[str, Any]:
-    """One run: its metrics to four digits, how it ended, and the command that does it alone."""
+    """Train one run; return its metrics to four digits, its status, and the command that repeats it."""
     words = [f"experiment={study.preset}", *own.split(), *study.more.split(), "seed=0"]
     wine = [f"dataset.root={root}"] if study.preset == "ssm_wine" else []
     result = ebm_lab.train([*words, *wine, "logger=none", "threads=1", "output_dir=outputs/studies"], quiet=True)
@@ -157,7 +159,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def table(rows: list[dict[str, str]], metric: str, corner: str) -> str:
-    """A Markdown table of one metric, rows against columns; a run that did not finish says so."""
+    """Make a Markdown table of one metric, rows against columns, with the status of a run that did not finish."""
     columns = list(dict.fromkeys(r["column"] for r in rows))
     cells = {(r["row"], r["column"]): show(r, metric) for r in rows}
     head = [corner, *columns]
@@ -168,7 +170,7 @@ def table(rows: list[dict[str, str]], metric: str, corner: str) -> str:
 
 
 def wide(rows: list[dict[str, str]], metrics: list[str], corner: str) -> str:
-    """A Markdown table of many metrics, a row per run."""
+    """Make a Markdown table of many metrics, with a row for each run."""
     lines = ["| " + " | ".join([corner, *metrics]) + " |", "|" + "---|" * (len(metrics) + 1)]
     lines += ["| " + " | ".join([r["row"], *(show(r, m) for m in metrics)]) + " |" for r in rows]
     return "\n".join(lines)
@@ -183,7 +185,7 @@ def show(row: dict[str, str], metric: str) -> str:
 
 
 def write_page(out: Path) -> None:
-    """docs/studies.md from its template, every number of which is a call of `table`, `wide` or `text`."""
+    """Write docs/studies.md from its template, in which every number is a call of `table`, `wide` or `text`."""
     from jinja2 import Environment, StrictUndefined
 
     folder = out / "studies"

@@ -1,4 +1,4 @@
-"""Go on with a sweep: python scripts/sweep.py resume=outputs/sweeps/<time> runs only what is missing or unfinished."""
+"""Continue a sweep: python scripts/sweep.py resume=outputs/sweeps/<time> runs only missing and unfinished jobs."""
 
 from ebm_lab.cli.commands import sweep
 

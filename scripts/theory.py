@@ -1,4 +1,4 @@
-"""Measure the identities that tie the objectives together, and draw them: python scripts/theory.py out=docs"""
+"""Measure and draw the identities that connect the objectives: python scripts/theory.py out=docs"""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from ebm_lab.cli.commands import command
 
 if __name__ == "__main__":
     with command():
-        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository, whose scripts/ this needs
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # makes `scripts` importable
         from scripts.theory.command import main_theory
 
         main_theory()

@@ -1,1 +1,1 @@
-"""The edge: the only place that knows Hydra. Command line, composition of configs, and what to say of mistakes."""
+"""The command line, the composition of configs and their error lines; the only package that imports Hydra."""

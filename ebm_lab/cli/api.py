@@ -1,4 +1,4 @@
-"""The command line's doings from Python."""
+"""Run the command line's training from Python."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None, quiet: bool = False) -> "Result":
-    """Run what `python train.py <overrides>` runs, and return the result: path, summary, energy, dataset.
+    """Train as `python train.py <overrides>` does; return the result: path, summary, energy, dataset.
 
-    config_dir: a directory with further configs, as --config-dir. Raises UserError for a mistake in the settings.
+    config_dir: a directory with further configs, like --config-dir. Raises UserError for a mistake in the settings.
     """
     from ebm_lab.runs.train import train as run
 
@@ -26,7 +26,7 @@ def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None
 
 
 def resumed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A composed config as it is to run: for `resume`, the old run's with the changes that are allowed."""
+    """Return the config to run: with `resume=<run>`, that run's own config with the allowed changes."""
     if config.get("resume") in (None, "auto"):
         return config
     from ebm_lab.core.places import moved

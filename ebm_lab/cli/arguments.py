@@ -1,6 +1,6 @@
 """Sort a command line into Hydra's options and the overrides, in whatever order they were typed.
 
-Hydra's own parser takes an override that follows an option, or the other way round, for an unrecognised argument.
+Hydra's own parser rejects a command line on which options and overrides alternate.
 """
 
 from collections.abc import Sequence
@@ -32,23 +32,23 @@ ONE_OF = {
 
 @dataclass
 class Arguments:
-    """A command line: `options` with their values (a switch's is None) by their long names, and `overrides`."""
+    """A command line: `options`, values by long name (None for a switch), and `overrides`."""
 
     options: dict[str, str | None] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
 
     def folders(self, *names: str) -> list[Path]:
-        """The directories that these options name."""
+        """Return the directories that these options name."""
         return [Path(value) for name in names if (value := self.options.get(name))]
 
     def argv(self, overrides: Sequence[str]) -> list[str]:
-        """What Hydra's parser takes: the options, then `overrides`."""
+        """Return the arguments in the order that Hydra's parser takes: the options, then `overrides`."""
         options = [word for pair in self.options.items() for word in pair if word is not None]
         return [*options, *overrides]
 
 
 def sort(argv: Sequence[str]) -> Arguments:
-    """Options and overrides of a command line. Raises UserError for an unknown option, or one without its value."""
+    """Sort a command line. Raises UserError for an unknown option, or one without its value."""
     found, waiting = Arguments(), list(argv)
     while waiting:
         word = waiting.pop(0)
@@ -71,7 +71,7 @@ def sort(argv: Sequence[str]) -> Arguments:
 
 
 def _value(name: str, word: str, given: str | None, waiting: list[str]) -> str:
-    """The value of an option: behind its '=', or the next word."""
+    """Return the value of an option: the text after its '=', or the next word."""
     allowed = ONE_OF.get(name, ())
     if given is None and name == "--info" and (not waiting or waiting[0] not in allowed):
         return "all"
@@ -86,7 +86,7 @@ def _value(name: str, word: str, given: str | None, waiting: list[str]) -> str:
 
 
 def _unknown(word: str) -> UserError:
-    """The error for an option that does not exist, or one typed with a dash that is none."""
+    """Return the error for an option that does not exist, or that was typed with other dashes than hyphens."""
     plain = "".join("-" if c in DASHES else c for c in word)
     known = [*SHORT, *SWITCHES, *VALUED, *ONE_OF]
     for meant in (plain, plain.replace("--", "-"), f"-{plain}"):

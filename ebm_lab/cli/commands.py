@@ -1,6 +1,6 @@
-"""The commands of the lab, and what each does around its work: its output, its signals, its exit status.
+"""The commands of the lab, with the handling of output, signals and exit status that they share.
 
-Only the standard library is imported here, so that Ctrl-C during the imports, which take most of the start, is met too.
+This module imports the standard library only, so that Ctrl-C is also handled during the slow imports that follow.
 """
 
 import os
@@ -18,8 +18,11 @@ from ebm_lab.core.streams import safe_streams
 
 @contextmanager
 def command() -> Iterator[None]:
-    """Run the body as a command: a mistake is a line and status 2, SIGINT a word and 130, SIGTERM a word and 75; what
-    can't be printed ends nothing."""
+    """Run the body as a command.
+
+    A UserError prints one line and exits with 2; SIGINT and SIGTERM print one word and exit with 130 and 75. Failures
+    to print are ignored.
+    """
     with safe_streams():
         before = _watch()
         try:
@@ -36,11 +39,11 @@ def command() -> Iterator[None]:
 
 
 came: list[int] = []
-"""The signals that this command got."""
+"""Signals that this command has received."""
 
 
 def _watch() -> dict[int, Any]:
-    """Take SIGTERM, and SIGINT unless it is ignored as in a background job; returns their handlers of before."""
+    """Handle SIGTERM, and SIGINT unless it is ignored as in a background job; return the previous handlers."""
     came.clear()
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -58,20 +61,20 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def stop_if_asked() -> None:
-    """Raise what a signal asked for; once more where a library that was being imported swallowed it."""
+    """Raise the exception of the last signal received, again if a library that was being imported swallowed it."""
     if came:
         raise Terminated if came[-1] == signal.SIGTERM else KeyboardInterrupt
 
 
 def complain(what: Exception | str, kind: str = "error: ") -> int:
-    """Print a user's mistake, once where several processes made it; returns the exit status for it."""
+    """Print a user's mistake, in the first of several processes only; return its exit status."""
     for line in str(what).splitlines() if os.environ.get("RANK", "0") == "0" else ():
         print(f"{kind}{line}", file=sys.stderr)
     return 2
 
 
 def import_from_here() -> None:
-    """Let plugins be imported from the working directory; a file there never takes the place of an installed module."""
+    """Make plugins importable from the working directory; installed modules take precedence over files there."""
     with suppress(OSError):  # the directory is gone
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
@@ -79,7 +82,7 @@ def import_from_here() -> None:
 
 @contextmanager
 def importing_from_here() -> Iterator[None]:
-    """The same within the body alone: Hydra, which looks for plugins of its own along the path, is not to see it."""
+    """Do the same within the body only, so that Hydra does not search the directory for its own plugins."""
     before = [*sys.path]
     import_from_here()
     try:
@@ -97,22 +100,22 @@ COMMANDS = {
     "train": ("train an energy-based model", "main", "main"),
     "evaluate": ("evaluate a run", "evaluate", "main_evaluate"),
     "sample": ("draw samples from a run", "tools", "main_sample"),
-    "compare": ("train several methods and put them side by side", "compare", "main_compare"),
+    "compare": ("train several methods and compare them", "compare", "main_compare"),
     "report": ("write one page over all runs", "report", "main_report"),
-    "sweep": ("go on with a sweep that `ebm-lab train -m ...` began", "resume_sweep", "main_sweep"),
+    "sweep": ("continue a sweep that `ebm-lab train -m ...` began", "resume_sweep", "main_sweep"),
 }
-"""What `ebm-lab <command>` does, and the module of `ebm_lab.cli` and its function that do it."""
+"""By command: its description, and the module of `ebm_lab.cli` and the function that run it."""
 LAB = """\
 ebm-lab: the lab for energy-based models
 
 {commands}
 
-`ebm-lab <command> --help` explains one of them.
+`ebm-lab <command> --help` explains a command.
 """
 
 
 def lab() -> None:
-    """The console command `ebm-lab <command> ...`; without a command's name, settings are those of a training."""
+    """Run the console command `ebm-lab <command> ...`; settings without a command are those of `train`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         del sys.argv[1]

@@ -1,4 +1,4 @@
-"""The command line of the comparison: every training method on some data sets, under one budget."""
+"""The command line of the comparison: training methods on some data sets, under one budget."""
 
 import shlex
 import signal
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ebm_lab.reports.compare.runner import Runner
 
 LEFT_OUT = {"mle_short": "its energy learns to be sampled in few cold steps and is no log-density, so it has no gap"}
-"""Objectives that `objectives=all` leaves out, and why; to be had by name."""
+"""Objectives that `objectives=all` leaves out, with the reason; they can be given by name."""
 
 HARD = "stretched,funnel,student_t,mixture_10d,gaussian_50d,two_modes_50d,two_shapes_50d"
 """Data sets of several scales, heavy tails and many dimensions: what `datasets=hard` stands for."""
@@ -43,17 +43,17 @@ def compare(
     name: str = "compare",
     train: bool = True,
 ) -> None:
-    """Train objectives on data sets over seeds under an equal budget; writes comparison.csv, comparison.md, index.html.
+    """Train objectives on data sets over seeds under an equal budget; write comparison.csv, comparison.md, index.html.
 
-    objectives: names under configs/objective with commas between, or all; datasets, seeds: likewise, and datasets=hard
-    are those of several scales, heavy tails and many dimensions; budget: what the
-    training of each run may spend, in unit (cpu_seconds, grad_evals or steps), start-up and evaluation not counted;
-    unit=recipe: none, each trains as its recipe says; jobs: processes at a time, of one thread each; out: where; a case
-    that is finished there is not run again. overrides: for every run, as "energy.hidden=[64,64] optim.lr=1e-3"; vary:
-    one more key with its values, as "dataset.noise=0.1,0.2", one row each; evaluate: evaluations of each trained model
-    afterwards, by name; columns: metrics to show beside the usual ones; publish: a folder to which tables and pictures
-    are copied under name, for scripts/results.py; train: false only writes the tables and the page of what there is.
-    Tables and page show the cases of this command.
+    objectives: comma-separated names under configs/objective, or all; datasets, seeds: comma-separated, and
+    datasets=hard stands for those of several scales, heavy tails and many dimensions; budget: what the training of each
+    run may spend, in unit (cpu_seconds, grad_evals or steps), without start-up and evaluation;
+    unit=recipe: no budget, each run trains as its recipe says; jobs: processes at a time, of one thread each; out: the
+    directory to write to, whose finished cases are not run again; overrides: for every run, as
+    "energy.hidden=[64,64] optim.lr=1e-3"; vary: one more key with its values, as "dataset.noise=0.1,0.2", one row each;
+    evaluate: evaluations of each trained model, by name; columns: metrics to show beside the usual ones; publish: a
+    directory to which tables and pictures are copied under name, for scripts/results.py; train: false only writes the
+    tables and the page of finished cases. Tables and page show the cases of this command.
     """
     from ebm_lab.reports.compare.runner import Runner
 
@@ -74,7 +74,7 @@ def compare(
         try:
             runner.run(wanted)
         except KeyboardInterrupt:
-            print("stopped; the same command goes on from here")
+            print("stopped; run the same command again to continue")
         finally:
             signal.signal(signal.SIGTERM, before)
     for path in show(runner, wanted, pieces(columns), fresh=train):
@@ -87,8 +87,10 @@ def compare(
 
 
 def show(runner: "Runner", wanted: Sequence[Case], asked: Sequence[str], fresh: bool) -> list[Path]:
-    """Write comparison.csv, comparison.md and index.html of what there is; returns the files. `fresh`: this command is
-    the one that trained."""
+    """Write comparison.csv, comparison.md and index.html of the finished cases; return the files.
+
+    fresh: this command trained the cases itself.
+    """
     from ebm_lab.reports.compare import images, page, table
     from ebm_lab.reports.compare.runner import read
 
@@ -112,7 +114,7 @@ def show(runner: "Runner", wanted: Sequence[Case], asked: Sequence[str], fresh: 
 
 
 def command(arguments: Sequence[str], jobs: int) -> str:
-    """How to do it again, wherever its files shall go."""
+    """Return the command that repeats the comparison, without its output directory."""
     said = [a for a in arguments if a.partition("=")[0] not in ("out", "publish", "name", "train", "jobs")]
     return " ".join(["python scripts/compare.py", *map(shlex.quote, said), f"jobs={jobs}"])
 
@@ -129,10 +131,10 @@ def _known(key: str, text: str, allowed: list[str]) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     if not all(part.isdecimal() for part in pieces(text)) or not pieces(text):
-        raise UserError(f"seeds={text}: give whole numbers with commas between, as seeds=0,1,2")
+        raise UserError(f"seeds={text}: give comma-separated whole numbers, as seeds=0,1,2")
     return list(dict.fromkeys(int(part) for part in pieces(text)))
 
 
 def main_compare() -> None:
-    """The console command `ebm-lab-compare`."""
+    """Run the console command `ebm-lab-compare`."""
     main(compare)

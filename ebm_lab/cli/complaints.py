@@ -1,4 +1,4 @@
-"""Turn what Hydra found wrong into one line that names the key, the value, what is allowed and what was meant."""
+"""Turn Hydra's errors into one line that names the key, the value, what is allowed and what was probably meant."""
 
 import re
 import shlex
@@ -23,13 +23,13 @@ PLUGINS = {
     "ax": "hydra-ax-sweeper",
     "nevergrad": "hydra-nevergrad-sweeper",
 }
-"""The package of each of Hydra's launchers and sweepers."""
+"""The package to install for each of Hydra's launchers and sweepers."""
 FEW = 3
-"""So many alternatives are written out as they are typed."""
+"""The largest number of alternatives that are written out as they are typed."""
 
 
 def no_such_option(group: str, given: str, allowed: Sequence[str], said: str) -> UserError:
-    """The error for a choice that is not there; `said`: Hydra's text, which lists what is installed."""
+    """Return the error for an option that does not exist; `said` is Hydra's text, which lists what is installed."""
     installed = re.findall(r"^\t(\w+)$", said.partition("Available options in")[2].partition("Config search")[0], re.M)
     allowed = sorted({*allowed, *installed})
     missing = PLUGINS.get(given) if group.startswith("hydra/") else None
@@ -40,28 +40,28 @@ def no_such_option(group: str, given: str, allowed: Sequence[str], said: str) ->
 
 
 def several(override: str, default: Any) -> UserError:
-    """The error for values with commas between them and no -m; `default`: what the key has without them."""
+    """Return the error for comma-separated values without -m; `default` is the key's value without the override."""
     key, _, value = override.partition("=")
     if isinstance(default, list | tuple):
         listed = shlex.quote(f"{key}=[{value}]")
-        return UserError(f"{override}: a list stands in brackets: {listed}; with -m, each value is a run of its own")
-    text = f"{override}: several values are a sweep, a run for each: add -m"
+        return UserError(f"{override}: write a list in brackets: {listed}; with -m, each value is a run of its own")
+    text = f"{override}: several values are a sweep, with a run for each: add -m"
     if default is None or isinstance(default, str):
-        text += f"; one value with a comma in it stands in quotes: {shlex.quote(f'{key}={quoted(value)}')}"
+        text += f"; put one value with a comma in it into quotes: {shlex.quote(f'{key}={quoted(value)}')}"
     return UserError(text)
 
 
 def other(said: str, overrides: Sequence[str]) -> UserError:
-    """The error for what has no line of its own: Hydra's first line, with the override that it speaks of."""
+    """Return the error for any other text of Hydra's: its first line, with the override that it concerns."""
     line = said.strip().splitlines()[0]
     again = re.search(r"Could not append to config\. An item is already at '([\w.@/]+)'", line)
     if again:
         given = _override(again[1], overrides) or f"+{again[1]}"
-        return UserError(f"{given}: '{again[1]}' is there already, and a setting that is there has no '+' before it")
+        return UserError(f"{given}: '{again[1]}' exists already; write an existing setting without the '+'")
     unresolved = re.search(r"Interpolation key '([^']+)' not found", line)
     if unresolved:
         given = next((o for o in overrides if "${" in o and unresolved[1] in o), None)
-        variable = f"; the shell's variable is written without quotes around it, or as ${{oc.env:{unresolved[1]}}}"
+        variable = f"; write the shell's variable without quotes around it, or as ${{oc.env:{unresolved[1]}}}"
         if given:
             return UserError(f"{given}: ${{{unresolved[1]}}} is not a key of the config{variable}")
     twice = re.search(r"Multiple values for ([\w/]+)", line)
@@ -69,13 +69,13 @@ def other(said: str, overrides: Sequence[str]) -> UserError:
         given = [o for o in overrides if o.partition("=")[0] == twice[1]]
         if not given:
             line = f"- override /{twice[1]}: <option>"
-            return UserError(f"{twice[1]}: a YAML chooses it once more; in its defaults list it is {line}")
+            return UserError(f"{twice[1]}: a YAML chooses it a second time; write in its defaults list: {line}")
         return UserError(f"{' '.join(given)}: given more than once; choose one")
     return UserError(line)
 
 
 def unknown_key(key: str, overrides: Sequence[str], known: Mapping[str, Any], folders: Sequence[Path]) -> UserError:
-    """The error for a setting that the composed config `known` lacks, with the options of its group that have it."""
+    """Return the error for a setting that the composed config `known` lacks, with the options that have it."""
     given = _override(key, overrides) or key
     full = given.partition("=")[0].lstrip("+~").replace("/", ".")
     parts = full.split(".")
@@ -96,7 +96,7 @@ def unknown_key(key: str, overrides: Sequence[str], known: Mapping[str, Any], fo
 
 
 def owners(group: str, setting: str, folders: Iterable[Path]) -> list[str]:
-    """The options of `group` whose YAML has `setting`."""
+    """Return the options of `group` whose YAML has `setting`."""
     found = set()
     for file in (f for d in folders for f in (d / group).glob("*.yaml")):
         try:
@@ -109,12 +109,12 @@ def owners(group: str, setting: str, folders: Iterable[Path]) -> list[str]:
 
 
 def _choices(group: str, options: Sequence[str]) -> str:
-    """A few options as they are typed, many as a list."""
+    """Write a few options as they are typed, many as a list."""
     return f"{group}={', '.join(options)}" if len(options) > FEW else " or ".join(f"{group}={o}" for o in options)
 
 
 def somewhere(setting: str, known: Mapping[str, Any], folders: Sequence[Path]) -> str:
-    """Where a setting stands that was given without its group."""
+    """Suggest the group of a setting that was given without one."""
     if "." in setting:
         return ""
     here = [k for k in _flat(known) if k.endswith(f".{setting}") and not k.startswith(("hydra.", "evaluation."))]
@@ -128,7 +128,7 @@ def somewhere(setting: str, known: Mapping[str, Any], folders: Sequence[Path]) -
 
 
 def _evaluation(name: str, known: Mapping[str, Any], folders: Sequence[Path]) -> str:
-    """How an evaluation that the run lacks is added to those that it has."""
+    """Say how to add an evaluation that the run lacks to those that it has."""
     if name in known["evaluation"] or not any((d / "evaluation" / f"{name}.yaml").is_file() for d in folders):
         return ""
     added = shlex.quote(f"evaluation=[{','.join([*known['evaluation'], name])}]")
@@ -136,7 +136,7 @@ def _evaluation(name: str, known: Mapping[str, Any], folders: Sequence[Path]) ->
 
 
 def _override(key: str, overrides: Sequence[str]) -> str | None:
-    """The last override of `key` or of something in it."""
+    """Return the last override of `key` or of something in it."""
     found = None
     for override in overrides:
         name = override.partition("=")[0].lstrip("+~").replace("/", ".")

@@ -1,4 +1,4 @@
-"""Find `configs/`, compose it with Hydra, and turn Hydra's complaints into one line."""
+"""Compose `configs/` with Hydra, and turn Hydra's errors into one line."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -25,16 +25,16 @@ COMPONENTS = (*PACKAGES, "guard")
 CHOICES = ("domain", "architecture", "debug", "recipe", "experiment", "sweep")
 GROUPS = (*COMPONENTS, *CHOICES)
 NOTHING_CHOSEN = tuple(f"{sign}{group}=null" for group in ("debug", "experiment", "sweep") for sign in ("", "+", "++"))
-"""What a config without such a choice has; Hydra can't read it."""
+"""Overrides that choose nothing: such a choice is absent by default, and Hydra can't parse its null."""
 DOMAINS = ("points", "images", "discrete")
-"""The kinds of data that recipes are for, and that defaults may depend on."""
+"""The kinds of data that recipes exist for, and on which defaults may depend."""
 SAME = "same"
-"""The option of `evaluation_sampler` that leaves evaluation to the sampler of the training."""
+"""The option of `evaluation_sampler` by which the training's sampler also serves the evaluations."""
 DATA_FILES = (".npy", ".npz", ".csv")
 
 
 def options(group: str, extra: Iterable[Path] = ()) -> list[str]:
-    """The names of the YAML files of `group`, in `configs/` and in the directories `extra`."""
+    """List the names of the YAML files of `group`, in `configs/` and in the directories `extra`."""
     folders = [Path(d) / group for d in (config_dir(), *extra)]
     found = {f.stem for d in folders for f in d.glob("*.yaml")}
     if group == "recipe":
@@ -43,30 +43,32 @@ def options(group: str, extra: Iterable[Path] = ()) -> list[str]:
 
 
 def options_at(slot: str, extra: Iterable[Path] = ()) -> list[str]:
-    """What can be chosen for a group or a nested place."""
+    """List what can be chosen for a group or a nested place."""
     return [*options(group_of(slot), extra), *([SAME] if slot == "evaluation_sampler" else [])]
 
 
 def where_data_lie(overrides: Sequence[str]) -> list[str]:
-    """The overrides, of which those beside `resume=<run>` that say where its data lie are added by force: Hydra knows
-    the keys of the default data set only, and `resume` takes these into the config of the run."""
+    """Put `++` before the data set's settings if `resume=<run>` is among the overrides.
+
+    Hydra knows only the keys of the default data set; these settings go into the config of the resumed run.
+    """
     resumed = any(o.startswith("resume=") and o not in ("resume=null", "resume=auto") for o in overrides)
     return [f"++{o}" if resumed and re.match(r"dataset\.\w+=", o) else o for o in overrides]
 
 
 def compose_config(overrides: Sequence[str], directory: str | Path | None = None) -> dict[str, Any]:
-    """What `train.py` composes for these command-line overrides, as a plain dict."""
+    """Compose the config of `train.py` for these command-line overrides, as a plain dict."""
     return compose_run(overrides, directory)[0]
 
 
 def compose_run(overrides: Sequence[str], directory: str | Path | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The config that `compose_config` returns, and lines for the user about how it came about."""
+    """Compose as `compose_config` does; return the config and notes for the user about how it came about."""
     extra = [Path(directory)] if directory else []
     return settled(Source(config_dir(), extra), readable(overrides, extra), translations(overrides, extra))
 
 
 def settled(source: Source, overrides: Sequence[str], notes: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
-    """The config of one run with its domain and recipe settled, and the lines for the user with `notes` before them."""
+    """Compose the config of one run with its domain and recipe; return it and `notes` followed by further notes."""
     try:
         found = settle(source, overrides, GROUPS, sweep=False)
         return plain(source.compose(found.overrides, found.recipe)), [*notes, *found.notes]
@@ -75,7 +77,7 @@ def settled(source: Source, overrides: Sequence[str], notes: Sequence[str] = ())
 
 
 def readable(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
-    """`overrides` as Hydra is to read them; what it can't read, or would drop in silence, is refused in one line."""
+    """Translate overrides for Hydra; reject in one line what it can't read or would drop silently."""
     check_form(overrides, {group: options(group, extra) for group in GROUPS})
     overrides = where_data_lie([renamed(o, extra) for o in overrides if o not in NOTHING_CHOSEN])
     check_choices(overrides, extra)
@@ -83,19 +85,19 @@ def readable(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
 
 
 def renamed(override: str, extra: Sequence[Path] = ()) -> str:
-    """A choice of recipes by the names that they have now; any other override as it is."""
+    """Translate old names of recipes in an override; return any other override as it is."""
     key, _, given = override.partition("=")
     folders = [config_dir(), *extra]
     return f"recipe={','.join(recipes.renamed(g, folders) for g in given.split(','))}" if key == "recipe" else override
 
 
 def translations(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
-    """A line for each override whose option has another name now."""
+    """Return a line for each override whose option has been renamed."""
     return [f"{o}: is called {now} now" for o in overrides if (now := renamed(o, extra)) != o]
 
 
 def composed(overrides: Sequence[str], extra: Sequence[Path] = ()) -> dict[str, Any]:
-    """What these overrides compose, as plain containers with interpolations as they stand."""
+    """Compose these overrides as plain containers, with interpolations left unresolved."""
     config = Source(config_dir(), extra).compose(overrides)
     _leave_out_hydra(config)
     found = OmegaConf.to_container(config, resolve=False)
@@ -109,7 +111,7 @@ def _leave_out_hydra(config: DictConfig) -> None:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain containers, interpolations resolved; a value still missing is an error."""
+    """Return a composed config as plain containers with interpolations resolved; a missing value is an error."""
     _leave_out_hydra(config)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -123,18 +125,18 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def check_packages(config: dict[Any, Any]) -> None:
-    """Refuse what a YAML without its `# @package` line has put where nothing reads it."""
+    """Reject values that a YAML without its `# @package` line has put where nothing reads them."""
     loose = {k: v for k, v in (config.get("evaluation") or {}).items() if not isinstance(v, dict)}
     if loose:
         if "name" not in loose:
             key, value = next(iter(loose.items()))
-            raise UserError(f"evaluation.{key}={value}: a setting is given as evaluation.<name>.<key>=<value>")
+            raise UserError(f"evaluation.{key}={value}: write a setting as evaluation.<name>.<key>=<value>")
         name = loose["name"]
         raise UserError(f"evaluation={name}: the first line of its YAML has to be: # @package evaluation.{name}")
     for group in COMPONENTS:
         if isinstance(given := config.get(group), str):
             line = f"- override /{group}: {given}"
-            raise UserError(f"{group}: {given}: a YAML chooses an option by a line of its defaults list: {line}")
+            raise UserError(f"{group}: {given}: choose an option of a YAML by a line in its defaults list: {line}")
     for group in CHOICES:
         if isinstance(config.get(group), dict) and config[group]:
             first = "# @package _global_"
@@ -142,15 +144,15 @@ def check_packages(config: dict[Any, Any]) -> None:
 
 
 def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
-    """Refuse a group choice that Hydra would drop in silence or can't read."""
+    """Reject a group choice that Hydra would drop silently or can't read."""
     for override in overrides:
         group, _, given = override.lstrip("+~").partition("=")
         if group.endswith(".name") and group[:-5] in COMPONENTS:
-            raise UserError(f"{override}: a component is chosen with all its settings: {written(group[:-5], given)}")
+            raise UserError(f"{override}: choose a component with all its settings: {written(group[:-5], given)}")
         if group == "dataset" and (given.endswith(DATA_FILES) or Path(given).is_dir()):
             kind = "image_folder" if Path(given).is_dir() else "array"
             raise UserError(
-                f"{override}: no such option; your own data are dataset={kind} {written('dataset.path', given)}"
+                f"{override}: no such option; for your own data write dataset={kind} {written('dataset.path', given)}"
             )
         dropped = given == "null" or override.startswith("~")
         if group in (*COMPONENTS, "domain", "architecture", "evaluation_sampler") and dropped:
@@ -166,17 +168,17 @@ def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
 
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
-    """The root key of each override: 'optim.lr=1' -> 'optim'."""
+    """Return the root key of each override: 'optim.lr=1' -> 'optim'."""
     return [place(key).split(".")[0].split("/")[0] for key in full_keys(overrides)]
 
 
 def full_keys(overrides: Sequence[str]) -> list[str]:
-    """The whole key of each override: 'optim.lr=1' -> 'optim.lr'."""
+    """Return the whole key of each override: 'optim.lr=1' -> 'optim.lr'."""
     return [o.key_or_group or "" for o in OverridesParser.create().parse_overrides(list(overrides))]
 
 
 def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = ()) -> UserError:
-    """What Hydra or OmegaConf found wrong, as a line that names the key, the value and what is allowed."""
+    """Turn an error of Hydra or OmegaConf into a line that names the key, the value and what is allowed."""
     text, typed = as_written("\n".join(str(e) for e in _chain(error))), [as_written(o) for o in overrides]
     if isinstance(error, OverrideParseException):
         return UserError(
@@ -206,7 +208,7 @@ def explain(error: Exception, overrides: Sequence[str], extra: Sequence[Path] = 
 
 
 def _known(overrides: Sequence[str], extra: Sequence[Path]) -> dict[str, Any]:
-    """The config that the group choices among `overrides` compose, or the default one."""
+    """Compose the group choices among `overrides`; if that fails, the default config."""
     choices = [o for o in overrides if o.split("=")[0] in GROUPS or "@" in o.split("=")[0]]
     for attempt in (choices, []):
         try:
@@ -217,7 +219,7 @@ def _known(overrides: Sequence[str], extra: Sequence[Path]) -> dict[str, Any]:
 
 
 def _default(override: str, overrides: Sequence[str], extra: Sequence[Path]) -> Any:
-    """What the key of `override` has without it; True for a group, of which several are several runs."""
+    """Return the value of the override's key without the override; True for a group, where each value is one run."""
     key = override.partition("=")[0].lstrip("+")
     if key != "evaluation" and (key in GROUPS or "/" in key):
         return True

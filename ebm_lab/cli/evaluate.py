@@ -1,4 +1,4 @@
-"""Evaluate a run that exists: all that apply of the evaluations under `configs/evaluation`, or those asked for."""
+"""Evaluate an existing run by the evaluations under `configs/evaluation` that apply, or by those asked for."""
 
 import time
 from collections.abc import Mapping
@@ -37,12 +37,12 @@ def evaluate(
     out: str | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> None:
-    """Evaluate a run on its test split; writes evaluation.json and pictures.
+    """Evaluate a run on its test split; write evaluation.json and pictures.
 
-    evaluation: names as under configs/evaluation with commas between, `all` of them, or `own`: those that the run was
-    trained with; which: the last or the best checkpoint; ema: averaged weights; samples, sample_steps,
-    sample_temperature: instead of the run's own; out: where to write (default: <run>/evaluation). A setting of one
-    evaluation: evaluation.<name>.<key>=<value>; where the data lie now: dataset.path=<path> or dataset.root=<path>.
+    evaluation: comma-separated names under configs/evaluation, `all`, or `own` for those that the run was trained with;
+    which: the last or the best checkpoint; ema: averaged weights; samples, sample_steps, sample_temperature: in place
+    of the run's own; out: where to write (default: <run>/evaluation). evaluation.<name>.<key>=<value> sets one
+    evaluation's setting; dataset.path=<path> or dataset.root=<path> says where the data are now.
     """
     import torch
 
@@ -90,7 +90,7 @@ def evaluate(
 
 
 def merged(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """One record of what each process did."""
+    """Merge the records of all processes into one."""
     whole = dict(records[0])
     for record in records[1:]:
         joined = {key: {**whole[key], **record[key]} for key in ("seconds", "left_out", "failed")}
@@ -99,7 +99,7 @@ def merged(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def one(evaluations: "Evaluations", view: "EvalView", name: str, record: dict[str, Any], folder: Path) -> None:
-    """Do one evaluation, print it and add it to `record`; one that fails is recorded and stops no other."""
+    """Run one evaluation, print it and add it to `record`; a failure is recorded and does not stop the others."""
     began = time.perf_counter()
     try:
         report = evaluations.report(name, view)
@@ -119,7 +119,7 @@ def one(evaluations: "Evaluations", view: "EvalView", name: str, record: dict[st
 
 
 def show(report: "Report", folder: Path) -> None:
-    """Print numbers and notes; write pictures."""
+    """Print the numbers and notes of a report; write its pictures."""
     from ebm_lab.core.pictures import save_png
 
     for name, value in report.metrics.items():
@@ -131,9 +131,10 @@ def show(report: "Report", folder: Path) -> None:
 
 
 def roster(own: Mapping[str, Any], evaluation: str, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings of the evaluations asked for: the run's own values where it has them, else those under `configs/`.
+    """Return the settings of the requested evaluations: the run's own if it has them, else those under `configs/`.
 
-    A YAML may refer to the run's config, ${dataset.name}."""
+    A YAML may refer to the run's config, as ${dataset.name} does.
+    """
     mine = own.get("evaluation") or {}
     known = sorted({*mine, *options("evaluation")})
     given = [n.strip() for n in evaluation.strip("[]").split(",") if n.strip()]
@@ -145,7 +146,7 @@ def roster(own: Mapping[str, Any], evaluation: str, overrides: Mapping[str, Any]
     for key, value in overrides.items():
         group, name, setting = (*key.split("."), "", "")[:3]
         if group != "evaluation" or not setting:
-            raise UserError(f"{key}={value}: unknown key; a setting is given as evaluation.<name>.<key>=<value>")
+            raise UserError(f"{key}={value}: unknown key; write a setting as evaluation.<name>.<key>=<value>")
         if name not in chosen:
             raise one_of("evaluation", name, chosen)
         place(chosen[name], key.split(".")[2:], value)
@@ -153,12 +154,12 @@ def roster(own: Mapping[str, Any], evaluation: str, overrides: Mapping[str, Any]
 
 
 def place(values: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set a nested setting; `check` complains later where there is none of that name."""
+    """Set a nested setting; `check` later rejects one that does not exist."""
     for part in path[:-1]:
         values = values.setdefault(part, {})
     values[path[-1]] = value
 
 
 def main_evaluate() -> None:
-    """The console command `ebm-lab-evaluate`."""
+    """Run the console command `ebm-lab-evaluate`."""
     main(evaluate)

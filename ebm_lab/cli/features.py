@@ -1,4 +1,4 @@
-"""Train a data set's feature classifier and fit its mixture of Gaussians, before any run asks for them."""
+"""Train a data set's feature classifier and fit its mixture of Gaussians before any run needs them."""
 
 import sys
 import time
@@ -9,8 +9,8 @@ from ebm_lab.cli.compose import compose_config, keys_of
 from ebm_lab.core.errors import UserError
 from ebm_lab.runs.isolation import isolated
 
-HELP = """Train the classifier in whose features samples of images are compared (evaluation=feature_fid), and fit the
-mixture of Gaussians that is printed beside them; both are kept under <output_dir>/features.
+HELP = """Train the classifier whose features evaluation=feature_fid uses to compare images, and fit the mixture of
+Gaussians that it reports as a baseline; both are kept under <output_dir>/features.
 
     python scripts/features.py dataset=digits
     python scripts/features.py dataset=fashion_mnist dataset.root=data evaluation.feature_fid.network.width=128
@@ -22,7 +22,7 @@ CONCERNED = ("dataset", "output_dir", "device", "threads", "max_train", "evaluat
 
 @isolated()
 def features(overrides: Sequence[str]) -> None:
-    """Compose the data set from `overrides` as train.py does, make what is missing, print accuracy and place."""
+    """Compose the data set as train.py does, make what is missing, and print the accuracy and the directory."""
     import torch
 
     from ebm_lab.core.registry import build
@@ -54,7 +54,7 @@ def features(overrides: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """The command line of `scripts/features.py`."""
+    """Run the command line of `scripts/features.py`."""
     arguments = sys.argv[1:]
     with command():
         if not arguments or {"-h", "--help"} & set(arguments):

@@ -1,7 +1,7 @@
-"""Let people write a nested component as they write any other choice.
+"""Let users choose a nested component as they choose any other.
 
-Hydra chooses the component of a nested place by `sampler@evaluation_sampler=hmc`. Here `evaluation_sampler=hmc` becomes
-that, in any order with the other arguments, and error lines are turned back into what was typed.
+Hydra's form is `sampler@evaluation_sampler=hmc`. This module translates `evaluation_sampler=hmc` into it, at any place
+among the arguments, and translates error lines back into what was typed.
 """
 
 import re
@@ -15,15 +15,15 @@ SLOTS = {
     "objective.net": "law",
     "objective.flow": "law",
 }
-"""Where a component stands inside another one, and the group that its options come from."""
+"""The places where a component is nested in another one, and the group that its options come from."""
 DOMAINS = {"mlp": "points", "conv": "images"}
-"""What the options of the group `architecture` were called before there was `domain`."""
+"""Options of the old group `architecture`, and those of `domain` that replace them."""
 CHOICE = re.compile(r"\w+(,\w+)*")
 PLAYERS = "optim.players."
 
 
 def rewritten(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) -> list[str]:
-    """`overrides` in Hydra's own words; `options`: the options of a group."""
+    """Translate overrides into Hydra's form; `options` lists the options of a group."""
     return [_rewritten(override, options) for override in overrides]
 
 
@@ -34,13 +34,13 @@ def _rewritten(override: str, options: Callable[[str], Sequence[str]]) -> str:
         return f"{SLOTS[slot]}@{slot}={value}"
     if key == "architecture" and all(v in DOMAINS for v in value.split(",")):
         return f"domain={','.join(DOMAINS[v] for v in value.split(','))}"
-    if key.startswith(PLAYERS) and equals:  # the players are the objective's, and no YAML of an optimiser names them
+    if key.startswith(PLAYERS) and equals:  # the objective defines the players, so no optimiser's YAML names them
         return f"++{override}"
     return override
 
 
 def as_written(text: str) -> str:
-    """`text`, an override or a line of Hydra's, with the nested places as people write them."""
+    """Translate an override or a line of Hydra's back into the form that users write."""
     text = re.sub(rf"\+\+(?={re.escape(PLAYERS)})", "", text)
     for slot, group in SLOTS.items():
         text = re.sub(rf"\b{group}@{re.escape(slot)}(?![\w.])", slot, text)
@@ -48,10 +48,10 @@ def as_written(text: str) -> str:
 
 
 def place(key: str) -> str:
-    """Where the config holds what an override's key names: 'sampler@evaluation_sampler' -> 'evaluation_sampler'."""
+    """Return the place in the config that a key sets: 'sampler@evaluation_sampler' -> 'evaluation_sampler'."""
     return key.rpartition("@")[2]
 
 
 def group_of(slot: str) -> str:
-    """The group whose options can stand at `slot`; a group's own place is its name."""
+    """Return the group whose options can be chosen at `slot`; a group's own place is its name."""
     return SLOTS.get(slot, slot)

@@ -20,10 +20,10 @@ BEGAN = time.perf_counter()
 
 def main() -> None:
     """Compose, validate, train; see `--help` for the exit status."""
-    # Threads that spin while they wait take the cores from every other run of the machine; OpenMP reads this once.
+    # Threads that spin while they wait take cores from other runs on the machine; OpenMP reads this variable once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    if "RANK" in os.environ:  # what torch would say of its own workings at every start
+    if "RANK" in os.environ:  # silences torch's internal warnings at every start
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with command():
         from ebm_lab.cli.arguments import sort
@@ -61,7 +61,7 @@ def _hydra(arguments: "Arguments") -> int:
             return one_of_many()
         try:
             statuses.append(run_composed(plain(config), overrides, notes, (BEGAN, 0.0)).exit_status)
-        except UserError as error:  # told here, or Hydra would add lines of its own
+        except UserError as error:  # printed here, because Hydra would add lines of its own
             statuses.append(complain(error))
 
     extra = arguments.folders("--config-dir")
@@ -78,12 +78,12 @@ def _hydra(arguments: "Arguments") -> int:
         notes = [*translations(arguments.overrides, extra), *found.notes]
         for note in notes if found.sweep else ():
             say(note)
-        sys.argv[1:] = arguments.argv(found.overrides)  # the only place where Hydra looks for them
+        sys.argv[1:] = arguments.argv(found.overrides)  # the only place where Hydra reads them from
         with assembled(found.recipe):
             job()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, extra) from None
-    except OSError as error:  # of the sweep's directory, which Hydra makes
+    except OSError as error:  # from making the sweep's directory, which Hydra does
         raise UserError(str(error)) from None
     from ebm_lab.cli import sweep
 
@@ -91,7 +91,7 @@ def _hydra(arguments: "Arguments") -> int:
 
 
 def _settled(arguments: "Arguments", overrides: list[str], extra: list[Path]) -> "Settled":
-    """The overrides with domain and recipe settled; with a config of the user's own, as they are."""
+    """Resolve the domain and the recipe of these overrides; with a main config of the user's own, change nothing."""
     from ebm_lab.cli.compose import GROUPS, config_dir
     from ebm_lab.cli.settle import Settled, Source, settle
 
@@ -101,7 +101,7 @@ def _settled(arguments: "Arguments", overrides: list[str], extra: list[Path]) ->
     try:
         return settle(Source(config_dir(), extra), overrides, GROUPS, sweep=True if many else None)
     except Exception:
-        if many:  # Hydra reads sweeps of every form, and tells what is wrong with them
+        if many:  # Hydra reads every form of sweep, and reports what is wrong
             return Settled(overrides, sweep=True)
         raise
 
@@ -109,7 +109,7 @@ def _settled(arguments: "Arguments", overrides: list[str], extra: list[Path]) ->
 def run_composed(
     config: dict[str, Any], overrides: list[str], notes: list[str], began: tuple[float, float]
 ) -> "Result":
-    """Run one composed config; `notes`: lines for the user about how it came about."""
+    """Run one composed config; `notes` tell the user how it came about."""
     from ebm_lab.cli.api import resumed
     from ebm_lab.runs.train import train
     from ebm_lab.training.memory import keep_freed_memory
@@ -123,7 +123,7 @@ def run_composed(
 
 
 def composed_again(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The config of one job of a sweep, with what follows from its own choices."""
+    """Compose the config of one job of a sweep, with the domain and the recipe of its own choices."""
     from hydra.core.hydra_config import HydraConfig
 
     from ebm_lab.cli.compose import settled
@@ -136,12 +136,12 @@ def composed_again(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 stopped: list[int] = []
-"""The exit status of a job that a signal ended: the sweep's other jobs are not begun in this process."""
+"""Exit status of a job that a signal ended; this process then starts no further jobs of the sweep."""
 
 
 @safe_streams()
 def one_of_many() -> None:
-    """One job of a sweep, perhaps in a process of its own; whatever it comes to is recorded and stops no other."""
+    """Run one job of a sweep, perhaps in a process of its own; record how it ended, and let no failure stop others."""
     import traceback
 
     from hydra.core.hydra_config import HydraConfig
@@ -165,7 +165,7 @@ def one_of_many() -> None:
         result = run_composed(config, overrides, notes, began)
     except UserError as error:
         return record(folder, number, overrides, status="refused", exit=complain(error), message=str(error))
-    except KeyboardInterrupt as stop:  # before the run began; afterwards it ends as one that was interrupted
+    except KeyboardInterrupt as stop:  # raised before the run began; later, the run itself ends as interrupted
         stopped.append(75 if isinstance(stop, Terminated) else 130)
         return record(folder, number, overrides, status="not started", exit=stopped[0])
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`train.py --help`, read off the configs themselves: no option or default is written twice."""
+"""Write `train.py --help` from the configs themselves, so that no option or default is written twice."""
 
 import re
 import textwrap
@@ -21,13 +21,13 @@ GROUPS
 
 KEYS
 {keys}
-    Each component's own keys stand in configs/<group>/<option>.yaml and are set as group.key=value;
-    `python train.py objective=dsm --help` explains those of one option, objective=? those of all in a group;
-    `python train.py objective=dsm --cfg job` prints the whole config that a command composes.
-    Values of an option yield to those of the recipe for the objective and the domain, these to an experiment's, and
-    these to what is typed.
-    Options may stand anywhere. A value with = , [ ] ( ) or letters beyond ASCII stands in two pairs of quotes,
-    'output_dir="a=b"'; several values with commas between them are a sweep, -m seed=0,1.
+    The keys of a component are in configs/<group>/<option>.yaml; set them as group.key=value.
+    `python train.py objective=dsm --help` explains the keys of one option, objective=? those of a whole group;
+    `python train.py objective=dsm --cfg job` prints the config that a command composes.
+    The command line overrides an experiment, an experiment overrides the recipe for the objective and the domain, and
+    the recipe overrides the options of groups.
+    Options may come in any order. Put a value with = , [ ] ( ) or non-ASCII letters into two pairs of quotes,
+    'output_dir="a=b"'. Comma-separated values are a sweep: -m seed=0,1.
 
 EXAMPLES
     python train.py
@@ -35,18 +35,18 @@ EXAMPLES
     python train.py objective=dsm dataset=two_moons seed=1 optim.lr=1e-3
         Denoising score matching in the plane, with the exact gap to the true likelihood.
     python train.py resume=outputs/runs/<run>
-        Continue a run that was stopped or killed. Likewise: init_from=<run> starts anew from its weights.
+        Continue a run that was stopped or killed. init_from=<run> starts a new run from its weights.
 
 EXIT STATUS
     0 finished   1 failed   2 a mistake in the settings   3 diverged
-    75 ended by SIGTERM or SIGHUP, 130 by SIGINT: resume=<run>, or the same command with resume=auto, goes on
+    75 ended by SIGTERM or SIGHUP, 130 by SIGINT: continue with resume=<run>, or the same command with resume=auto
 """
 
 
 def help_for(arguments: Arguments) -> str:
-    """What `--help` prints: the pages of the options and keys that the other words name, else the manual.
+    """Return what `--help` prints: the pages of the options and keys that the other words name, else the manual.
 
-    Without `--help`, only words that end in =? ask for theirs, as objective=? or steps=?.
+    Without `--help`, only words that end in =?, as objective=? or steps=?, ask for a page.
     """
     extra, words = arguments.folders("--config-dir"), arguments.overrides
     if "--help" not in arguments.options:
@@ -59,7 +59,7 @@ def help_for(arguments: Arguments) -> str:
 
 
 def _import_plugins(overrides: Sequence[str]) -> None:
-    """Import what `plugins=[...]` names, so that components of one's own have pages too."""
+    """Import the modules that `plugins=[...]` names, so that the user's own components have pages too."""
     for names in (o.partition("=")[2] for o in overrides if o.startswith("plugins=")):
         from ebm_lab.runs.settings import import_plugins
 
@@ -68,7 +68,7 @@ def _import_plugins(overrides: Sequence[str]) -> None:
 
 
 def manual() -> str:
-    """The whole text."""
+    """Return the whole text."""
     return USAGE.format(groups="\n".join(map(_group, GROUPS)), keys=_keys())
 
 
@@ -80,7 +80,7 @@ def _group(group: str) -> str:
 
 
 def comment(group: str, option: str) -> str:
-    """The comment with which an option's YAML begins."""
+    """Return the first paragraph of the comment at the top of an option's YAML."""
     path = config_dir() / group / f"{option}.yaml"
     return summary(path.read_text(encoding="utf-8")) if path.exists() else ""
 
@@ -97,13 +97,13 @@ def _key(name: str, default: str, about: str) -> list[str]:
 
 
 def keys() -> list[tuple[str, str, str]]:
-    """Name, default and whole comment of each key of configs/train.yaml."""
+    """Return name, default and whole comment of each key of configs/train.yaml."""
     text = (config_dir() / "train.yaml").read_text(encoding="utf-8")
     found = re.findall(r"^(\w+): (\S+) +# (.+(?:\n +# .+)*)$", text, re.MULTILINE)
     return [(name, default, re.sub(r"\n +# ", " ", about)) for name, default, about in found]
 
 
 def _entry(text: str, column: int) -> list[str]:
-    """`text`, whose explanation begins at `column`, on lines that a terminal shows whole."""
+    """Wrap `text`, whose explanation begins at `column`, to the width of a terminal."""
     lines = textwrap.wrap(text[column:], WIDTH - column, break_on_hyphens=False) or [""]
     return [text[:column] + lines[0], *(" " * column + line for line in lines[1:])]

@@ -1,4 +1,4 @@
-"""Compose a config by a Hydra of our own, whatever the caller does with Hydra."""
+"""Compose a config without touching the caller's own use of Hydra."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.basecontainer import BaseContainer
 
 SINGLETONS = (GlobalHydra, VersionBase, JobRuntime)
-"""What `initialize_config_dir` sets for the whole process; it refuses a second GlobalHydra."""
+"""Singletons that `initialize_config_dir` sets for the whole process; it rejects a second GlobalHydra."""
 ASSEMBLED = "assembled"
 """The option of the group `recipe` that `assembled` adds."""
 _one_at_a_time = threading.RLock()
@@ -25,11 +25,11 @@ _one_at_a_time = threading.RLock()
 def compose_apart(
     directory: Path, name: str, overrides: Sequence[str], recipe: Mapping[str, Any] | None = None
 ) -> DictConfig:
-    """Compose `name` of the absolute `directory`, with Hydra's own node; Hydra's singletons and OmegaConf's resolvers
-    stay the caller's.
+    """Compose `name` of the absolute `directory`, with Hydra's own node.
 
-    `recipe`: what the override `recipe=assembled` is to mean. Works within `@hydra.main`, after `hydra.initialize` and
-    in several threads. Raises Hydra's and OmegaConf's errors.
+    Hydra's singletons and OmegaConf's resolvers are restored afterwards, so this works within `@hydra.main`, after
+    `hydra.initialize` and in several threads. recipe: content of the override `recipe=assembled`. Raises Hydra's and
+    OmegaConf's errors.
     """
     with _one_at_a_time:
         instances = Singleton._instances
@@ -47,7 +47,7 @@ def compose_apart(
 
 @contextmanager
 def assembled(recipe: Mapping[str, Any] | None) -> Iterator[None]:
-    """Let Hydra find `recipe` as the option `recipe=assembled`, within the body alone."""
+    """Let Hydra find `recipe` as the option `recipe=assembled` within the body."""
     if recipe is None:
         yield
         return

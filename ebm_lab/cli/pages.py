@@ -21,7 +21,7 @@ WIDTH = 120
 
 
 def asked_for(words: Sequence[str], extra: Sequence[Path] = ()) -> list[tuple[str, str]]:
-    """The (group, option) pairs that these words name; a bare group, or group=?, names all its options.
+    """Return the (group, option) pairs that these words name; a bare group, or group=?, names all its options.
 
     Raises UserError for an option that does not exist.
     """
@@ -43,7 +43,7 @@ def asked_for(words: Sequence[str], extra: Sequence[Path] = ()) -> list[tuple[st
 
 
 def page(group: str, option: str, extra: Sequence[Path] = ()) -> str:
-    """What there is to know of one option: its summary, settings, needs and recipes."""
+    """Write the page of one option: its summary, settings, needs and recipes."""
     file = next(f for d in (*extra, config_dir()) if (f := Path(d) / group / f"{option}.yaml").is_file())
     text = file.read_text(encoding="utf-8")
     values = yaml.safe_load(text) or {}
@@ -64,12 +64,12 @@ def page(group: str, option: str, extra: Sequence[Path] = ()) -> str:
 
 
 def summary(text: str) -> str:
-    """The first paragraph of the comment with which a YAML begins, on one line."""
+    """Return the first paragraph of the comment at the top of a YAML, on one line."""
     return next(iter(paragraphs(text)), "")
 
 
 def paragraphs(text: str) -> list[str]:
-    """The paragraphs of the comment with which a YAML begins, each on one line."""
+    """Return the paragraphs of the comment at the top of a YAML, each on one line."""
     found = re.match(r"(?:# @.*\n)?((?:#.*\n)*)", text)
     comment = re.sub(r"^# ?", "", found[1] if found else "", flags=re.MULTILINE)
     return [" ".join(part.split()) for part in comment.split("\n\n") if part.strip()]
@@ -81,7 +81,7 @@ def _wrapped(text: str, indent: str = "    ", first: str | None = None) -> list[
 
 
 def _component(group: str, values: Mapping[str, Any]) -> Callable | None:
-    """The class that a YAML's `name` names; None for a preset, or where no plugin that registers it was imported."""
+    """Find the class that a YAML's `name` names; None for a preset, or if its plugin was not imported."""
     from ebm_lab.core.registry import PACKAGES, find
 
     if group == "guard":
@@ -94,7 +94,7 @@ def _component(group: str, values: Mapping[str, Any]) -> Callable | None:
 
 
 def _documentation(component: Any) -> Iterable[str]:
-    """What a class and those that it builds on say of their settings."""
+    """Yield the docstrings of a class and its base classes, which explain its settings."""
     for base in inspect.getmro(component) if inspect.isclass(component) else ():
         inner = base.__module__.startswith("ebm_lab.") and base.__module__ != "ebm_lab.core.interfaces"
         if (inner or base is component) and (text := vars(base).get("__doc__")):
@@ -104,7 +104,7 @@ def _documentation(component: Any) -> Iterable[str]:
 def _settings(
     group: str, name: Any, settings: Mapping[str, Any], component: Callable | None, text: str
 ) -> Iterable[str]:
-    """A line for each setting: how it is set, with its default, what it takes, and the YAML's comment."""
+    """Yield a line for each setting: its key and default, the values that it takes, and the YAML's comment."""
     prefix = {"evaluation": f"evaluation.{name}."}.get(group, f"{group}." if group in COMPONENTS else "")
     target: Any = component.__init__ if inspect.isclass(component) else component
     hints = typing.get_type_hints(target, include_extras=True) if target else {}
@@ -126,7 +126,7 @@ def _flat(node: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
 
 
 def _yaml(value: Any) -> str:
-    """A value as it is typed."""
+    """Write a value as it is typed on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(_yaml, value))}]"
     return (
@@ -135,7 +135,7 @@ def _yaml(value: Any) -> str:
 
 
 def described(hint: Any) -> str:
-    """A type in words: what a setting takes."""
+    """Describe a type in words: the values that a setting takes."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         limits = [m for part in inner[1:] for m in (part, *getattr(part, "metadata", ()))]
@@ -155,7 +155,7 @@ def described(hint: Any) -> str:
 
 
 def _brings(values: Mapping[str, Any]) -> list[str]:
-    """The choices that an option makes in other groups, unless the command line makes them."""
+    """List the options that an option chooses in other groups unless the command line chooses them."""
     lines = [line for line in values.get("defaults", ()) if isinstance(line, Mapping)]
     chosen = [(re.search(r"/(\w+)(?:@|$)", key), option) for line in lines for key, option in line.items()]
     return [f"{key[1]}={option}" for key, option in chosen if key]
@@ -177,14 +177,14 @@ def _needs(group: str, component: Any, settings: Mapping[str, Any]) -> Iterable[
         if component.needs_float32:
             yield "precision=float32"
     if group == "sampler" and component is not None and "stationary" not in component.offers:
-        yield "an objective that trains without chains, for it goes down the model's noise levels"
+        yield "an objective that trains without chains: the sampler goes down the model's noise levels"
     if group == "energy" and component is not None and "energy" not in component.offers:
         yield "objective=multi_dsm, and a sampler that takes a score"
 
 
 def _recipes(group: str, option: str) -> Iterable[str]:
-    """What recipes bring with this objective, energy, sampler or optimiser: their plain values with an objective, and
-    what they hold for the others."""
+    """Yield what recipes set for this option: for an objective all their values, for the option of another group the
+    values that hold under it."""
     for domain in DOMAINS:
         for file in sorted((config_dir() / "recipe" / domain).glob("*.yaml")):
             if group == "objective" and file.stem != option:

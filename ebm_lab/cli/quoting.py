@@ -1,4 +1,4 @@
-"""Say how a setting is written that Hydra's grammar refuses, as an argument that can be pasted into a shell."""
+"""Correct a setting that Hydra's grammar rejects, and show it as an argument that can be pasted into a shell."""
 
 import re
 import shlex
@@ -15,18 +15,18 @@ from ebm_lab.core.errors import UserError
 NAME = re.compile(r"(\+\+|\+|~)?[A-Za-z_$][\w./@$:-]*")
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 STRAIGHT = str.maketrans("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019\u201a\u201b", '""""""' + "''''")
-"""Typographic quotes, as a word processor or a web page puts them, to the quotes of a keyboard."""
+"""Maps typographic quotes, as word processors and web pages write them, to straight ones."""
 
 
 def quoted(text: str) -> str:
-    """`text` in double quotes, as Hydra reads it back: a text, whatever it looks like."""
+    """Put `text` in double quotes, so that Hydra reads it back as a text whatever it looks like."""
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
     text = re.sub(r"(\\+)\Z", r"\1\1", text)
     return '"' + re.sub(r"(\\*)\$\{", r"\1\1\\${", text) + '"'  # else OmegaConf resolves it
 
 
 def parse(override: str) -> Any:
-    """Hydra's reading of one override; None where it has none."""
+    """Parse one override as Hydra does; return None if Hydra can't."""
     try:
         return OverridesParser.create().parse_override(override)
     except (HydraException, ValueError):
@@ -34,7 +34,7 @@ def parse(override: str) -> Any:
 
 
 def written(key: str, value: str) -> str:
-    """The argument that gives `key` the value `value`, quoted for Hydra and for the shell where that is needed."""
+    """Write the argument that gives `key` the value `value`, quoted for Hydra and for the shell if needed."""
     plain = f"{key}={value}"
     found = parse(plain)
     readable = found is not None and not found.is_sweep_override() and "${" not in value
@@ -42,7 +42,7 @@ def written(key: str, value: str) -> str:
 
 
 def _list(value: str) -> str | None:
-    """A list with a quoted text for each element, where `value` is a list without quotes; else None."""
+    """Quote each element if `value` is a list without quotes; else return None."""
     try:
         elements = yaml.load(value, yaml.BaseLoader) if value.startswith("[") and value.endswith("]") else None
     except yaml.YAMLError:
@@ -53,9 +53,9 @@ def _list(value: str) -> str | None:
 
 
 def check_form(overrides: Sequence[str], choices: Mapping[str, Sequence[str]]) -> None:
-    """Refuse, in one line that says what to write, an override that Hydra can't read as key=value.
+    """Reject, in one line that says what to write, an override that Hydra can't read as key=value.
 
-    `choices`: the options of each group.
+    choices: the options of each group.
     """
     for index, given in enumerate(overrides):
         problem = _problem(given, overrides[index + 1 :], choices)
@@ -64,7 +64,7 @@ def check_form(overrides: Sequence[str], choices: Mapping[str, Sequence[str]]) -
 
 
 def _shown(given: str) -> str:
-    """`given` on one line, and visible where it is empty."""
+    """Show an argument on one line, and visibly if it is empty."""
     return given.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t") if given.strip() else repr(given)
 
 
@@ -75,7 +75,7 @@ def _problem(given: str, rest: Sequence[str], choices: Mapping[str, Sequence[str
     if "\r" in given:
         bare = written(key, value.rstrip()) if equals else given.rstrip()
         return (
-            f"holds a carriage return, as files with Windows line ends do (sed -i 's/\\r$//' mends one); write {bare}"
+            f"holds a carriage return, as files with Windows line ends do (sed -i 's/\\r$//' removes it); write {bare}"
         )
     if given[0] in DASHES:
         bare = given.lstrip(DASHES)
@@ -91,17 +91,17 @@ def _problem(given: str, rest: Sequence[str], choices: Mapping[str, Sequence[str
         return f"no key has a '-'; write {written(key.replace('-', '_'), value)}"
     if not value.strip():
         if rest and "=" not in rest[0] and rest[0][:1] not in DASHES:
-            return f"has no value; no blank follows the '=': {written(key, rest[0])}"
-        return f"has no value; is a variable not set? The empty text is written {shlex.quote(key + '=' + quoted(''))}"
+            return f"has no value; write no blank after the '=': {written(key, rest[0])}"
+        return f"has no value; is a variable not set? Write the empty text as {shlex.quote(key + '=' + quoted(''))}"
     return _unreadable(key, value, choices) if parse(given) is None else None
 
 
 def _meant(given: str, rest: Sequence[str], choices: Mapping[str, Sequence[str]]) -> str:
-    """What a word without '=' may have meant."""
+    """Suggest what a word without '=' may have meant."""
     following = rest[0] if rest else ""
     if following.startswith("="):
         value = following[1:] or (rest[1] if len(rest) > 1 else "")
-        return f"; no blanks stand around the '=': {written(given, value)}"
+        return f"; write no blanks around the '=': {written(given, value)}"
     key, colon, value = given.partition(":")
     if colon and value and NAME.fullmatch(key) and not value.startswith("/"):
         return f"; write {written(key, value)}"
@@ -118,13 +118,13 @@ def _meant(given: str, rest: Sequence[str], choices: Mapping[str, Sequence[str]]
 
 
 def _unreadable(key: str, value: str, choices: Mapping[str, Sequence[str]]) -> str:
-    """Why `key=value` has no reading, and the argument that has one."""
+    """Say why Hydra can't read `key=value`, and which argument it can read."""
     problem = "can't be read as key=value"
     group = key.lstrip("+") in choices
     other = re.fullmatch(r"(.*?)[\s,;]+([A-Za-z_][\w./]*)=(.*)", value, re.DOTALL)
     if other and parse(f"{key}={other[1]}") and (group or "." in other[2] or other[2] in choices):
         two = f"{written(key, other[1])} {written(other[2], other[3])}"
-        return f"{problem}; two settings are two arguments, with a blank between them and no quotes around both: {two}"
+        return f"{problem}; write two settings as two arguments, without quotes around both: {two}"
     if value.startswith("=") and parse(f"{key}={value.lstrip('=')}"):
         return f"{problem}; one '=' is enough: {written(key, value.lstrip('='))}"
     if value[-1] in ",;" and parse(f"{key}={value[:-1]}"):
@@ -135,7 +135,7 @@ def _unreadable(key: str, value: str, choices: Mapping[str, Sequence[str]]) -> s
     if value[0] in "[{" and not value.endswith("]" if value[0] == "[" else "}"):
         return f"{problem}, for its bracket is not closed"
     if value[0] == "(" and value[-1] == ")":
-        return f"{problem}; a list stands in square brackets: {shlex.quote(f'{key}=[{value[1:-1]}]')}"
+        return f"{problem}; write a list in square brackets: {shlex.quote(f'{key}=[{value[1:-1]}]')}"
     if value[0] == "~" and not group:
         home = str(Path(value).expanduser()) if value[1:2] in ("", "/") else None
         here = f"for your own directory write {written(key, home)}; " if home else ""
@@ -143,4 +143,4 @@ def _unreadable(key: str, value: str, choices: Mapping[str, Sequence[str]]) -> s
         return f"{problem}, and nothing has expanded its '~'; {here}for a name that begins with it {name}"
     if group and (bare := re.sub(r"[^\w]", "", straight)) in choices[key.lstrip("+")]:
         return f"{problem}; write {key}={bare}"
-    return f"{problem}; such a value stands in quotes, for Hydra and for the shell: {written(key, value)}"
+    return f"{problem}; put such a value in quotes, for Hydra and for the shell: {written(key, value)}"

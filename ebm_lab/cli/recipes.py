@@ -1,17 +1,17 @@
-"""Find what was tuned for a method on such data, and keep the parts of it that hold for what was chosen.
+"""Find the recipe tuned for an objective and a kind of data, and select the parts that apply to the run's choices.
 
-`configs/recipe/<domain>/<objective>.yaml` holds all of it in one file:
+`configs/recipe/<domain>/<objective>.yaml` is one file:
 
-    steps: 3000                     # plain values hold whatever else is chosen
+    steps: 3000                     # plain values always apply
     choose: {sampler: hmc}          # options of groups, unless an experiment or the command line chooses them
-    when:                           # values that hold only under a choice
+    when:                           # values that apply only under a choice
       sampler=langevin:
         sampler: {step_size: 0.22}
       optim=adam, energy=conv|resnet:
         optim: {lr: 0.001}
 
-Sections that come later in the file win over earlier ones. The recipe itself wins over the options of the groups, and
-yields to experiments and to the command line.
+Later sections of the file override earlier ones. The recipe overrides the options of groups; experiments and the
+command line override the recipe.
 """
 
 import re
@@ -26,19 +26,19 @@ from ebm_lab.cli.grammar import SLOTS
 from ebm_lab.core.errors import UserError
 
 FIXED = ("gaussian", "dkef")
-"""Energies of a fixed family: recipes were tuned for networks, and these keep the values of their groups."""
+"""Energies to which no recipe applies: recipes were tuned for networks, and these are fixed families."""
 POINTS, IMAGES = "mlp|noise_mlp|score_mlp", "conv|resnet|noise_conv|noise_unet|score_unet"
 BEFORE = re.compile(rf"(?P<objective>\w+?)_(?:(?P<points>{POINTS})|(?P<images>{IMAGES}))")
-"""The names that recipes had when there was one for each pair of objective and energy."""
+"""Old names of recipes, from when there was one for each pair of objective and energy."""
 
 
 def find(name: str, folders: Sequence[Path]) -> Path | None:
-    """The file of `recipe=<name>`, in the first of the folders that has it."""
+    """Find the file of `recipe=<name>` in the first folder that has it; None if none has."""
     return next((f for d in folders if (f := d / "recipe" / f"{name}.yaml").is_file()), None)
 
 
 def renamed(name: str, folders: Sequence[Path]) -> str:
-    """The name that a recipe has now: 'pcd_mlp' -> 'points/pcd'."""
+    """Translate an old name of a recipe: 'pcd_mlp' -> 'points/pcd'."""
     found = BEFORE.fullmatch(name)
     if found is None or find(name, folders):
         return name
@@ -47,7 +47,7 @@ def renamed(name: str, folders: Sequence[Path]) -> str:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A recipe's content. Raises UserError for one that can't be read."""
+    """Read a recipe. Raises UserError if it can't be read."""
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -58,12 +58,12 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def conditional(values: Mapping[str, Any]) -> bool:
-    """Whether Hydra can't read a recipe by itself."""
+    """Return whether a recipe has `when` or `choose`, which Hydra itself can't read."""
     return bool({"when", "choose"} & values.keys())
 
 
 def choose(file: Path) -> dict[str, Any]:
-    """The options that a recipe chooses, as the defaults list of an option; empty where it chooses none."""
+    """Return the options that a recipe chooses as a defaults list; an empty dict if it chooses none."""
     values = read(file)
     if "defaults" in values:
         raise UserError(f"{file}: a recipe chooses options by 'choose: {{<group>: <option>}}', not by 'defaults'")
@@ -76,9 +76,9 @@ def choose(file: Path) -> dict[str, Any]:
 
 
 def assemble(file: Path, choices: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a recipe that hold under these choices.
+    """Collect the values of a recipe that apply under these choices.
 
-    `choices`: the option of each group and nested place; `names`: the name of the component that is there.
+    choices: the option of each group and nested place; names: the name of the component there.
     """
     values = read(file)
     merged = OmegaConf.create({k: v for k, v in values.items() if k not in ("when", "choose")})
@@ -91,14 +91,14 @@ def assemble(file: Path, choices: Mapping[str, str], names: Mapping[str, str]) -
 
 
 def by_pair(choices: Mapping[str, str], folders: Sequence[Path]) -> list[str]:
-    """The overrides for recipes of a user's own whose names are those of before, <objective>_<energy>."""
+    """Return the overrides for a user's own recipes under old names, <objective>_<energy>."""
     pair = f"{choices.get('objective')}_{choices.get('energy')}"
     names = {"": pair, **{f"/{g}": f"{choices.get(g)}_{pair}" for g in ("sampler", "optim")}}
     return [f"{'+' * bool(g)}recipe{g}={name}" for g, name in names.items() if find(f"{g}/{name}".lstrip("/"), folders)]
 
 
 def sections(file: Path, values: Mapping[str, Any]) -> Iterator[tuple[dict[str, list[str]], dict[str, Any]]]:
-    """The conditions of a recipe with their values, nested ones after what they stand in."""
+    """Yield the conditions of a recipe with their values; nested ones follow the one that contains them."""
     yield from _sections(file, values.get("when") or {}, {})
 
 

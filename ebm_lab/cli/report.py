@@ -1,4 +1,4 @@
-"""One page over all runs of a directory."""
+"""Write one page over all runs of a directory."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ def report(
 ) -> None:
     """Write one static HTML page over all runs under a directory: table, curves, pictures, settings.
 
-    outputs: where the runs are; out: the file (default: <outputs>/report.html); points: of a curve at most; embed:
-    megabytes of pictures inside the page, the others are linked from the run directories.
+    outputs: where the runs are; out: the file to write (default: <outputs>/report.html); points: most points per curve;
+    embed: megabytes of pictures to put into the page, which links the others to the run directories.
     """
     from ebm_lab.reports.overview.collect import find, read
     from ebm_lab.reports.overview.page import page
@@ -41,5 +41,5 @@ def report(
 
 
 def main_report() -> None:
-    """The console command `ebm-lab-report`."""
+    """Run the console command `ebm-lab-report`."""
     main(report)

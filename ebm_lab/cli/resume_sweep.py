@@ -1,4 +1,4 @@
-"""Go on with a sweep that was begun."""
+"""Continue a sweep."""
 
 import shlex
 import sys
@@ -13,7 +13,7 @@ from ebm_lab.core.shell import override
 
 
 def sweep(*, resume: str) -> None:
-    """Go on with a sweep: jobs that ended stay as they are, interrupted ones continue, missing ones run.
+    """Continue a sweep: finished jobs stay as they are, interrupted ones continue, missing ones run.
 
     resume: the sweep's directory, as under outputs/sweeps.
     """
@@ -31,5 +31,5 @@ def sweep(*, resume: str) -> None:
 
 
 def main_sweep() -> None:
-    """The console command `ebm-lab-sweep`."""
+    """Run the console command `ebm-lab-sweep`."""
     run_tool(sweep)

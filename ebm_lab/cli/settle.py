@@ -1,7 +1,7 @@
-"""Settle what can't be known before all choices are made: the kind of an own data set, and the recipe.
+"""Resolve what depends on all other choices: the domain of a user's own data set, and the recipe.
 
-The choices are composed once without either; the overrides that follow from them are put beside those of the user, and
-all is composed again.
+The choices are composed once without either; the overrides that follow from them are added to the user's, and
+everything is composed again.
 """
 
 import json
@@ -21,12 +21,12 @@ from ebm_lab.cli.quoting import quoted
 from ebm_lab.cli.typed import first_job
 
 _looked_at: dict[str, str] = {}
-"""The domains of the data sets that this process has built to look at them, by their settings."""
+"""Domains of the data sets that this process has built to find them out, by their settings."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The config `name` of the directory `primary`; YAMLs are looked for in the directories `extra` too."""
+    """The config `name` of the directory `primary`; its YAMLs may also come from the directories `extra`."""
 
     primary: Path
     extra: Sequence[Path] = ()
@@ -37,7 +37,7 @@ class Source:
         return [self.primary, *self.extra]
 
     def compose(self, overrides: Sequence[str], recipe: Mapping[str, Any] | None = None) -> DictConfig:
-        """What these overrides compose, with Hydra's own node."""
+        """Compose these overrides, with Hydra's own node."""
         own = [o for o in overrides if not o.startswith("hydra.searchpath=")] if self.extra else [*overrides]
         paths = ",".join(quoted(f"file://{d.resolve()}") for d in self.extra)
         return compose_apart(
@@ -47,7 +47,7 @@ class Source:
 
 @dataclass
 class Settled:
-    """`overrides` as Hydra is to have them, what `recipe=assembled` among them means, and lines for the user."""
+    """Overrides for Hydra, the content of `recipe=assembled` if it is among them, and notes for the user."""
 
     overrides: list[str]
     recipe: dict[str, Any] | None = None
@@ -56,19 +56,19 @@ class Settled:
 
 
 def settle(source: Source, overrides: Sequence[str], groups: Sequence[str], sweep: bool | None = None) -> Settled:
-    """Settle the domain and the recipe of one run; of a sweep, whose jobs settle their own recipes, the domain alone.
+    """Resolve the domain and the recipe of a run; of a sweep the domain only, for its jobs resolve their own recipes.
 
-    `groups`: the config groups, whose choices decide; `sweep`: None to find out. Raises UserError, and Hydra's and
-    OmegaConf's errors.
+    groups: the config groups, whose choices decide; sweep: whether this is a sweep, None to find out. Raises UserError,
+    and Hydra's and OmegaConf's errors.
     """
     settled = Settled([*overrides], sweep=bool(sweep))
     if any(o.startswith("resume=") and o not in ("resume=null", "resume=auto") for o in overrides):
-        return settled  # the run's own config is taken
+        return settled  # the resumed run has its own config
     first = [first_job(o) if sweep else o for o in overrides if _decides(o, groups)]
     config = source.compose(first)
     settled.sweep = str(config.hydra.mode).endswith("MULTIRUN") if sweep is None else sweep
     data = [o for o in overrides if o.partition("=")[0].lstrip("+").startswith("dataset")]
-    one = not settled.sweep or all(first_job(o) == o for o in data)  # else each job looks at its own
+    one = not settled.sweep or all(first_job(o) == o for o in data)  # otherwise each job looks at its own data set
     if one and _choices(config).get("domain") == "auto" and (domain := look(config)):
         first, settled.overrides = [f"domain={domain}", *first], [f"domain={domain}", *settled.overrides]
         config = source.compose(first)
@@ -88,7 +88,7 @@ def _with_recipe(source: Source, settled: Settled, first: Sequence[str], config:
     if asked == "auto" and choices.get("energy") in recipes.FIXED:
         return settled
     if file is None or (asked != "auto" and "/" not in asked and not recipes.conditional(recipes.read(file))):
-        return settled  # Hydra reads it, or says that it is not there
+        return settled  # Hydra reads it, or reports that it does not exist
     if chosen := recipes.choose(file):
         config = source.compose(_assembled(first), chosen)
     settled.recipe = chosen | recipes.assemble(file, _choices(config), _names(config))
@@ -97,32 +97,34 @@ def _with_recipe(source: Source, settled: Settled, first: Sequence[str], config:
 
 
 def _assembled(overrides: Sequence[str]) -> list[str]:
-    """`overrides` with another choice of the recipe."""
+    """Replace the choice of the recipe by `recipe=assembled`."""
     return [*(o for o in overrides if o.partition("=")[0] != "recipe"), f"recipe={ASSEMBLED}"]
 
 
 def _decides(override: str, groups: Sequence[str]) -> bool:
-    """Whether the domain or the recipe may depend on `override`: a choice, or what an own data set is built from."""
+    """Return whether the domain or the recipe may depend on `override`: a choice, or a setting of the data set."""
     key = override.partition("=")[0].lstrip("+~")
     choice = key in groups or "@" in key or ("/" in key and not key.startswith("hydra/"))
     return choice or key in ("plugins", "hydra.mode", "hydra.searchpath") or key.startswith("dataset.")
 
 
 def _choices(config: DictConfig) -> dict[str, str]:
-    """The option of each group and of each nested place."""
+    """Return the option of each group and of each nested place."""
     found = {str(k): v for k, v in config.hydra.runtime.choices.items() if v is not None}
     return {place(k): v for k, v in found.items() if "@" in k} | {k: v for k, v in found.items() if "@" not in k}
 
 
 def _names(config: DictConfig) -> dict[str, str]:
-    """The name of the component at each group and nested place."""
+    """Return the name of the component at each group and nested place."""
     nodes = {slot: OmegaConf.select(config, slot) for slot in _choices(config) if "/" not in slot}
     return {slot: str(n.get("name")) for slot, n in nodes.items() if isinstance(n, DictConfig)}
 
 
 def look(config: DictConfig) -> str | None:
-    """The domain of a data set whose YAML names none: it is built and looked at; None where it can't be built, which
-    the run then tells."""
+    """Build a data set whose YAML names no domain, and return its domain; None if it can't be built.
+
+    The run then reports why.
+    """
     with suppress(Exception):
         values = OmegaConf.to_container(config.dataset, resolve=True)
         plugins = [str(p) for p in config.get("plugins") or ()]

@@ -1,10 +1,10 @@
-"""Many runs from one command: a record for each job, a table at the end, and a way to go on with what is missing.
+"""Sweeps: many runs from one command, with a record for each job and a table at the end.
 
     <sweep dir>/multirun.yaml     Hydra's own record of the command
     <sweep dir>/jobs/<n>.json     overrides, run directory, status and results of job n
 
-Jobs may run in other processes or on other machines (hydra/launcher=joblib, submitit_slurm), so what they come to is
-told by files alone.
+Jobs may run in other processes or on other machines (hydra/launcher=joblib, submitit_slurm), so they report by files
+only.
 """
 
 import math
@@ -22,17 +22,17 @@ from ebm_lab.core.shell import pasteable
 
 SYMBOLS = {"finished": "green", "interrupted": "yellow", "not started": "yellow"}
 FREE = ("seed", "optim.lr", "optim.warmup", "ema")
-"""Keys that the compiled step reads as tensors: runs that differ in these alone share the code."""
+"""Keys that the compiled step reads as tensors: runs that differ only in these share its code."""
 current: list[Path] = []
 """The directory of the sweep that this process leads."""
 
 
 alike: list[int] = []
-"""How many jobs of this sweep share the code of one compiled step."""
+"""The number of jobs of this sweep that share the code of one compiled step."""
 
 
 class Table(Callback):
-    """Told by Hydra when a sweep begins and ends, in the process that leads it."""
+    """Hydra's callback at the begin and the end of a sweep, in the process that leads it."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         current.append(Path(config.hydra.sweep.dir))
@@ -46,9 +46,9 @@ class Table(Callback):
 
 
 def count_alike(config: DictConfig) -> int:
-    """Count the jobs of a sweep that differ in FREE keys alone.
+    """Count the jobs of a sweep that differ only in FREE keys.
 
-    Returns 1 unless the jobs run one after another: those that start together all compile.
+    Returns 1 unless the jobs run one after another: jobs that start together each compile.
     """
     if "basic" not in f"{config.hydra.launcher._target_}".lower():
         return 1
@@ -60,20 +60,20 @@ def count_alike(config: DictConfig) -> int:
 
 
 def record(folder: Path, number: int, overrides: list[str], **what: Any) -> None:
-    """Write what job `number` came to; replaced whole."""
+    """Write or replace the record of job `number`."""
     file = folder / "jobs" / f"{number}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, dumps({"job": number, "overrides": overrides, **what}, indent=2) + "\n")
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:
-    """All records of a sweep, in order."""
+    """Read all records of a sweep, in order."""
     files = sorted((folder / "jobs").glob("*.json"), key=lambda f: int(f.stem))
     return [loads(f.read_text(encoding="utf-8")) for f in files]
 
 
 def exit_status(folder: Path) -> int:
-    """0 if every job finished; 75 if some were stopped by a signal and none failed; else 1."""
+    """Return 0 if every job finished, 75 if some were stopped by a signal and none failed, else 1."""
     found = {job["exit"] for job in jobs(folder)}
     if found <= {0}:
         return 0
@@ -102,4 +102,4 @@ def show(folder: Path) -> None:
     done = sum(job["status"] in ("finished", "diverged") for job in found)
     if done < len(found):
         again = pasteable("python scripts/sweep.py", f"resume={folder}")
-        print(f"{done} of {len(found)} jobs ended; go on with: {again}")
+        print(f"{done} of {len(found)} jobs ended; continue with: {again}")

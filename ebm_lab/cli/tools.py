@@ -1,4 +1,4 @@
-"""What `scripts/` and the console commands do with a run that exists: `key=value` arguments, checked like settings."""
+"""Draw samples from a run; run tools by `key=value` arguments, which are checked like settings."""
 
 import inspect
 import sys
@@ -31,12 +31,12 @@ def sample(
     out: str | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> None:
-    """Draw n samples from noise by a run's sampler; writes samples.npy (raw data units; float64 for tables) and, for
-    images, samples.png.
+    """Draw n samples by a run's sampler, starting from noise; write samples.npy and, for images, samples.png.
 
-    steps: of the sampler; temperature: samples are of exp(-E / temperature); both by default the run's own; out: where
-    to write (default: <run>/samples). Where the data are gone or have changed, samples are drawn with the place, size
-    and transform that the run kept of them; dataset.path=<path> or dataset.root=<path>: where they lie now.
+    samples.npy has raw data units, for tables in float64. steps: of the sampler; temperature: samples are drawn from
+    exp(-E / temperature); both are the run's own by default; out: where to write (default: <run>/samples). If the data
+    are gone or changed, samples are drawn with the mean, scale and transform that the run kept of them;
+    dataset.path=<path> or dataset.root=<path> says where the data are now.
     """
     import numpy as np
     import torch
@@ -52,7 +52,7 @@ def sample(
     loaded = load_run(run, which=which, ema=ema, device=device, plugins=plugins or [], dataset=place, data="kept")
     torch.set_num_threads(loaded.parts.config["threads"])
     if isinstance(loaded.dataset, KeptData):
-        print(f"note: {loaded.dataset.why}; the samples are those of the trained run all the same")
+        print(f"note: {loaded.dataset.why}; this does not change the samples")
     generator = stream(seed, "sample", 0, loaded.parts.generator.device)
     samples = loaded.sample(n, generator, steps=steps, temperature=temperature, raw=False)
     folder = Path(out or loaded.path / "samples")
@@ -61,21 +61,21 @@ def sample(
     if loaded.dataset.bounds is not None:
         columns = max(1, round(n**0.5))
         save_png(grid(samples, loaded.dataset.bounds, columns), folder / "samples.png")
-    assert loaded.sampler is not None, "sample() asks"
+    assert loaded.sampler is not None, "sample() has checked this"
     taken = loaded.sampler.total(loaded.energy) or steps or loaded.evaluations.sampling.steps
     print(f"{n} samples after {taken} steps from noise: {folder}")
 
 
 def data_place(overrides: Mapping[str, Any]) -> dict[str, str]:
-    """The settings of the data set among dotted arguments: {"dataset.path": "x"} -> {"path": "x"}; refuses others."""
+    """Take the data set's settings from dotted arguments, {"dataset.path": "x"} -> {"path": "x"}; reject others."""
     for key, value in overrides.items():
         if not key.startswith("dataset."):
-            raise UserError(f"{key}={value}: unknown key; allowed: dataset.path or dataset.root, where data lie now")
+            raise UserError(f"{key}={value}: unknown key; allowed: dataset.path or dataset.root, where the data are")
     return {key.removeprefix("dataset."): value for key, value in overrides.items()}
 
 
 def writable(folder: Path) -> None:
-    """Make `folder`; raises UserError where nothing can be written there."""
+    """Make `folder`; raise UserError if it can't be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -84,7 +84,7 @@ def writable(folder: Path) -> None:
 
 
 def main(tool: Callable, argv: list[str] | None = None) -> None:
-    """Run `tool` with `key=value` arguments; a mistake in them is one line and exit status 2."""
+    """Run `tool` with `key=value` arguments; a mistake in them prints one line and exits with 2."""
     argv = sys.argv[1:] if argv is None else argv
     with command():
         if not argv or {"-h", "--help"} & set(argv):
@@ -101,7 +101,7 @@ def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str,
     values: dict[str, Any] = {}
     for argument in argv:
         name, equals, text = argument.partition("=")
-        if not equals and not values:  # the first one may stand without its name
+        if not equals and not values:  # the first argument may come without its name
             name, equals, text = next(iter(settings)), "=", argument
         if not equals:
             raise UserError(f"{argument}: not of the form key=value")
@@ -114,5 +114,5 @@ def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str,
 
 
 def main_sample() -> None:
-    """The console command `ebm-lab-sample`."""
+    """Run the console command `ebm-lab-sample`."""
     main(sample)

@@ -1,7 +1,7 @@
-"""Take a number that was typed for a text as it was typed: dataset.path=123 is a file, logger.group=007 a name.
+"""Keep a value that looks like a number as text if its setting is a text: dataset.path=123, logger.group=007.
 
-Hydra reads 007, 1e5, true or [1] before it knows what a setting takes. Here the settings' own types decide: where the
-value that Hydra read does not fit and the typed text does, the text stands in quotes before Hydra reads it.
+Hydra parses 007, 1e5, true or [1] without knowing the setting's type. Here the type decides: if the value that Hydra
+would read does not fit it and the typed text does, the text is put in quotes before Hydra reads it.
 """
 
 import importlib
@@ -21,24 +21,23 @@ from ebm_lab.cli.quoting import parse, quoted
 def as_typed(
     overrides: Sequence[str], groups: Sequence[str], compose: Callable[[list[str]], dict[str, Any]]
 ) -> list[str]:
-    """`overrides`, with quotes around what was meant as a text.
+    """Put quotes around the values that are meant as texts.
 
-    `groups`: those whose options are files, named by texts; `compose`: the config of some overrides, interpolations
-    unresolved. Components are imported for their signatures only where a value is no text and what it replaces is no
-    number.
+    groups: config groups, whose options are always texts; compose: composes overrides to a config with unresolved
+    interpolations. Components are imported for their signatures only if a value is no text and replaces no number.
     """
     named = [_requoted(o, str) if o.partition("=")[0].lstrip("+") in groups else o for o in overrides]
     if not any(map(_text, named)):
         return named
     try:
         config = compose([first_job(o) for o in named if not _text(o)])
-    except Exception:  # whatever is wrong is found again, and told, when all is composed
+    except Exception:  # the same error is reported when everything is composed
         return named
     return [_requoted(o, _hint(o, config)) if _text(o) else o for o in named]
 
 
 def _text(override: str) -> list[Any] | None:
-    """What was typed as the value, one entry for each value of a sweep, where any of them is no text; else None."""
+    """Return the typed value, one entry for each value of a sweep, if Hydra reads any of them as no text; else None."""
     found = parse(override)
     if found is None or found.is_delete():
         return None
@@ -55,7 +54,7 @@ def _text(override: str) -> list[Any] | None:
 
 
 def first_job(override: str) -> str:
-    """`override`, or the first job's where it is a sweep."""
+    """Return the override of a sweep's first job; any other override as it is."""
     found = parse(override)
     return f"{found.input_line.partition('=')[0]}={next(found.sweep_string_iterator())}" if _sweeps(found) else override
 
@@ -71,7 +70,7 @@ def _has_number(value: Any) -> bool:
 
 
 def _requoted(override: str, hint: Any) -> str:
-    """`override` with its texts quoted, where a setting of the type `hint` takes them and not what Hydra read."""
+    """Quote the texts of an override if a setting of the type `hint` takes them and not what Hydra would read."""
     found, texts = parse(override), _text(override)
     if not texts:
         return override
@@ -86,7 +85,7 @@ def _quoted(text: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Hydra's quoted texts as plain ones."""
+    """Turn Hydra's quoted texts into plain ones."""
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return getattr(value, "text", value)
@@ -101,8 +100,10 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _hint(override: str, config: Mapping[str, Any]) -> Any:
-    """The type of the setting that `override` sets, by the signature of the component that the config names; Any where
-    that is unknown, or where a number stands now."""
+    """Return the type of the setting that `override` sets, from the signature of the component in the config.
+
+    Returns Any if the type is unknown, or if the config has a number there.
+    """
     *where, setting = override.partition("=")[0].lstrip("+").split(".")
     values: Any = config
     for part in where:
@@ -127,7 +128,7 @@ def _hint(override: str, config: Mapping[str, Any]) -> Any:
 
 
 def _component(kind: str, name: str, plugins: Sequence[str]) -> Callable:
-    """The component of that name; plugins are imported only where the lab has none."""
+    """Find the component of that name; import plugins only if the lab has none."""
     from ebm_lab.core.errors import NotRegistered
     from ebm_lab.core.registry import find
 
@@ -135,6 +136,6 @@ def _component(kind: str, name: str, plugins: Sequence[str]) -> Callable:
         return find(kind, name)
     except NotRegistered:
         for plugin in plugins:
-            with suppress(Exception), importing_from_here():  # a mistake is told when the run is assembled
+            with suppress(Exception), importing_from_here():  # an error is reported when the run is assembled
                 importlib.import_module(plugin)
         return find(kind, name)

@@ -1,7 +1,7 @@
 """A choice: a registered component with checked settings that is not built yet.
 
-So a run can be checked as a whole before anything is built. A setting annotated `Annotated[Any, Nested("sampler")]`
-holds a component of that kind; in a choice it is a choice again, and it is built before its parent.
+A run is checked as a whole before anything is built. A setting annotated `Annotated[Any, Nested("sampler")]` holds a
+component of that kind: a Choice holds another Choice under it, which is built before its parent.
 """
 
 import inspect
@@ -21,7 +21,7 @@ class Nested(NamedTuple):
 
 
 def nested_in(component: Callable) -> dict[str, str]:
-    """Return the kinds of the components that a component's settings hold, by setting."""
+    """Return the kind of each nested component by the name of its setting."""
     hints = annotations_of(component)
     marks = {name: getattr(hints[name], "__metadata__", ()) for name in settings_of(component)}
     return {name: mark.kind for name, found in marks.items() for mark in found if isinstance(mark, Nested)}
@@ -29,8 +29,11 @@ def nested_in(component: Callable) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A component chosen by name. path: the key of the config that holds it; cls: what the registry holds under the
-    name; settings: checked values, and choices for the nested components."""
+    """A component chosen by name.
+
+    path: the config key that holds it; cls: the class or function registered under the name; settings: checked values,
+    with a Choice for each nested component.
+    """
 
     kind: str
     name: str
@@ -40,34 +43,34 @@ class Choice:
 
     @property
     def part(self) -> type[Part] | None:
-        """The class, where it declares what it needs and offers; None for a function and for a class of 0.1."""
+        """The class if it declares its needs and offers; None for a function and for a class written for 0.1."""
         return self.cls if inspect.isclass(self.cls) and issubclass(self.cls, Part) else None
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What the component asks of others."""
+        """The features that the component needs of others."""
         return tuple(self.part.needs_of(**self.settings)) if self.part else ()
 
     @property
     def offers(self) -> Offers | None:
-        """The features of the component; None: unknown until it is built."""
+        """The features of the component; None if they are unknown until it is built."""
         return frozenset(self.part.offers_of(**self.settings)) if self.part else None
 
     def children(self) -> dict[str, tuple[Child, "Choice"]]:
-        """Return the nested choices by setting, with how this one uses them."""
+        """Return the nested choices by setting, each with the Child that says how this component uses it."""
         declared = {child.key: child for child in (self.part.children_of(**self.settings) if self.part else ())}
         inner = {key: value for key, value in self.settings.items() if isinstance(value, Choice)}
         return {key: (declared.get(key, Child(key)), value) for key, value in inner.items()}
 
     def walk(self) -> Iterator["Choice"]:
-        """Yield this choice and all those nested in it whose needs bind the run."""
+        """Yield this choice, and those nested in it whose needs apply to the run."""
         yield self
         for child, inner in self.children().values():
             if child.binds:
                 yield from inner.walk()
 
     def build(self, **wiring: Any) -> Any:
-        """Build the component, its nested ones first, with what it asks for among the `wiring`."""
+        """Build the component after its nested ones, and pass it the `wiring` that its constructor asks for."""
         built = {k: inner.build(**{**wiring, **child.wiring}) for k, (child, inner) in self.children().items()}
         who = f"{self.kind} '{self.name}'"
         given = {name: _wire(name, wiring, who) for name in wiring_of(self.cls)}
@@ -79,7 +82,7 @@ class Choice:
 
 def _wire(name: str, wiring: Mapping[str, Any], who: str) -> Any:
     if name not in wiring:
-        raise UserError(f"{who} asks for '{name}', which is not among what a run can pass: {', '.join(sorted(wiring))}")
+        raise UserError(f"{who} asks for '{name}', which a run does not pass; allowed: {', '.join(sorted(wiring))}")
     if wiring[name] is None:
         raise UserError(f"{who} needs a {name}, and the config has none: choose one with {name}=<option>")
     return wiring[name]

@@ -1,4 +1,4 @@
-"""What a run's data are: three splits in model space, and the law that they come from, where it is known."""
+"""The data of a run: three splits in model space, and the law they were drawn from if it is known."""
 
 from abc import ABC
 from functools import cached_property
@@ -13,7 +13,7 @@ from ebm_lab.core.transforms import Affine, identity
 
 
 class Sampleable(Protocol):
-    """Something to draw (*shape) tensors from: a law, a generator, a replay of data. `sample` draws (n, *shape)."""
+    """A source of (*shape) tensors, such as a law, a generator or replayed data. `sample` draws (n, *shape)."""
 
     def sample(self, n: int, generator: Generator) -> Tensor: ...
 
@@ -25,43 +25,43 @@ class Distribution(Sampleable, Protocol):
 
 
 class Batch(NamedTuple):
-    """x: (B, *shape) training points; y: (B,) labels, where the data set has any."""
+    """x: (B, *shape) training points; y: (B,) labels, or None if the data set has none."""
 
     x: Tensor
     y: Tensor | None = None
 
 
 class Dataset(Part, ABC):
-    """Three splits in model space, resident in memory, and what is known about the law that they come from."""
+    """Three splits in model space, held in memory, and what is known about the law they were drawn from."""
 
     offers = frozenset({"continuous"})
     train: Tensor
     val: Tensor
     test: Tensor
     labels: dict[str, Tensor] | None = None
-    """Per split, (n,) integers."""
+    """Labels by split, (n,) integers each; None if there are none."""
     notes: list[str] | tuple[()] = ()
     """Lines for the user about how the data were read."""
     outside: Tensor | None = None
-    """(n, *shape): test images of the classes that the splits leave out, where they leave any out."""
+    """(n, *shape): the test images of the classes that the splits leave out; None if they leave none out."""
     bounds: tuple[float, float] | None = None
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Affine = identity()
     """From raw data to model space."""
     digests: dict[str, str] | None = None
-    """Per split, a digest of its raw rows, where the splits' last bits may depend on the machine; None: the splits' own
-    digests serve."""
+    """A digest of the raw rows by split, for data whose last bits in model space may depend on the machine. None: the
+    splits themselves are digested."""
     record: Any = None
-    """What a run keeps of the data, once a run is built with them."""
+    """The run's record of the data, set when a run is built with them."""
     law: Distribution | None = None
-    """The law that the splits come from, on the CPU, where it is known."""
+    """The law that the splits were drawn from, on the CPU; None if it is unknown."""
     mixture: Distribution | None = None
-    """The name that `law` has in older plugins, where it is a mixture."""
+    """The name of `law` in older plugins, if it is a mixture."""
     start: Distribution | None = None
-    """Where chains begin, if the data set says so itself; None: as distributions/start.py chooses."""
+    """The law from which chains start; None: distributions/start.py chooses one."""
 
     def found_features(self) -> Offers:
-        """Return the features of these data: those of their kind, and what their shape and labels say."""
+        """Return the features of these data: those that the class declares, and those that shape and labels imply."""
         shape = {"images"} if len(self.event_shape) == 3 else set()
         return super().found_features() | shape | ({"classes"} if self.labels else set())
 
@@ -71,30 +71,32 @@ class Dataset(Part, ABC):
 
     @cached_property
     def mean(self) -> Tensor:
-        """(*shape), over the training split."""
+        """Mean of the training split, (*shape)."""
         return self.train.mean(0)
 
     @cached_property
     def scale(self) -> float:
-        """One length for the data: root mean over dimensions of the training variance, in data units."""
+        """The scale of the data, in data units: the root of the training variance averaged over dimensions."""
         return float(self.train.flatten(1).double().var(0, correction=min(1, len(self.train) - 1)).mean().sqrt())
 
     def log_prob(self, x: Tensor) -> Tensor | None:
-        """The true log-density in nats, (B, *shape) -> (B,), where it is known; else None. Differentiable in
-        x, or `score` must say otherwise."""
+        """Return the true log density in nats, (B, *shape) -> (B,), or None if it is unknown.
+
+        The result is differentiable in x, unless the data set overrides `score`.
+        """
         return None
 
     def score(self, x: Tensor) -> Tensor | None:
-        """The true score, grad_x of `log_prob`, (B, *shape) -> (B, *shape), where there is one; else None."""
+        """Return the true score, grad_x of `log_prob`, (B, *shape) -> (B, *shape), or None if it is unknown."""
         return None if self.log_prob(x[:1]) is None else score(lambda y: -self._known(y), x)
 
     def _known(self, x: Tensor) -> Tensor:
         log_p = self.log_prob(x)
-        assert log_p is not None, "asked before"
+        assert log_p is not None, "score() has checked that it is known"
         return log_p
 
     def to(self, device: torch.device) -> "Dataset":
-        """Move the splits and labels; returns itself."""
+        """Move the splits and labels to `device`, and return this data set."""
         self.train, self.val, self.test = (t.to(device) for t in (self.train, self.val, self.test))
         self.labels = self.labels and {k: v.to(device) for k, v in self.labels.items()}
         self.outside = None if self.outside is None else self.outside.to(device)

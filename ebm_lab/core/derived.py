@@ -1,6 +1,6 @@
-"""Energies made of energies: tempered, in other coordinates, tethered, on the way from one to another.
+"""Energies derived from energies: tempered, in other coordinates, tethered to a point, or between two energies.
 
-Derivatives follow by the chain rule from those of the energy within, so that its own formulas go on serving.
+Their derivatives follow from those of the inner energy by the chain rule, so that its formulas are still used.
 """
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from ebm_lab.core.model import Derived, Known
 
 
 class Tempered(Derived):
-    """E(x) / T: the energy of exp(-E / T), sharper than the model for T < 1."""
+    """E(x) / T: the energy of exp(-E / T), more concentrated than the model for T < 1."""
 
     def __init__(self, energy: EnergyFn, temperature: float) -> None:
         super().__init__(energy)
@@ -30,8 +30,11 @@ class Tempered(Derived):
 
 
 class Coordinates(Derived):
-    """The energy of u in x = shift + L u. factor: L (d, d), or a number, for a shift (*shape) that all samples share;
-    (B,), one number for each sample, for shifts (B, *shape)."""
+    """The energy as a function of u in x = shift + L u.
+
+    factor: L (d, d) or a number, with a shift (*shape) that all samples share; or (B,), one number for each sample,
+    with shifts (B, *shape).
+    """
 
     def __init__(self, energy: EnergyFn, shift: Tensor, factor: Tensor | float) -> None:
         own = isinstance(factor, Tensor) and factor.ndim == 1
@@ -44,7 +47,7 @@ class Coordinates(Derived):
         return {**self.shared, **self.bound}["shift"] + self._times(u, transposed=False)
 
     def _times(self, u: Tensor, transposed: bool) -> Tensor:
-        """L u, or L' u, for each sample of u (..., B, *shape)."""
+        """Compute L u, or L' u, for each sample of u (..., B, *shape)."""
         factor = {**self.shared, **self.bound}["factor"]
         if not isinstance(factor, Tensor) or not factor.ndim:
             return factor * u
@@ -71,8 +74,8 @@ class Coordinates(Derived):
 
 
 class Tethered(Derived):
-    """E(x) + |x - anchor|^2 / (2 sigma^2): x once it was seen with noise, as anchor (B, *shape), sigma a number or
-    (B,).
+    """E(x) + |x - anchor|^2 / (2 sigma^2): the law of x given its noisy observation, anchor (B, *shape); sigma is a
+    number or (B,).
 
     Ruiqi Gao et al., Learning Energy-Based Models by Diffusion Recovery Likelihood, 2021, equation 8, arXiv:2012.08125.
     """
@@ -82,35 +85,35 @@ class Tethered(Derived):
         self.sigma = sigma
 
     def _pull(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
-        """(x - anchor, 1 / sigma^2, (x - anchor) / sigma^2), the second as one number or for each sample."""
+        """Return (x - anchor, 1 / sigma^2, (x - anchor) / sigma^2), the second as one number or for each sample."""
         self.fits(x)
-        far, sigma = x - self.bound["anchor"], self.bound.get("sigma", self.sigma)
-        stiff = sigma**-2
-        return far, stiff, (per_sample(stiff, x) if "sigma" in self.bound else stiff) * far  # type: ignore
+        offset, sigma = x - self.bound["anchor"], self.bound.get("sigma", self.sigma)
+        precision = sigma**-2
+        return offset, precision, (per_sample(precision, x) if "sigma" in self.bound else precision) * offset  # type: ignore
 
     def forward(self, x: Tensor) -> Tensor:
-        far, _, pull = self._pull(x)
-        return self.energy(x) + 0.5 * flat_sum(far * pull)
+        offset, _, pull = self._pull(x)
+        return self.energy(x) + 0.5 * flat_sum(offset * pull)
 
     def gradient(self) -> GradientFn:
         slope = gradient_of(self.energy)
 
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
-            far, _, pull = self._pull(x.detach())
+            offset, _, pull = self._pull(x.detach())
             e, grad = slope(x)
-            return e + 0.5 * flat_sum(far * pull), grad + pull
+            return e + 0.5 * flat_sum(offset * pull), grad + pull
 
         return at
 
     def derivatives(self, x: Tensor, v: Tensor) -> Known | None:
-        far, stiff, pull = self._pull(x)
+        offset, precision, pull = self._pull(x)
         known = self.known(x, v)
-        bend = stiff * v.flatten(2).square().sum((0, 2))
-        return known and (known[0] + 0.5 * flat_sum(far * pull), known[1] + pull, known[2] + bend)
+        curvature = precision * v.flatten(2).square().sum((0, 2))
+        return known and (known[0] + 0.5 * flat_sum(offset * pull), known[1] + pull, known[2] + curvature)
 
 
 class Annealed(Derived):
-    """(1 - b) E_0(x) + b E(x): on the way from one energy to another."""
+    """(1 - b) E_0(x) + b E(x): between two energies."""
 
     def __init__(self, base: EnergyFn, energy: EnergyFn, b: float) -> None:
         super().__init__(energy)
@@ -133,5 +136,5 @@ class Annealed(Derived):
         known = self.known(x, v)
         if base is None or known is None:
             return None
-        e, grad, bend = ((1 - self.b) * t_0 + self.b * t for t_0, t in zip(base, known, strict=True))
-        return e, grad, bend
+        e, grad, curvature = ((1 - self.b) * t_0 + self.b * t for t_0, t in zip(base, known, strict=True))
+        return e, grad, curvature

@@ -1,32 +1,32 @@
-"""Mistakes that a user can mend, told in one line."""
+"""Errors that a user can fix, each explained in one line."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in the settings, the data or the machine at hand. The command line prints its text and exits with 2."""
+    """An error in the settings, the data or the machine. The command line prints its text and exits with status 2."""
 
 
 class NotRegistered(UserError):
-    """A component that no module registers which was imported."""
+    """No module that was imported registers the component."""
 
 
 class Diverged(Exception):
-    """Training left the region in which its numbers mean anything."""
+    """Training diverged: its numbers no longer mean anything."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came where the code that runs does not watch for it."""
+    """SIGTERM arrived while no handler was waiting for it."""
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """'; did you mean 'x'?' for a near miss among `allowed`, else the empty string."""
+    """Return '; did you mean 'x'?' if an option in `allowed` resembles `given`, else the empty string."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def one_of(key: str, given: object, allowed: Iterable[str]) -> UserError:
-    """The error for a choice that does not exist: names the key, the value and what is allowed."""
+    """Return the error for an option that does not exist: it names the key, the value and the options."""
     options = sorted(allowed)
     return UserError(f"{key}={given}: not an option; allowed: {', '.join(options)}{did_you_mean(str(given), options)}")

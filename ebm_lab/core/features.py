@@ -1,8 +1,7 @@
-"""What components can do, and what they ask of each other: features, offers and needs.
+"""Features: what components offer, and what they need of each other.
 
 A component declares the features that it offers and those that it needs of others. `unmet` is the only place where the
-two are compared; `ebm_lab/compatibility.py` calls it for a whole run before anything is built, and an `EvalView` for
-the model that it looks at.
+two are compared: for a whole run before anything is built, and for each evaluation with the model that it is given.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -43,14 +42,14 @@ FEATURES: dict[str, dict[str, str]] = {
 
 Offers = frozenset[str]
 Derive = Callable[[Offers], Offers]
-"""From the features of a model to those that are left once it is conditioned, tethered or put in other coordinates."""
+"""Maps the features of a model to those that it keeps once it is conditioned, tethered or in other coordinates."""
 
 
 class Need(NamedTuple):
-    """A feature that a component asks of another one.
+    """A feature that a component needs of another one.
 
-    role: who must offer it, a key of FEATURES; setting: the setting that asks for it, as `key=value`, where not the
-    component as such does; why: the reason that a user is given, where the usual one does not say enough.
+    role: the component that must offer it, a key of FEATURES; setting: the setting that causes the need, as
+    `key=value`, if the component does not always have it; why: the reason to print instead of the default one.
     """
 
     role: str
@@ -65,16 +64,16 @@ def same(offers: Offers) -> Offers:
 
 
 def keep(*features: str, adds: Iterable[str] = ()) -> Derive:
-    """Leave only these features, and add others."""
+    """Return a function that keeps only these features, and adds those of `adds`."""
     return lambda offers: (offers & frozenset(features)) | frozenset(adds)
 
 
 class Child(NamedTuple):
-    """A component inside a component.
+    """A component nested in another component.
 
-    key: the setting that holds it; must: the features that its parent asks of it, each with the reason that a user is
-    given; sees: from the features of the run's model to those of the energy that the child is given; binds: whether
-    its needs of other roles (sampler, data set) are asked of the run; wiring: what it is given in place of the run's.
+    key: the setting that holds it; must: the features that its parent needs of it, each with the reason to print;
+    sees: maps the features of the run's model to those of the energy that the child is given; binds: whether its needs
+    of other roles (sampler, data set) apply to the run; wiring: arguments that replace those of the run.
     """
 
     key: str
@@ -85,15 +84,15 @@ class Child(NamedTuple):
 
 
 class Part:
-    """The base class of all components: what they need and offer, as classes, before anything is built.
+    """The base class of all components. It declares what they need and offer before they are built.
 
-    The classmethods are given the checked settings. They may depend on them; by default they do not.
+    The classmethods take the checked settings, on which their results may depend; by default they do not.
     """
 
     needs: tuple[Need, ...] = ()
     offers: Offers = frozenset()
     metrics: tuple[Metric, ...] = ()
-    """What it reports: a table shows a metric by its declaration, and one that none declares by its name alone."""
+    """The metrics that it reports. Tables show a metric by its declaration, or by its name if it has none."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -101,7 +100,7 @@ class Part:
 
     @classmethod
     def needs_of(cls, **settings: Any) -> Iterable[Need]:
-        """Return what the component asks of others."""
+        """Return the features that the component needs of others."""
         return cls.needs
 
     @classmethod
@@ -111,20 +110,23 @@ class Part:
 
     @classmethod
     def children_of(cls, **settings: Any) -> tuple[Child, ...]:
-        """Return how the components nested in this one are used; those that are not named are used as they are."""
+        """Return how the components nested in this one are used; a nested component without a Child has the
+        defaults."""
         return ()
 
     def found_features(self) -> Offers:
-        """Return the features of this object: what its choice declared where a run built it, else its class."""
+        """Return the features of this object: those declared by the Choice from which a run built it, else by its
+        class."""
         return vars(self).get("_offers", type(self).offers)
 
     def found_needs(self) -> tuple[Need, ...]:
-        """Return the needs of this object: what its choice declared where a run built it, else its class."""
+        """Return the needs of this object: those declared by the Choice from which a run built it, else by its
+        class."""
         return vars(self).get("_needs", type(self).needs)
 
 
 _FLAGS = {"kernel": "stationary", "reparameterised": "reparameterised", "has_energy": "energy"}
-"""Attributes of classes written for ebm_lab 0.1, and the features that they have become."""
+"""Attributes of classes written for ebm_lab 0.1, and the features that replace them."""
 
 
 def _translate(cls: type[Part]) -> None:
@@ -138,13 +140,13 @@ def _translate(cls: type[Part]) -> None:
 
 
 NON_SMOOTH = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish)
-"""Activations whose second derivative is zero almost everywhere: score matching loses its trace term with them."""
+"""Activations whose second derivative is zero almost everywhere: with them the trace term of score matching is lost."""
 PLAIN: Offers = frozenset({"energy", "score", "smooth"})
-"""What a function or module that declares nothing is taken for: an energy."""
+"""The features of a function or module that declares none: those of an energy."""
 
 
 def features_of(part: object) -> Offers:
-    """Return the features of a built component; one with a non-smooth activation inside is never smooth."""
+    """Return the features of a built component. A component that contains a non-smooth activation is not smooth."""
     if isinstance(part, Part):
         offers = part.found_features()
     else:
@@ -154,5 +156,8 @@ def features_of(part: object) -> Offers:
 
 
 def unmet(needs: Iterable[Need], offers: Mapping[str, Offers]) -> list[Need]:
-    """Return the needs that are not met by `offers`, by role; a role that is not among them is not asked."""
+    """Return the needs that `offers`, by role, does not meet.
+
+    Needs of roles that are not in `offers` are not checked.
+    """
     return [need for need in needs if need.role in offers and need.feature not in offers[need.role]]

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, JSON that every parser reads, and a cache of what takes long to make."""
+"""Atomic writes, JSON that every parser reads, and a cache of results that take long to compute."""
 
 import hashlib
 import io
@@ -16,18 +16,17 @@ from torch import Tensor
 
 from ebm_lab.core.errors import UserError
 
-# --- one atomic write ---
+# --- atomic writes ---
 
 
 def write_atomic(path: Path, content: str | bytes | memoryview) -> None:
-    """Make `path` hold `content`: who reads it meanwhile finds the old content or the new one, several writers
-    included, and so does a machine that loses its power. Raises OSError, and leaves the old content, where it can't be
-    written."""
+    """Replace the content of `path` in one step: a concurrent reader, another writer or a power failure sees either the
+    old content or the new. Raises OSError and keeps the old content if the file can't be written."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            if not isinstance(content, str):  # text is cheap to make again, and written often
+            if not isinstance(content, str):  # text is written often and easily recreated
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -37,12 +36,15 @@ def write_atomic(path: Path, content: str | bytes | memoryview) -> None:
         raise
 
 
-# --- JSON without NaN and Infinity, neither written nor passed on from files that hold them ---
+# --- JSON without NaN and Infinity, which are neither written nor read ---
 
 
 def dumps(content: Any, indent: int | None = None) -> str:
-    """`content` as JSON. A number in a mapping that is not finite is left out, and its name is added to the outermost
-    mapping's `not_finite`; in a list it becomes null."""
+    """Return `content` as JSON.
+
+    Numbers in mappings that are not finite are omitted, and their names are added to `not_finite` in the outermost
+    mapping; in lists they become null.
+    """
     try:
         return json.dumps(content, indent=indent, allow_nan=False)
     except ValueError:
@@ -54,12 +56,12 @@ def dumps(content: Any, indent: int | None = None) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """What JSON text holds, without the numbers in mappings that are not finite: earlier versions wrote such."""
+    """Parse JSON without the numbers in mappings that are not finite, which earlier versions wrote."""
     return json.loads(text, object_pairs_hook=lambda pairs: {k: v for k, v in pairs if not is_lost(v)})
 
 
 def is_lost(value: Any) -> bool:
-    """Is it a number that is not finite?"""
+    """Return whether `value` is a float that is not finite."""
     return isinstance(value, float) and not math.isfinite(value)
 
 
@@ -72,12 +74,12 @@ def _finite(node: Any, path: str, lost: list[str]) -> Any:
     return node
 
 
-# --- a cache: a file's name holds a digest of an identity and its content the identity itself ---
+# --- a cache: a digest of the identity in the file's name, the identity itself in its content ---
 
 
 class Kept(NamedTuple):
-    """content: of the file, the identity left out; made: whether it was made just now; path: where it lies; notes:
-    lines for the user."""
+    """A cached result. content: the file's, without the identity; made: whether it was computed by this call; path: of
+    the file; notes: lines for the user."""
 
     content: dict[str, Any]
     made: bool
@@ -86,9 +88,10 @@ class Kept(NamedTuple):
 
 
 def cache(folder: Path, name: str, identity: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> Kept:
-    """The content of <folder>/<name>_<digest of identity>.pt; made and written where it is missing or can't be read.
+    """Return the content of <folder>/<name>_<digest of identity>.pt; compute and write it if the file is missing or
+    can't be read.
 
-    identity: plain values; make: tensors and plain values by name."""
+    identity: plain values that determine the content; make: returns tensors and plain values by name."""
     text = json.dumps(identity, sort_keys=True)
     path = folder / f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
     notes = []
@@ -96,7 +99,7 @@ def cache(folder: Path, name: str, identity: Mapping[str, Any], make: Callable[[
         content = read_cache(path, text)
         if isinstance(content, dict):
             return Kept(content, False, path, notes)
-        notes.append(f"{path}: {content}; made anew")
+        notes.append(f"{path}: {content}; recomputed")
     content = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,18 +112,19 @@ def cache(folder: Path, name: str, identity: Mapping[str, Any], make: Callable[[
 
 
 def read_cache(path: Path, identity: str) -> dict[str, Any] | str:
-    """What the file holds for this identity, or what is wrong with it."""
+    """Return the content of the file, or what is wrong with it as a string; `identity` is the JSON text it was written
+    for."""
     try:
         whole = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
         return f"can't be read ({(str(error).splitlines() or [type(error).__name__])[0][:80]})"
     if not isinstance(whole, dict) or whole.keys() != {"identity", "content"} or not isinstance(whole["content"], dict):
-        return "holds something else"
+        return "is not a cache file of ebm_lab"
     return whole["content"] if whole["identity"] == identity else "was made for another identity"
 
 
 def digest(tensors: list[Tensor]) -> str:
-    """Of the very bytes of tensors with at least one axis."""
+    """Return the SHA-256 of the bytes of tensors that have at least one axis each."""
     sha = hashlib.sha256()
     for tensor in tensors:
         sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)

@@ -19,35 +19,36 @@ GradientFn = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class KnowsDerivatives(nn.Module):
-    """An energy that may have formulas for its own derivatives, faster than automatic differentiation."""
+    """An energy that may have formulas for its derivatives, which are faster than automatic differentiation."""
 
     def gradient(self) -> GradientFn | None:
-        """A formula, valid as long as the parameters stay as they are; None: there is none."""
+        """Return a formula for the gradient, valid until the parameters change, or None if there is none."""
         return None
 
     def derivatives(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """E(x), (B,), grad_x E, (B, *shape), and sum_k v_k' (Hess E) v_k, (B,), for v (K, B, *shape), K = 0 allowed.
-        Differentiable in the parameters, once, and not in x or v. None: there is no formula."""
+        """Return E(x), (B,), grad_x E, (B, *shape), and sum_k v_k' (Hess E) v_k, (B,), for v (K, B, *shape), K = 0
+        allowed. The results can be differentiated once in the parameters, and not in x or v. None if there is no
+        formula."""
         return None
 
     def exact_log_z(self) -> Tensor | None:
-        """log Z = log of the integral of exp(-E), in nats, where a formula gives it; else None."""
+        """Return log Z = log of the integral of exp(-E), in nats, if there is a formula for it, else None."""
         return None
 
     def rows(self, index: Tensor) -> "KnowsDerivatives":
-        """Return the energy of rows `index` (n,) of the batch that it is bound to; itself where it is bound to none."""
+        """Return the energy bound to rows `index` (n,) of its batch; itself if it is bound to no batch."""
         return self
 
 
 def _formulas(energy: EnergyFn) -> KnowsDerivatives | None:
-    """The energy, where its formulas may be asked: they are not for mixed precision."""
+    """Return the energy if its formulas may be used. In mixed precision they may not."""
     mixed = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
     return energy if isinstance(energy, KnowsDerivatives) and not mixed else None
 
 
 @torch.no_grad()
 def known_log_z(energy: EnergyFn) -> Tensor | None:
-    """log Z in nats, 0-d, where the energy has a formula for it; else None."""
+    """Return log Z in nats, 0-d, if the energy has a formula for it, else None."""
     return energy.exact_log_z() if isinstance(energy, KnowsDerivatives) else None
 
 
@@ -58,7 +59,7 @@ def _derivatives(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor
 
 
 def evaluate(energy: EnergyFn, x: Tensor) -> Tensor:
-    """E(x), (B, *shape) -> (B,); raises UserError when the energy returns anything else, (B, 1) included."""
+    """Compute E(x), (B, *shape) -> (B,); raise UserError if the energy returns any other shape, such as (B, 1)."""
     e = energy(x)
     if e.shape != x.shape[:1]:
         raise UserError(
@@ -69,14 +70,15 @@ def evaluate(energy: EnergyFn, x: Tensor) -> Tensor:
 
 
 def rows_of(energy: EnergyFn, index: Callable[[], Tensor]) -> EnergyFn:
-    """Return the energy of the rows index() of its batch; itself, and nothing computed, where it is bound to none."""
+    """Return the energy bound to the rows index() of its batch. If it is bound to no batch, return it without calling
+    index."""
     bound = isinstance(energy, KnowsDerivatives) and type(energy).rows is not KnowsDerivatives.rows
     return energy.rows(index()) if bound else energy
 
 
 def stacked(energy: EnergyFn, *xs: Tensor) -> tuple[Tensor, ...]:
-    """Compute E of several batches of the same rows in one forward pass: each (B, *shape), or (k B, *shape) with row
-    i + B j for row i of the first; returns their energies, (B,) or (k B,)."""
+    """Compute E of several batches of the same rows in one forward pass. Each batch is (B, *shape), or (k B, *shape)
+    with row i + B j belonging to row i of the first; the energies returned are (B,) or (k B,)."""
     both = torch.cat(xs)
 
     def index() -> Tensor:
@@ -86,8 +88,8 @@ def stacked(energy: EnergyFn, *xs: Tensor) -> tuple[Tensor, ...]:
 
 
 def in_parts(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """Compute f of the rows of x, (B, ...) -> (B, ...), `size` at a time, with memory for one part; an energy f that is
-    bound to a batch takes its rows part by part."""
+    """Compute f of the rows of x, (B, ...) -> (B, ...), `size` rows at a time, to need memory for one part only. An
+    energy bound to a batch is bound to the rows of each part."""
 
     def part(i: int) -> Tensor:
         here = x[i : i + size]
@@ -97,8 +99,8 @@ def in_parts(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
 
 
 def energy_and_grad(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
-    """E(x), (B,), and grad_x E(x), (B, *shape). Detached unless `create_graph`; then with a graph to the parameters,
-    and to x where x requires a gradient."""
+    """Compute E(x), (B,), and grad_x E(x), (B, *shape). They are detached unless `create_graph`, which keeps the graph
+    to the parameters, and to x if x requires a gradient."""
     if not create_graph:
         return gradient_of(energy)(x)
     known = _derivatives(energy, x, x.new_empty(0, *x.shape))
@@ -106,7 +108,7 @@ def energy_and_grad(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> 
 
 
 def gradient_of(energy: EnergyFn) -> GradientFn:
-    """x -> energy_and_grad(energy, x), for as long as the parameters stay as they are: asked once for many x."""
+    """Return x -> energy_and_grad(energy, x), valid until the parameters change; build it once for many x."""
     known = _formulas(energy)
     return (known and known.gradient()) or partial(_by_autograd, energy)
 
@@ -120,12 +122,12 @@ def _by_autograd(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> tup
 
 
 def score(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> Tensor:
-    """grad_x log p(x) = -grad_x E(x), (B, *shape) -> (B, *shape), in nats per data unit."""
+    """Compute grad_x log p(x) = -grad_x E(x), (B, *shape) -> (B, *shape), in nats per data unit."""
     return -energy_and_grad(energy, x, create_graph)[1]
 
 
 def score_and_product(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(E(x), s, (grad_x s) v): energy (B,), score and Jacobian-vector product (B, *shape), with their graph.
+    """Compute (E(x), s, (grad_x s) v): energy (B,), score and Jacobian-vector product (B, *shape), with their graph.
 
     grad_x s = -Hess E is symmetric, so the product is the gradient of s . v.
     """
@@ -137,8 +139,8 @@ def score_and_product(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, T
 
 
 def score_and_curvature(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(E(x), s, sum_k v_k' (grad_x s) v_k): (B,), (B, *shape) and (B,), with a graph to the parameters, for directions
-    v (K, B, *shape)."""
+    """Compute (E(x), s, sum_k v_k' (grad_x s) v_k): (B,), (B, *shape) and (B,), with a graph to the parameters, for
+    directions v (K, B, *shape)."""
     known = _derivatives(energy, x, v)
     if known is not None:
         e, grad, curvature = known
@@ -150,10 +152,10 @@ def score_and_curvature(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor,
 
 
 def score_and_trace(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(E(x), s, tr grad_x s): energy (B,), score (B, *shape) and exact trace (B,), with their graph.
+    """Compute (E(x), s, tr grad_x s): energy (B,), score (B, *shape) and exact trace (B,), with their graph.
 
-    The d diagonal entries of grad_x s = -Hess E are taken `chunk` at a time. Where that is less than d, each chunk is
-    computed anew in the backward pass instead of being kept: memory for one chunk, at up to twice the time.
+    The d diagonal entries of grad_x s = -Hess E are computed `chunk` at a time. If chunk < d, each chunk is computed
+    again in the backward pass instead of being stored: memory for one chunk, at up to twice the time.
     """
     d = x[0].numel()
     known = _derivatives(energy, x, _basis(x, 0, min(chunk, d)))
@@ -174,7 +176,8 @@ def score_and_trace(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Te
 
 
 def _chunks(part: Callable[[Tensor], Tensor], x: Tensor, first: int, chunk: int) -> list[Tensor]:
-    """part(v) for unit vectors v, `chunk` at a time from dimension `first` on; anew in the backward pass."""
+    """Compute part(v) for unit vectors v, `chunk` at a time from dimension `first` on; each is computed again in the
+    backward pass."""
 
     def at(i: int) -> Tensor:
         return part(_basis(x, i, i + chunk))
@@ -185,7 +188,7 @@ def _chunks(part: Callable[[Tensor], Tensor], x: Tensor, first: int, chunk: int)
 
 def _curvature(energy: EnergyFn, x: Tensor, v: Tensor) -> Tensor:
     known = _derivatives(energy, x, v)
-    assert known is not None, "asked before"
+    assert known is not None, "score_and_trace has checked that there is a formula"
     return known[2]
 
 
@@ -196,7 +199,7 @@ def _diagonal_sum(grad: Tensor, leaf: Tensor, v: Tensor) -> Tensor:
 
 
 def _basis(x: Tensor, first: int, last: int) -> Tensor:
-    """Unit vectors e_first .. e_{last - 1} at each point of x (B, *shape): (last - first, B, *shape)."""
+    """Return unit vectors e_first .. e_{last - 1} at each point of x (B, *shape): (last - first, B, *shape)."""
     rows = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)[first:last]
     return rows.view(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
 
@@ -204,7 +207,7 @@ def _basis(x: Tensor, first: int, last: int) -> Tensor:
 def level_gradients(
     energy: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """E(x, sigma), (B,), grad_x E, (B, *shape), and dE / d log sigma, (B,), with their graph; sigma (B,)."""
+    """Compute E(x, sigma), (B,), grad_x E, (B, *shape), and dE / d log sigma, (B,), with their graph; sigma (B,)."""
     with torch.enable_grad():
         leaf, log_sigma = x.detach().requires_grad_(True), sigma.detach().log().requires_grad_(True)
         e = evaluate(lambda y: energy(y, log_sigma.exp()), leaf)
@@ -213,9 +216,10 @@ def level_gradients(
 
 
 def divergence(field: Callable[[Tensor], Tensor], x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(field(x), div field(x)), (B, *shape) and (B,), detached; `field` keeps its graph to x.
+    """Compute (field(x), div field(x)), (B, *shape) and (B,), detached; the output of `field` must have a graph to x.
 
-    Exact without v, in d backward passes; with v of E[v v'] = I, Hutchinson's unbiased v' (grad field) v, in one.
+    Without v it is exact, in d backward passes. With v, E[v v'] = I, it is Hutchinson's unbiased estimate
+    v' (grad field) v, in one.
     """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
@@ -236,13 +240,14 @@ def flat_sum(x: Tensor) -> Tensor:
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) or (1,) values, shaped to broadcast against x (B, *shape)."""
+    """Reshape values (B,) or (1,) to broadcast against x (B, *shape)."""
     return values.view(-1, *[1] * (x.ndim - 1))
 
 
 @contextmanager
 def frozen(energy: EnergyFn) -> Iterator[None]:
-    """Within: modules in eval mode and parameters without gradients, as sampling wants them; restored after."""
+    """Put modules in eval mode and turn off the parameters' gradients for the body, as sampling needs; restore both
+    after."""
     if not isinstance(energy, nn.Module):
         yield
         return

@@ -1,4 +1,4 @@
-"""The nouns of a run: dataset, energy, objective, sampler, evaluation, logger. A run is one choice from each."""
+"""Interfaces of the components of a run: data set, energy, objective, sampler, evaluation and logger."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -21,8 +21,8 @@ from ebm_lab.core.settings import wiring_of
 
 
 class Loss(NamedTuple):
-    """value: 0-d, what backward is called on; metrics: 0-d detached tensors, left on the device; grad_evals: how many
-    gradients of the energy of one sample (in x or in its parameters) this step took."""
+    """The result of an objective. value: 0-d, to call backward on; metrics: 0-d detached tensors, on the device;
+    grad_evals: gradients of the energy (in x or in its parameters) that this step took, summed over samples."""
 
     value: Tensor
     metrics: dict[str, Tensor]
@@ -30,8 +30,8 @@ class Loss(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """x: (B, *shape) final states; state: what the sampler adapts, to hand to its next call; metrics: 0-d detached
-    tensors; grad_evals: gradients in x of the energy of one sample, summed over chains."""
+    """The result of a sampler. x: (B, *shape) final states; state: the sampler's state, to pass to its next call;
+    metrics: 0-d detached tensors; grad_evals: gradients of the energy in x, summed over chains."""
 
     x: Tensor
     state: dict[str, Tensor]
@@ -40,8 +40,8 @@ class Chain(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What one training step does. movers: the players that take a step, None: all of them; form: which loss, for an
-    objective that has several."""
+    """What one training step does. movers: the players that take a step, or None for all; form: the name of the loss,
+    for an objective that has several."""
 
     movers: tuple[str, ...] | None = None
     form: str = ""
@@ -51,7 +51,7 @@ ALL_PLAYERS = Turn()
 
 
 class Sampler(Part, ABC):
-    """Takes chains a number of steps, `steps`, further."""
+    """A sampler: each call advances chains by `steps` steps."""
 
     steps: int
     """Steps per call."""
@@ -59,16 +59,18 @@ class Sampler(Part, ABC):
     offers = frozenset({"stationary"})
 
     def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Return the state before the first call for chains at x (B, *shape), with the keys that it has ever after;
-        {} if the sampler keeps nothing."""
+        """Return the state before the first call for chains at x (B, *shape).
+
+        Later states have the same keys; {} if the sampler keeps no state.
+        """
         return {}
 
     def start(self, model: EnergyFn) -> Sampleable | None:
-        """Return the law where chains from noise begin; None leaves it to the caller."""
+        """Return the law from which chains start, or None to leave it to the caller."""
         return None
 
     def total(self, model: EnergyFn) -> int | None:
-        """Steps from noise to a whole sample; None: as many as the run's `sample_steps`."""
+        """Return the number of steps from noise to a finished sample, or None for the run's `sample_steps`."""
         return None
 
     @abstractmethod
@@ -81,8 +83,10 @@ class Sampler(Part, ABC):
         generator: Generator,
         differentiable: bool = False,
     ) -> Chain:
-        """Advance the chains x (B, *shape); `state` is what `begin` or the last call returned, and the new state has
-        the same keys. {} is a state that was not begun, and the sampler begins it here.
+        """Advance the chains x (B, *shape).
+
+        `state` is what `begin` or the last call returned, and the new state has the same keys. The sampler replaces the
+        state {} by what `begin` returns.
 
         Detached from x and from the energy's parameters unless `differentiable`.
         """
@@ -95,11 +99,14 @@ class Energy(Part, Model, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Compute E(x). An energy with labels takes `y` (B,) too, one with noise levels `sigma`, a number or (B,), each
-        None by default: E(x) is then the marginal -logsumexp(logits(x)), and of the lowest level."""
+        """Compute E(x).
+
+        An energy with labels also takes `y` (B,), and one with noise levels `sigma`, a number or (B,). Both default to
+        None, for the marginal -logsumexp(logits(x)) and the lowest level.
+        """
 
     def given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Model:
-        """Return x -> E(x, y, sigma), bound to these labels and levels; itself where none is given."""
+        """Return x -> E(x, y, sigma) at these labels and levels; itself if neither is given."""
         return condition(self, y, sigma)
 
     def logits(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
@@ -107,8 +114,8 @@ class Energy(Part, Model, ABC):
         raise UserError(f"energy '{type(self).__name__}' has no labels")
 
     def sweep(self, x: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-        """Draw every coordinate of x (B, *shape) once, exactly given the others: what "conditionals" offers. `draw`
-        turns probabilities into values, 0 or 1 each."""
+        """Draw every coordinate of x (B, *shape) once, exactly, given the others; energies with the feature
+        "conditionals" can. `draw` turns probabilities into values 0 or 1."""
         raise UserError(f"energy '{type(self).__name__}' has no conditional laws to draw from")
 
     def score(self, x: Tensor, create_graph: bool = False) -> Tensor:
@@ -117,18 +124,20 @@ class Energy(Part, Model, ABC):
 
 
 class Objective(Part, nn.Module, ABC):
-    """What a training step minimises. All that it keeps (energy, replay buffer, ...) is in its `state_dict`."""
+    """The loss of a training step. Everything it keeps (energy, replay buffer, ...) is in its `state_dict`."""
 
     metrics = (Metric("loss", good="lower"), Metric("gap"), Metric("chain_distance"), Metric("acceptance"))
     headline: tuple[str, ...] = ("loss",)
     """The metrics that the progress bar shows."""
     needs = (Need("energy", "energy"),)
     sampler: Sampler | None = None
-    """What its chains move by, where it trains with chains."""
+    """The sampler of its chains, if it trains with chains."""
     needs_float32: str | None = None
-    """What it does with differences of energies, in words, where they are too small for bfloat16; None: nothing."""
+    """How it uses energy differences that bfloat16 is too coarse for, in words; None: it does not."""
+    validates: bool = False
+    """Whether the loss on held-out points tells how good the model is; the loss of a method with chains does not."""
     rows: tuple[str, ...] = ()
-    """Names of buffers with a row for each chain: the processes of a run share them out."""
+    """Names of buffers with one row per chain, which are divided among the processes of a run."""
 
     def __init__(self, energy: nn.Module) -> None:
         super().__init__()
@@ -136,11 +145,11 @@ class Objective(Part, nn.Module, ABC):
         self.resolved: dict[str, float] = {}
         """Settings given as `auto`, with the values chosen from the data."""
         self.notes: list[str] = []
-        """Lines for the user, said once at the start of a run."""
+        """Lines for the user, printed once at the start of a run."""
         self.sampler_state: dict[str, Tensor] = {}
-        """What the sampler adapts, where there is one."""
+        """The state of the training sampler, if there is one."""
         self.not_separable: str | None = None
-        """What makes the loss no mean over the batch's samples, in words; None: it is one, and a batch may be cut."""
+        """Why the loss is not a mean over the batch's samples, in words; None: it is, and a batch may be split."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -168,12 +177,12 @@ class Objective(Part, nn.Module, ABC):
 
     @classmethod
     def sampled(cls, **settings: Any) -> Derive:
-        """Return which features of the energy are left in what the training sampler is given."""
+        """Return the features that the energy still has in the form that the training sampler is given."""
         return same
 
     @classmethod
     def modelled(cls, **settings: Any) -> Derive:
-        """Return which features of the energy are left in the model that the run evaluates and samples."""
+        """Return the features that the energy still has in the model that the run evaluates and samples."""
         return same
 
     @abstractmethod
@@ -181,17 +190,22 @@ class Objective(Part, nn.Module, ABC):
         """Compute the loss on a batch. An objective with turns takes `forward(batch, turn)` instead."""
 
     def players(self) -> dict[str, list[nn.Parameter]]:
-        """Return the trainable parameters by player; each player has its own optimiser. `optim` holds the settings of
-        all, `optim.players.<name>` those of one."""
+        """Return the trainable parameters by player; each player has its own optimiser.
+
+        `optim` holds the settings of all players, `optim.players.<name>` those of one.
+        """
         return {"energy": [p for p in self.parameters() if p.requires_grad]}
 
     def turn(self, step: int) -> Turn:
-        """Return who moves in training step `step` (1, 2, ...), and by which loss: from the step and saved state alone,
-        so that a resumed run takes the same turns. The trainer freezes, and neither steps nor averages, who stays."""
+        """Return which players move in training step `step` (1, 2, ...), and which loss they minimise.
+
+        It must depend on the step and on saved state alone, so that a resumed run takes the same turns. The trainer
+        freezes the other players, and neither steps nor averages them.
+        """
         return ALL_PLAYERS
 
     def model(self) -> nn.Module:
-        """Return the energy whose law the run claims: what evaluations, samplers and `run.energy` take."""
+        """Return the energy that the run has learnt, which evaluations, samplers and `run.energy` use."""
         return self.energy
 
     def get_extra_state(self) -> dict[str, Tensor]:
@@ -201,13 +215,15 @@ class Objective(Part, nn.Module, ABC):
         self.sampler_state = state
 
     def learnt_log_z(self) -> Tensor | None:
-        """The energy's log Z in nats, 0-d, where the objective estimates it."""
+        """Return log Z of the energy in nats, 0-d, if the objective estimates it, else None."""
         return None
 
     def origin(self) -> Sampleable | None:
-        """Return the law where the chains of evaluations begin, if the method says: a second player, say; else None."""
+        """Return the law from which chains of evaluations start, for example a second player, or None to leave it to
+        the sampler or the run."""
         return None
 
     def chains(self) -> Tensor | Batch | None:
-        """(N, *shape) persistent chains, where the objective keeps any; with their labels as a Batch."""
+        """Return the persistent chains (N, *shape), as a Batch if they have labels; None if the objective keeps
+        none."""
         return None

@@ -1,4 +1,4 @@
-"""What a logger is, and what it may know of its run."""
+"""The interface of loggers, and the facts about a run that they are given."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from torch import Tensor
 
 @dataclass
 class RunInfo:
-    """What a logger may know of its run: a unique name, its directory, the config, and `say`, which prints a line to
-    the user."""
+    """Facts about a run for its loggers: a unique name, its directory and the config. `say` prints a line for the
+    user."""
 
     name: str
     path: Path
@@ -20,8 +20,11 @@ class RunInfo:
 
 
 class Logger(Protocol):
-    """Where numbers and pictures go. `step` never decreases. What a logger raises ends no run: it is left out from then
-    on. A UserError of its constructor is a mistake in its settings, which ends the run before it begins."""
+    """A destination of numbers and pictures. `step` never decreases.
+
+    A logger that raises is dropped, and the run goes on. A UserError of its constructor means a mistake in its
+    settings, and stops the run before it starts.
+    """
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The Metropolis-Hastings test, and the one move that needs nothing beyond it.
+"""The Metropolis-Hastings test, and the independence sampler's step.
 
     accept x -> x' with probability min(1, exp(log_ratio)),
     log_ratio = E(x) - E(x') + log q(x | x') - log q(x' | x)
@@ -17,7 +17,7 @@ from ebm_lab.core.interfaces import Distribution
 
 
 def accept(log_ratio: Tensor, generator: Generator) -> Tensor:
-    """(B,) booleans, true with probability min(1, exp(log_ratio)); a ratio that is nan is refused."""
+    """Draw (B,) booleans, true with probability min(1, exp(log_ratio)), and false if the ratio is nan."""
     u = torch.empty_like(log_ratio).uniform_(generator=generator)
     return u.log() < log_ratio.detach()
 
@@ -26,9 +26,10 @@ def accept(log_ratio: Tensor, generator: Generator) -> Tensor:
 def independence_step(
     energy: EnergyFn, x: Tensor, proposal: Distribution, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """One independence-Metropolis step for exp(-E): x' ~ q whatever x is; returns (x, accepted), (B, *shape) and (B,).
+    """Take one independence-Metropolis step for exp(-E) with x' ~ q, whatever x is; returns (x, accepted), (B, *shape)
+    and (B,).
 
-    log_ratio = E(x) - E(x') + log q(x) - log q(x'): exact, and a true restart wherever it accepts.
+    log_ratio = E(x) - E(x') + log q(x) - log q(x'). An accepted proposal is independent of the chain's past.
     """
     new = proposal.sample(len(x), generator)
     e, e_new = stacked(energy, x, new)

@@ -1,4 +1,4 @@
-"""Metrics as they are declared by whoever reports them: what each says, and which direction is good."""
+"""Declarations of metrics: what each measures, and which direction is better."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -8,11 +8,11 @@ Place = Literal["compare", "report", "sweep"]
 
 
 class Metric(NamedTuple):
-    """A metric, or with * in its name a family of metrics.
+    """A metric, or a family of metrics if its name contains *.
 
-    title and meaning: for people, as a table shows them; good: the better direction, if there is one; monitors:
-    whether the lowest value on the validation split chooses the best checkpoint; shown: the tables that show it of
-    themselves; rank: its place there, and among the monitors, lowest first.
+    title and meaning: as shown in tables; good: the better direction, if there is one; monitors: whether the lowest
+    value on the validation split selects the best checkpoint; shown: the tables that show it by default; rank: its
+    position there, and among the monitors, lowest first.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Table:
         return own or next((m for m in self.metrics.values() if "*" in m.name and fnmatchcase(name, m.name)), None)
 
     def shown(self, place: Place) -> list[Metric]:
-        """Return the metrics that a table shows of itself."""
+        """Return the metrics that a table shows by default."""
         return [m for m in self.metrics.values() if place in m.shown]
 
     def good(self, direction: Literal["lower", "higher"]) -> list[str]:
-        """Return the names of the metrics that are better in a direction."""
+        """Return the names of the metrics for which this direction is better."""
         return [m.name for m in self.metrics.values() if m.good == direction]
 
     @property

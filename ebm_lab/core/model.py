@@ -1,8 +1,8 @@
-"""What a model can do, an energy made of another one, and an energy at given labels or levels.
+"""The interface of models, energies derived from another energy, and energies at given labels or levels.
 
-An energy made of another holds it as a module, and never its tensors, so that parameters, averages and compiled graphs
-stay those of the one energy. One that has values for each sample is bound to its batch: it takes that many samples, in
-that order, and `rows(index)` is the same of other rows.
+A derived energy holds the inner energy as a module, and never its tensors, so that both share parameters, averages and
+compiled graphs. One that has a value for each sample is bound to its batch: it takes that many samples, in that order,
+and `rows(index)` binds it to other rows.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +10,8 @@ from functools import cache
 from inspect import signature
 from typing import Any, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, rows_of, score
@@ -20,7 +21,7 @@ Known = tuple[Tensor, Tensor, Tensor]
 
 
 class Model(KnowsDerivatives):
-    """What has a score: an energy, or a network that is a score itself."""
+    """A model that has a score: an energy or a score network."""
 
     def score(self, x: Tensor, create_graph: bool = False) -> Tensor:
         """Compute grad_x log p(x), (B, *shape) -> (B, *shape), in nats per data unit; detached unless
@@ -28,34 +29,34 @@ class Model(KnowsDerivatives):
         return score(self, x, create_graph)
 
     def rows(self, index: Tensor) -> "Model":
-        """Return the model of rows `index` (n,) of the batch that it is bound to; itself where it is bound to none."""
+        """Return the model bound to rows `index` (n,) of its batch; itself if it is bound to no batch."""
         return self
 
 
 FACTS = ("ladder", "classes", "prior", "mean", "scale")
-"""What a conditioned energy has from the one that it is made of."""
+"""Attributes that a conditioned energy takes from its inner energy."""
 
 
 @cache
 def _conditions(model: type[KnowsDerivatives]) -> frozenset[str]:
-    """The names of the conditions that a model's `forward` takes beside x."""
+    """Return the names of the conditions that a model's `forward` takes in addition to x."""
     return frozenset(signature(model.forward).parameters) & {"y", "sigma"}
 
 
-def _told(y: Tensor | None, sigma: Tensor | float | None) -> dict[str, Any]:
+def _not_none(y: Tensor | None, sigma: Tensor | float | None) -> dict[str, Any]:
     return {name: value for name, value in (("y", y), ("sigma", sigma)) if value is not None}
 
 
 def condition(energy: Model, y: Tensor | None, sigma: Tensor | float | None) -> Model:
-    """Return `energy` at labels y or levels sigma, whichever are given; itself where none is."""
-    given = _told(y, sigma)
+    """Return `energy` at labels y or levels sigma, whichever are given; itself if neither is."""
+    given = _not_none(y, sigma)
     for name in given.keys() - _conditions(type(energy)):
         raise UserError(f"energy '{type(energy).__name__}' has no {'labels' if name == 'y' else 'noise levels'}")
     return Conditioned(energy, given) if given else energy
 
 
 class Derived(Model, ABC):
-    """An energy made of `energy`. `bound`: its values with one row for each sample, by name."""
+    """An energy derived from `energy`. `bound`: the values that have one row for each sample, by name."""
 
     def __init__(self, energy: EnergyFn, **bound: Any) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class Derived(Model, ABC):
         """Compute the energy in nats, (B, *shape) -> (B,)."""
 
     def given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Model:
-        """Return the same made of the energy at labels y or levels sigma."""
+        """Return the same kind of energy, made of the inner energy at labels y or levels sigma."""
         if y is None and sigma is None:
             return self
         return self._like({"energy": self.energy.given(y=y, sigma=sigma)}, self.bound)  # type: ignore
@@ -82,17 +83,25 @@ class Derived(Model, ABC):
         return other
 
     def fits(self, x: Tensor) -> None:
-        """Refuse a batch of another size than the values that this energy is bound to."""
+        """Raise UserError if the batch does not have as many rows as the values that this energy is bound to."""
         for name, value in self.bound.items():
             if len(value) != len(x):
                 raise UserError(
                     f"{type(self).__name__}: its '{name}' has {len(value)} rows, and the batch has {len(x)}: "
-                    f"take the energy's rows(index) for the samples at hand"
+                    f"bind the energy to these samples with its rows(index)"
                 )
 
     def known(self, x: Tensor, v: Tensor) -> Known | None:
-        """Return what the energy within knows of its derivatives."""
+        """Return the derivatives of the inner energy if it has formulas for them, else None."""
         return self.energy.derivatives(x, v) if isinstance(self.energy, KnowsDerivatives) else None
+
+
+def values_bound(energy: EnergyFn) -> Tensor | None:
+    """Return the values that an energy, and those within it, are bound to, (B, k) in float64 with a row for each
+    sample; None where it is bound to none."""
+    made = [m for m in energy.modules() if isinstance(m, Derived)] if isinstance(energy, nn.Module) else []
+    values = [value.detach().double().reshape(len(value), -1) for m in made for value in m.bound.values()]
+    return torch.cat(values, 1) if values else None
 
 
 class Conditioned(Derived):
@@ -103,21 +112,21 @@ class Conditioned(Derived):
         self.shared = {name: value for name, value in given.items() if name not in self.bound}
 
     def __getattr__(self, name: str) -> Any:
-        """What holds of the energy under any condition is asked of it."""
+        """Look up what does not depend on the condition in the energy itself."""
         return getattr(self.energy, name) if name in FACTS else super().__getattr__(name)
 
     def forward(self, x: Tensor, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Tensor:
         self.fits(x)
-        return self.energy(x, **{**self.shared, **self.bound, **_told(y, sigma)})
+        return self.energy(x, **{**self.shared, **self.bound, **_not_none(y, sigma)})
 
     def given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Model:
-        told = {**self.shared, **self.bound, **_told(y, sigma)}
-        return condition(cast(Model, self.energy), told.get("y"), told.get("sigma"))
+        merged = {**self.shared, **self.bound, **_not_none(y, sigma)}
+        return condition(cast(Model, self.energy), merged.get("y"), merged.get("sigma"))
 
     def logits(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
-        """Compute -E(x, y) of every label, (B, K), at the levels that are given."""
+        """Compute -E(x, y) of every label, (B, K), at the levels to which this energy is bound, or at `sigma`."""
         self.fits(x)
-        held = {**self.shared, **self.bound, **_told(None, sigma)}
+        held = {**self.shared, **self.bound, **_not_none(None, sigma)}
         return self.energy.logits(x, **{name: value for name, value in held.items() if name == "sigma"})
 
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:

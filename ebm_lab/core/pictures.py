@@ -1,4 +1,4 @@
-"""Pictures as (3, H, W) uint8 tensors: grids, film strips and whatever matplotlib draws."""
+"""Pictures as (3, H, W) uint8 tensors: grids, strips and matplotlib figures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def to_uint8(images: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """(n, C, H, W) in `bounds` -> (n, 3, H, W) uint8; values outside are clipped, a single channel is repeated."""
+    """Convert (n, C, H, W) in `bounds` to (n, 3, H, W) uint8; values outside are clipped, a single channel is
+    repeated."""
     low, high = bounds
     unit = ((images.detach().cpu().float() - low) / (high - low)).clamp(0, 1)
     rgb = unit.expand(-1, 3, -1, -1) if unit.shape[1] == 1 else unit[:, :3]
@@ -16,7 +17,7 @@ def to_uint8(images: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 def grid(images: Tensor, bounds: tuple[float, float], columns: int = 10, side: int = 40) -> Tensor:
-    """(n, C, H, W) -> one picture; small images are enlarged by whole factors to about `side` pixels."""
+    """Arrange (n, C, H, W) as one picture; small images are enlarged by whole factors to about `side` pixels."""
     from torchvision.utils import make_grid
 
     pixels = to_uint8(images, bounds)
@@ -26,7 +27,7 @@ def grid(images: Tensor, bounds: tuple[float, float], columns: int = 10, side: i
 
 
 def figure(draw: Callable, width: float, height: float) -> Tensor:
-    """What `draw(figure)` draws with matplotlib on a canvas of `width` x `height` inches at 100 dpi."""
+    """Render what `draw(figure)` draws with matplotlib on a canvas of `width` x `height` inches at 100 dpi."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ def save_png(image: Tensor, path: Path) -> None:
 
 
 def strips(rows: dict[str, Tensor], bounds: tuple[float, float], columns: int = 10) -> Tensor:
-    """The first `columns` images (n, C, H, W) of each row, with the row's name beside them."""
+    """Draw the first `columns` images (n, C, H, W) of each row, with the row's name beside them."""
 
     def draw(fig) -> None:
         for axes, (name, images) in zip(fig.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):

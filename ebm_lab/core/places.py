@@ -1,6 +1,6 @@
-"""Settings that are paths: absolute in what a run writes down, and open to change where a run is found elsewhere.
+"""Settings that are paths: a run records them as absolute paths, and they can be changed if its data have moved.
 
-A component says which of its settings are paths by their type, `path: Place`; plugins may do so too.
+A component marks a setting as a path by the type `path: Place`; plugins can do the same.
 """
 
 import os
@@ -15,29 +15,29 @@ from ebm_lab.core.settings import annotations_of
 
 
 class Location:
-    """The mark of a setting that is a path."""
+    """Marks a setting as a path."""
 
 
 Place = Annotated[str, Location()]
-"""A path, relative to the directory in which the run was begun or absolute."""
+"""A path, absolute or relative to the directory from which the run was started."""
 
 
 def places_of(kind: str, name: object) -> list[str]:
-    """The settings of a component that are paths; none where no such component is known."""
+    """Return the settings of a component that are paths; none if no such component is known."""
     try:
         hints = annotations_of(find(kind, str(name)))
     except UserError:
         return []
-    return [setting for setting, hint in hints.items() if _marked(hint)]
+    return [setting for setting, hint in hints.items() if _is_path(hint)]
 
 
-def _marked(hint: Any) -> bool:
+def _is_path(hint: Any) -> bool:
     own = any(isinstance(m, Location) for m in getattr(hint, "__metadata__", ()))
-    return own or any(map(_marked, typing.get_args(hint)))
+    return own or any(map(_is_path, typing.get_args(hint)))
 
 
 def absolute(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with its paths absolute, `output_dir` and those of data sets that an evaluation names included."""
+    """Return the config with absolute paths, including `output_dir` and the data sets that evaluations name."""
     made = {**config, "output_dir": _absolute(config.get("output_dir"))}
     for kind in PACKAGES:
         node = config.get(kind)
@@ -58,31 +58,34 @@ def _component(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(value: Any) -> Any:
-    """A path made absolute; `auto`, ~/... and URLs as they are."""
+    """Make a path absolute; leave `auto`, ~/... and URLs as they are."""
     if not isinstance(value, str) or value in ("", "auto") or value.startswith("~") or "://" in value:
         return value
     return str(Path(value).absolute())
 
 
 def moved(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config with its data where `changes` say, {"path": ...}; evaluations that named the old place follow."""
+    """Return a run's config with its data at the paths in `changes`, {"path": ...}.
+
+    Evaluations that named the old path get the new one.
+    """
     own = dict(config.get("dataset") or {})
     allowed = [key for key in places_of("dataset", own.get("name")) if key in own]
     for key, value in changes.items():
         if key not in allowed:
             names = ", ".join(f"dataset.{name}" for name in allowed) or f"nothing of dataset '{own.get('name')}'"
-            raise UserError(f"dataset.{key}={value}: can't be changed for a run that exists; allowed: {names}")
+            raise UserError(f"dataset.{key}={value}: can't be changed for an existing run; allowed: {names}")
         if not isinstance(value, str | os.PathLike):
             raise UserError(f"dataset.{key}={value}: must be a path")
     new = {key: _absolute(os.fspath(value)) for key, value in changes.items()}
-    evaluation = _follow(config.get("evaluation"), {key: (own[key], value) for key, value in new.items()})
+    evaluation = _replace_paths(config.get("evaluation"), {key: (own[key], value) for key, value in new.items()})
     return {**config, "dataset": {**own, **new}, "evaluation": evaluation}
 
 
-def _follow(node: Any, changes: Mapping[str, tuple[Any, Any]]) -> Any:
+def _replace_paths(node: Any, changes: Mapping[str, tuple[Any, Any]]) -> Any:
     if isinstance(node, list):
-        return [_follow(item, changes) for item in node]
+        return [_replace_paths(item, changes) for item in node]
     if not isinstance(node, Mapping):
         return node
-    kept = {key: _follow(value, changes) for key, value in node.items()}
+    kept = {key: _replace_paths(value, changes) for key, value in node.items()}
     return {k: changes[k][1] if k in changes and value == changes[k][0] else value for k, value in kept.items()}

@@ -1,6 +1,6 @@
 """Random streams: one generator per purpose, each a pure function of (seed, purpose, index).
 
-No component draws from torch's global generator, so how often one purpose draws never changes another.
+No component draws from torch's global generator, so the number of draws for one purpose never affects another.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from torch import Generator, Tensor
 
 
 def seed_of(seed: int, purpose: str, index: int = 0) -> int:
-    """A 63-bit seed for (seed, purpose, index), the same on every machine."""
+    """Return a 63-bit seed for (seed, purpose, index), the same on every machine."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def stream(seed: int, purpose: str, index: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for `purpose`; `index` tells apart steps, epochs or ranks."""
+    """Return a new generator for `purpose`; `index` distinguishes steps, epochs or ranks."""
     return torch.Generator(device).manual_seed(seed_of(seed, purpose, index))
 
 
@@ -28,9 +28,9 @@ _global = threading.RLock()
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of `device` for the body, and give them back as they were.
+    """Seed torch's global generators of the CPU and of `device` for the body, and restore their states after it.
 
-    For library code that draws from nothing else, such as a layer's initial weights. One thread at a time.
+    For library code that can draw only from these, such as a layer's initial weights. One thread at a time.
     """
     device = torch.device(device)
     cuda = [device] if device.type == "cuda" else []
@@ -43,19 +43,19 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def with_noise(x: Tensor, std: float, generator: Generator) -> Tensor:
-    """x + std * N(0, I), (B, *shape) -> (B, *shape); x itself, and nothing drawn, where std is 0."""
+    """Return x + std * N(0, I), (B, *shape) -> (B, *shape). If std is 0, return x itself and draw nothing."""
     return x + std * torch.empty_like(x).normal_(generator=generator) if std else x
 
 
 def row_order(total: int) -> Tensor:
-    """A fixed random order of `total` rows, (total,), the same on every machine."""
+    """Return a fixed random order of `total` rows, (total,), the same on every machine."""
     return torch.randperm(total, generator=stream(0, "rows"))
 
 
 def subset(x: Tensor, n: int) -> Tensor:
-    """n rows of x (N, *shape) drawn at random, always the same ones; x itself where it has no more.
+    """Return n random rows of x (N, *shape), the same ones every time, or x itself if it has at most n.
 
-    Never the first ones: rows may be stored in some order, by class or by size. Tensors of one length lose the same
-    rows, so that labels stay with their points, and no other stream is drawn from.
+    They are not the first n, because rows may be stored in some order, such as by class. Tensors of equal length get
+    the same rows, so that labels stay with their points. No other random stream is affected.
     """
     return x if len(x) <= n else x[row_order(len(x))[:n].to(x.device)]

@@ -1,6 +1,6 @@
-"""Names to classes: `register` files a component under its kind, `parse` checks its YAML, and `build` makes one of it.
+"""The registry of components: `register` adds a class, `parse` checks its settings, and `build` instantiates it.
 
-Each kind is a package (`ebm_lab.datasets`, ...), whose modules are imported on first use; a new component is one
+Each kind is a package (`ebm_lab.datasets`, ...), whose modules are imported on first use. A new component takes one
 module that registers it and one YAML that holds its values. Plugins are modules that call `register` too.
 """
 
@@ -25,14 +25,16 @@ PACKAGES = {
     "logger": "ebm_lab.loggers",
 }
 GROUPS = (*PACKAGES, "guard", "evaluation_sampler")
-"""The keys of a run's config that hold the settings of a component, or of several by name; all others are the run's."""
+"""The config keys that hold the settings of a component, or of several by name. All other keys are the run's own."""
 _registered: dict[str, dict[str, Callable]] = {kind: {} for kind in PACKAGES}
 C = TypeVar("C", bound=Callable)
 
 
 def register(kind: str, name: str) -> Callable[[C], C]:
-    """Class decorator: file the class under `kind` and `name`. Positional parameters of its constructor are wiring
-    (`energy`, `dataset`, ...), keyword-only ones are its settings."""
+    """Register a class (a decorator) under `kind` and `name`.
+
+    Positional parameters of its constructor are wiring (`energy`, `dataset`, ...), keyword-only ones are its settings.
+    """
     if kind not in PACKAGES:
         raise one_of("kind", kind, PACKAGES)
 
@@ -50,10 +52,10 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 
 
 def names(kind: str) -> dict[str, Callable]:
-    """All components of `kind`, by name."""
+    """Import the package of `kind` and return all its components, by name."""
     package = importlib.import_module(PACKAGES[kind])
     for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):  # what the options of a package share
+        if not module.name.startswith("_"):  # modules that the options of a package share
             importlib.import_module(f"{package.__name__}.{module.name}")
     return _registered[kind]
 
@@ -65,7 +67,7 @@ def metrics() -> Table:
 
 
 def find(kind: str, name: str) -> Callable:
-    """The component `name` of `kind`; imports the module of that name before it walks the whole package."""
+    """Return the component `name` of `kind`, importing the module of that name before the whole package."""
     if name not in _registered[kind]:
         try:
             importlib.import_module(f"{PACKAGES[kind]}.{name}")
@@ -80,11 +82,11 @@ def find(kind: str, name: str) -> Callable:
 def parse(kind: str, values: Mapping[str, Any], prefix: str = "") -> Choice:
     """Check the settings of the component that `values["name"]` names, and of those nested in it, without building it.
 
-    Raises UserError, a line for each fault; prefix: the key of the config that holds `values`.
+    prefix: the config key that holds `values`. Raises UserError with one line for each fault.
     """
     prefix = prefix or kind
     if not isinstance(values, Mapping):
-        raise UserError(f"{prefix}={values}: must be the settings of a registered {kind}, its name among them")
+        raise UserError(f"{prefix}={values}: must be the settings of a registered {kind}, including its name")
     settings = dict(values)
     name = settings.pop("name", None)
     if not isinstance(name, str):
@@ -103,5 +105,5 @@ def build(kind: str, values: Mapping[str, Any], prefix: str = "", **wiring: Any)
 
 
 def _having(kind: str, setting: str) -> list[str]:
-    """The components of `kind` that have such a setting."""
+    """Return the components of `kind` that have such a setting."""
     return sorted(name for name, component in names(kind).items() if setting in settings_of(component))

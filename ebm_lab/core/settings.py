@@ -1,8 +1,8 @@
 """Check settings against a signature: keyword-only parameters are settings, positional ones are wiring.
 
-A component's constructor is the one place that names its settings and their types; its YAML is the one place that
-holds their values. Between the two stands `check`, which turns whatever pydantic finds into lines that name the key,
-the value and what is allowed.
+The constructor of a component is the only place that names its settings and their types, and its YAML the only place
+that holds their values. `check` compares the two, and turns the faults that pydantic finds into lines that name the
+key, the value and what is allowed.
 """
 
 import inspect
@@ -18,24 +18,24 @@ _STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, 
 
 
 def settings_of(target: Callable) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of `target`, by name."""
+    """Return the keyword-only parameters of `target`, by name."""
     kinds = inspect.signature(target).parameters.values()
     return {p.name: p for p in kinds if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def annotations_of(target: Callable) -> dict[str, Any]:
-    """The types of `target`'s parameters, with what is annotated to them."""
+    """Return the types of `target`'s parameters, with their annotations."""
     return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
 
 
 def wiring_of(target: Callable) -> list[str]:
-    """The names of the positional parameters of `target`: what `build` passes in."""
+    """Return the names of the positional parameters of `target`, which `build` passes in."""
     kinds = inspect.signature(target).parameters.values()
     return [p.name for p in kinds if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'optim': {'lr': 1}} -> {'optim.lr': 1}"""
+    """Flatten nested mappings: {'optim': {'lr': 1}} -> {'optim.lr': 1}."""
     values: dict[str, Any] = {}
     for key, value in node.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -47,8 +47,8 @@ def check(
 ) -> dict[str, Any]:
     """Return `values` checked against the settings of `target`.
 
-    having: names what else has a setting that `target` has not. Raises UserError, one line per fault, each naming
-    `prefix` and the key, the value given and what is allowed.
+    having: returns the other components that have a setting which `target` lacks. Raises UserError with one line per
+    fault, each naming `prefix` and the key, the value given and what is allowed.
     """
     parameters, hints = settings_of(target), annotations_of(target)
     fields: dict[str, Any] = {
@@ -82,14 +82,14 @@ def _lines(
         else:
             text = f"{key}={_show(fault['input'])}: {_allowed(fault)}"
             if fault["loc"] == (name,) or not isinstance(fault["input"], list | Mapping):
-                instead[key] = _instead(key, known[name], fault["input"])
+                instead[key] = _other_form(key, known[name], fault["input"])
         lines.setdefault(key, []).append(text)
     return [_join(faults) + instead.get(key, "") for key, faults in lines.items()]
 
 
-def _instead(key: str, hint: Any, value: Any) -> str:
-    """How a value is written that would do in another form: in a list, without one, as a
-    whole number or in quotes; '' where none would."""
+def _other_form(key: str, hint: Any, value: Any) -> str:
+    """Return '; write key=...' if the value is valid in another form: in a list, without its list, as a whole number or
+    in quotes; else ''."""
     whole = int(value) if isinstance(value, float) and value.is_integer() else value
     others: list[tuple[Any, str]] = [([value], f"[{_show(value)}]"), (whole, str(whole))]
     if isinstance(value, bool | int | float):
@@ -108,7 +108,7 @@ def _instead(key: str, hint: Any, value: Any) -> str:
 
 
 def _join(faults: list[str]) -> str:
-    """A union reports one fault per alternative: keep them on one line."""
+    """Join the faults of one key on one line, since a union reports one fault per alternative."""
     head, *rest = faults
     return " or ".join([head, *dict.fromkeys(f.split(": ", 1)[1] for f in rest)])
 

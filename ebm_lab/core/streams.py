@@ -1,4 +1,4 @@
-"""Standard output and error that can be lost without a loss: a pipe whose reader left, a full disk, a gone terminal."""
+"""Standard output and error whose failure does not end a run: a closed pipe, a full disk, a closed terminal."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ from typing import Any
 class SafeStream:
     """A text stream that never raises when it is written to.
 
-    What its encoding does not have is written with backslashes. From the first failure on it is silent; `lost` then
-    holds the reason.
+    Characters that its encoding lacks are written as backslash escapes. After the first failure it writes nothing, and
+    `lost` holds the reason.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -19,7 +19,7 @@ class SafeStream:
         self.lost: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if name == "stream":  # of a copy that is being made
+        if name == "stream":  # asked while a copy is being made
             raise AttributeError(name)
         return getattr(self.stream, name)
 
@@ -27,7 +27,7 @@ class SafeStream:
         if self.lost is None:
             try:
                 self._write(text)
-            except Exception as error:  # a closed stream raises ValueError, a caller's own anything
+            except Exception as error:  # a closed stream raises ValueError, and a caller's own stream anything
                 self._give_up(error)
         return len(text)
 
@@ -46,7 +46,7 @@ class SafeStream:
         if self.lost is None:
             try:
                 self.stream.flush()
-            except AttributeError:  # a caller's own stream need not have it
+            except AttributeError:  # a caller's own stream need not have flush
                 pass
             except Exception as error:
                 self._give_up(error)
@@ -62,8 +62,8 @@ class SafeStream:
 
 
 class SafeStandardStream(SafeStream):
-    """The same for a stream of the whole process: what is still on its way to the lost file goes to os.devnull, or
-    Python would complain of it when it ends, with exit status 120."""
+    """A SafeStream for the streams of the process. After a failure, text that is still buffered goes to os.devnull;
+    otherwise Python would report it when it exits, with status 120."""
 
     def _give_up(self, error: Exception) -> None:
         super()._give_up(error)
@@ -75,7 +75,7 @@ class SafeStandardStream(SafeStream):
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Within: what this process prints is lost where it can't be written, and ends nothing."""
+    """Discard what this process prints during the body if it can't be written, instead of raising."""
     _take_low_descriptors()
     before = sys.stdout, sys.stderr
     safe = [_safe(stream) for stream in before]
@@ -95,14 +95,16 @@ def _safe(stream: Any) -> Any:
 
 
 def _take_low_descriptors() -> None:
-    """Open os.devnull as descriptors 0 to 2 where they are closed: the next file would become standard output, and
-    what a library prints would be written into it."""
+    """Open os.devnull as descriptors 0 to 2 if they are closed.
+
+    Otherwise the next file opened would become standard output, and receive what libraries print.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def say(line: str) -> None:
-    """Print a line where that is possible."""
+    """Print a line, or nothing if standard output fails."""
     with suppress(Exception):
         print(line, flush=True)

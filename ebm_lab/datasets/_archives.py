@@ -1,7 +1,7 @@
-"""Arrays in numpy's own files: an .npy, or one array of an .npz, as real numbers; nothing in them is run.
+"""Arrays in numpy's file formats: an .npy file, or one array of an .npz, as real numbers. No code in them is run.
 
-Whole numbers, real numbers and truth values (0 and 1) become float64. Complex numbers, texts, dates, named fields and
-Python objects are refused, for there is more than one way to make real numbers of them.
+Integers, real numbers and booleans (0 and 1) become float64. Complex numbers, texts, dates, named fields and Python
+objects are refused, because there is more than one way to turn them into real numbers.
 """
 
 import io
@@ -45,26 +45,26 @@ WAYS_OUT = {
 
 
 def read_array(path: Path, key: str | None) -> tuple[np.ndarray, list[str]]:
-    """The array in float64, in the shape that it has in the file, and notes for the user.
+    """Return the array in float64, in its shape in the file, and notes for the user.
 
-    Raises UserError for a `key` that chooses none, and one of BROKEN, with a text that says what is wrong.
+    Raises UserError if `key` does not select an array, and one of BROKEN, with the reason, if the file can't be read.
     """
     with path.open("rb") as file:
         start = file.read(6)
         file.seek(0)
         if start[:2] != b"PK" and start != b"\x93NUMPY":
             kind = "it is empty" if not start else f"it begins with {start!r}"
-            raise ValueError(f"it is no .npy or .npz file: {kind}")
+            raise ValueError(f"it is not an .npy or .npz file: {kind}")
         loaded = _load(file, path, key)
         if start[:2] != b"PK" and file.read(1):
-            raise ValueError("more follows its array; save one array a file, or several in an .npz")
+            raise ValueError("there is more after its array; save one array per file, or several in an .npz")
     if loaded.dtype.kind not in "biuf":
         raise ValueError(f"it holds {loaded.dtype}: {WAYS_OUT.get(loaded.dtype.kind, 'no numbers')}")
     notes = []
     if loaded.dtype.kind in "iu" and loaded.size and max(-int(loaded.min()), int(loaded.max())) > 2**53:
         step = np.spacing(np.float64(max(-int(loaded.min()), int(loaded.max()))))
         notes.append(f"{path}: whole numbers beyond 2^53 are rounded, up to multiples of {step:g}")
-    with np.errstate(over="ignore"):  # what is inf then, is refused as such
+    with np.errstate(over="ignore"):  # overflow gives inf, which is refused later
         return loaded.astype(np.float64), notes
 
 
@@ -81,12 +81,12 @@ def _load(file: io.BufferedReader, path: Path, key: str | None) -> np.ndarray:
             raise ValueError(f"it holds {WAYS_OUT['O']}") from None
         raise
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"'{name}' in it is no array")
+        raise ValueError(f"'{name}' in it is not an array")
     return array
 
 
 def _chosen(names: list[str], path: Path, key: str | None) -> str:
-    """The name of the array to read."""
+    """Return the name of the array to read."""
     if not names:
         raise ValueError("it holds no arrays")
     if key is None and len(names) != 1:

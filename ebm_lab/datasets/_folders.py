@@ -1,7 +1,7 @@
-"""Folders of pictures: which files count, and which labels follow from the folders they lie in.
+"""Folders of pictures: which files are read, and which labels follow from their folders.
 
-Links are followed, and a folder that is met twice is read once, so that a loop ends. Hidden entries and those of
-operating systems are passed over with all that lies below them, as is every file whose suffix is none of a picture.
+Links are followed, and a folder that is reached twice is read once, so that loops end. Hidden entries and those of
+operating systems are skipped with everything below them, and so are files without the suffix of a picture.
 """
 
 import os
@@ -16,14 +16,14 @@ from ebm_lab.core.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SYSTEM = {"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
-"""Folders that operating systems and network drives make beside the user's own, in lower case."""
+"""Folders that operating systems and network drives create, in lower case."""
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
-"""Names of folders that tell which part of the data they hold, in lower case, and not what is on the pictures."""
+"""Folder names that denote a split of the data and not a label, in lower case."""
 
 
 class Found(NamedTuple):
-    """files: the pictures, sorted; folders: the names of the first-level folders that were read; notes: what was passed
-    over, for the user."""
+    """files: the pictures, sorted; folders: the names of the first-level folders that were read; notes: what was
+    skipped, for the user."""
 
     files: list[Path]
     folders: list[str]
@@ -31,12 +31,12 @@ class Found(NamedTuple):
 
 
 def find_pictures(root: Path) -> Found:
-    """All pictures below `root`. Raises UserError where there are none, or a folder can't be read."""
+    """Return all pictures below `root`. Raises UserError if there are none, or a folder can't be read."""
     if not root.is_dir():
         raise UserError(f"dataset.path={root}: no such folder; give a folder of images")
-    files, first, passed = [], [], {"hidden": [], "strange": [], "lost": [], "again": []}
+    files, first, skipped = [], [], {"hidden": [], "strange": [], "lost": [], "again": []}
     todo, links, seen = [root], [], set()
-    while todo or links:  # links last, so that a folder that is met twice keeps its own name
+    while todo or links:  # links last, so that a folder reached twice keeps its own name
         folder = todo.pop() if todo else links.pop(0)
         try:
             identity = (folder.stat().st_dev, folder.stat().st_ino)
@@ -44,7 +44,7 @@ def find_pictures(root: Path) -> Found:
         except OSError as error:
             raise UserError(f"dataset.path={root}: {shown(folder)} can't be read ({error.strerror})") from None
         if identity in seen:
-            passed["again"].append(folder)
+            skipped["again"].append(folder)
             continue
         seen.add(identity)
         if folder.parent == root:
@@ -52,66 +52,67 @@ def find_pictures(root: Path) -> Found:
         for entry in entries:
             path, link = Path(entry.path), entry.is_symlink()
             if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
-                passed["hidden"].append(path)
+                skipped["hidden"].append(path)
             elif os.path.isdir(entry.path) if link else entry.is_dir():
                 (links if link else todo).append(path)
             elif path.suffix.lower() not in SUFFIXES:
-                passed["strange"].append(path)
+                skipped["strange"].append(path)
             elif os.path.isfile(entry.path) if link else entry.is_file():
                 files.append(path)
             else:
-                passed["lost"].append(path)
-    told = _told(passed, root)
+                skipped["lost"].append(path)
+    told = _describe_skipped(skipped, root)
     if not files:
         raise UserError(f"dataset.path={root}: holds no images; allowed: {', '.join(SUFFIXES)}{told and f'; {told}'}")
     return Found(sorted(files), sorted(first), [f"{root}: {told}"] if told else [])
 
 
-def _told(passed: dict[str, list[Path]], root: Path) -> str:
-    """What was passed over, in a line, or nothing."""
+def _describe_skipped(skipped: dict[str, list[Path]], root: Path) -> str:
+    """Describe the skipped entries in one line, or '' if there are none."""
 
     def first(paths: list[Path]) -> str:
         names = [shown(p.relative_to(root)) for p in sorted(paths)[:1]]
         return ", ".join([*names, *(["..."] if len(paths) > 1 else [])])
 
-    kinds = Counter(p.suffix.lower() or "no suffix" for p in passed["strange"])
+    kinds = Counter(p.suffix.lower() or "no suffix" for p in skipped["strange"])
     suffixes = ", ".join(f"{n} {shown(Path(kind))}" for kind, n in kinds.most_common(4))
     parts = [
-        (passed["hidden"], "hidden or system entries", first(passed["hidden"])),
-        (passed["strange"], "files that are no pictures", suffixes),
-        (passed["lost"], "links to nothing and special files", first(passed["lost"])),
-        (passed["again"], "links to folders that are read elsewhere", first(passed["again"])),
+        (skipped["hidden"], "hidden or system entries", first(skipped["hidden"])),
+        (skipped["strange"], "files that are not pictures", suffixes),
+        (skipped["lost"], "broken links and special files", first(skipped["lost"])),
+        (skipped["again"], "links to folders that are read elsewhere", first(skipped["again"])),
     ]
     told = "; ".join(f"{len(paths)} {what} ({which})" for paths, what, which in parts if paths)
-    return f"passed over {told}" if told else ""
+    return f"skipped {told}" if told else ""
 
 
 def folder_labels(root: Path, found: Found) -> tuple[Tensor | None, list[str]]:
-    """(n,) the number of each file's first-level folder among the sorted names, and notes for the user.
+    """Return the label of each file, (n,), which is the number of its first-level folder among the sorted names, and
+    notes for the user.
 
-    None where a picture lies in `root` itself. Folders that are named as parts of the data, such as train and test, are
-    no labels: the folders in them are.
+    There are no labels (None) if a picture lies in `root` itself. Folders named after splits, such as train and test,
+    are not labels; the folders in them are.
     """
     places, notes = [file.relative_to(root).parts[:-1] for file in found.files], []
     bare = sorted({*found.folders} - {p[0] for p in places if p})
     if parts := sorted({p[0] for p in places if p and p[0].lower() in SPLITS}):
         if all(p and p[0] in parts for p in places):
             places = [p[1:] for p in places]
-            notes += [f"{root}: {_names(parts)} are taken together and split anew, by dataset.val and dataset.test"]
+            notes += [f"{root}: {_names(parts)} are merged and split again, by dataset.val and dataset.test"]
         else:
-            notes += [f"{root}: {_names(parts)} are taken for labels, for not all pictures lie in such folders"]
+            notes += [f"{root}: {_names(parts)} are taken as labels, because not all pictures are in such folders"]
     loose = [file for file, place in zip(found.files, places, strict=True) if not place]
     if loose:
         if len(loose) < len(places):
             one = shown(loose[0].relative_to(root))
-            told = f"{len(loose)} of {len(places)} pictures lie in no folder of a label ({one})"
-            notes += [f"{root}: there are no labels, for {told}"]
+            told = f"{len(loose)} of {len(places)} pictures are not in a label's folder ({one})"
+            notes += [f"{root}: there are no labels, because {told}"]
         return None, notes
     names = sorted({place[0] for place in places})
     labels = [f"{i} {shown(Path(name))}" for i, name in enumerate(names)]
     notes += [f"labels by folder: {', '.join(labels if len(labels) < 13 else [*labels[:10], '...', labels[-1]])}"]
     if bare:
-        notes += [f"{root}: {_names(bare)} hold no pictures and are no labels"]
+        notes += [f"{root}: {_names(bare)} hold no pictures and are not labels"]
     return torch.tensor([names.index(place[0]) for place in places]), notes
 
 
@@ -120,5 +121,5 @@ def _names(folders: list[str]) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as one line that every terminal prints: line ends and bytes that are no text are spelled out."""
+    """Return a path as one line that every terminal can print, with line ends and undecodable bytes escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))

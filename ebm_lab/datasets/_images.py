@@ -1,6 +1,6 @@
 """Image data sets: bytes to pixels, held-out parts, and the official training and test sets of MNIST's format.
 
-x = (pixel - 127.5) / 127.5,    pixels 0 to 255 on [-1, 1], (n, C, H, W) in float32, resident in memory
+x = (pixel - 127.5) / 127.5,    pixels 0 to 255 on [-1, 1], (n, C, H, W) in float32, held in memory
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ HeldOut = PositiveInt | Fraction
 
 
 class Images(Dataset):
-    """Splits of bytes (n, C, H, W), with labels (n,) where there are any."""
+    """Image data made from splits of bytes (n, C, H, W), with labels (n,) if there are any."""
 
     def __init__(self, splits: dict[str, Tensor], labels: dict[str, Tensor] | None) -> None:
         self.bounds = (-1.0, 1.0)
@@ -33,10 +33,10 @@ class Images(Dataset):
 
 
 class OfficialImages(Images):
-    """The official test set, and the official training set less `val`, which `seed` chooses.
+    """The official test set, and the official training set without `val`, which is drawn with `seed`.
 
-    training, testing: (bytes (n, C, H, W), labels (n,)). Images of other classes than `classes` are left out; those
-    of the test set are then `outside`.
+    training, testing: (bytes (n, C, H, W), labels (n,)). Images of classes other than `classes` are left out; those of
+    the test set become `outside`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class OfficialImages(Images):
 
 
 def hold_out(n: int, val: HeldOut, seed: int) -> dict[str, Tensor]:
-    """Shuffled disjoint indices of `train` and `val` among n."""
+    """Return shuffled disjoint indices of `train` and `val` among n."""
     count = val if isinstance(val, int) else round(n * val)
     if not 1 <= count < n:
         raise UserError(f"dataset.val={val}: takes {count} of the {n} training images: each split needs at least one")
@@ -74,10 +74,11 @@ BROKEN = (
 
 
 def idx_pair(name: str, root: str, download: bool) -> list[tuple[Tensor, Tensor]]:
-    """Training and test set, each bytes (n, 1, H, W) and labels (n,), of the torchvision data set `name`.
+    """Return the training and the test set of the torchvision data set `name`, each as bytes (n, 1, H, W) and labels
+    (n,).
 
-    Reads <root>/<name>/raw/*-ubyte; missing files are fetched if `download`. Raises UserError, saying what belongs
-    where, when there is nothing to be had.
+    Reads <root>/<name>/raw/*-ubyte; missing files are fetched if `download`. If the files can't be had, raises
+    UserError, which says where to put them.
     """
     import torchvision.datasets  # a slow import, needed only here
 
@@ -86,7 +87,7 @@ def idx_pair(name: str, root: str, download: bool) -> list[tuple[Tensor, Tensor]
     try:
         if missing and download:
             source(root, train=True, download=True)
-        if missing:  # they are there now, or torchvision finds what its early versions wrote, or it raises
+        if missing:  # now downloaded, or in torchvision's old format, or else this raises
             sets = [source(root, train=train, download=False) for train in (True, False)]
             pairs = [(s.data.unsqueeze(1), s.targets.long()) for s in sets]
         else:
@@ -100,7 +101,7 @@ def idx_pair(name: str, root: str, download: bool) -> list[tuple[Tensor, Tensor]
 
 
 def _idx(file: Path) -> Tensor:
-    """The bytes in a file of MNIST's format, in their shape; raises one of BROKEN, naming the file."""
+    """Read the bytes of a file in MNIST's format, in their shape; errors are among BROKEN, and name the file."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     refuse_packed(file)
@@ -108,11 +109,11 @@ def _idx(file: Path) -> Tensor:
         return (read_image_file if "images" in file.name else read_label_file)(str(file))
     except BROKEN as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ValueError(f"{file.name} is no whole file of its kind: {reason}") from None
+        raise ValueError(f"{file.name} is damaged or not a file of its kind: {reason}") from None
 
 
 def _check_pairs(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Raises ValueError where images and labels do not belong together."""
+    """Raise ValueError if images and labels do not match."""
     for (images, labels), file, other in zip(pairs, IDX[::2], IDX[1::2], strict=True):
         if images.numel() == 0:
             raise ValueError(f"{file} holds no images")
@@ -126,7 +127,7 @@ def _check_pairs(pairs: list[tuple[Tensor, Tensor]]) -> None:
 
 
 def refuse_packed(file: Path) -> None:
-    """Raise ValueError where the file is one that was to be unpacked."""
+    """Raise ValueError if the file is still packed."""
     with file.open("rb") as content:
         start = content.read(4)
     for kind, mark in (("gzip", b"\x1f\x8b"), ("zip", b"PK\x03\x04")):
@@ -144,14 +145,14 @@ def unavailable(
     error: BaseException | None,
     packed: Sequence[Path] = (),
 ) -> UserError:
-    """The one line about a data set that isn't there, can't be fetched or can't be read; `packed`: where it may lie and
-    wait to be unpacked."""
+    """Return the error for a data set that is missing, can't be fetched or can't be read; `packed`: paths where it may
+    lie packed."""
     put = f"put {', '.join(files)} into {folder}"
     cause = ((str(error).splitlines() or [""])[0] or type(error).__name__)[:160]
     if missing and download:
         return UserError(f"dataset.root={root}: {name} is not there and can't be downloaded ({cause}); {put}")
     if missing:
         there = f"{name} is not there ({len(missing)} of {len(files)} files missing)"
-        found = next((f"; {p.name} lies there: unpack it" for p in packed if p.is_file()), "")
+        found = next((f"; {p.name} is there: unpack it" for p in packed if p.is_file()), "")
         return UserError(f"dataset.root={root}: {there}{found}; {put}, or set dataset.download=true")
-    return UserError(f"dataset.root={root}: the files of {name} can't be read ({cause}); {put}, unpacked and whole")
+    return UserError(f"dataset.root={root}: the files of {name} can't be read ({cause}); {put}, unpacked and undamaged")

@@ -10,11 +10,11 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.random import stream
 
 Classes = Annotated[list[NonNegativeInt], Field(min_length=1)] | None
-"""The labels that the splits keep; None: all."""
+"""The labels to keep, or None for all."""
 
 
 def split_indices(n: int, val: float, test: float, seed: int) -> dict[str, Tensor]:
-    """Shuffled disjoint indices; `val` and `test` are fractions of n."""
+    """Return shuffled disjoint indices; `val` and `test` are fractions of n."""
     n_val, n_test = round(n * val), round(n * test)
     if min(n_val, n_test, n - n_val - n_test) < 1:
         raise UserError(
@@ -27,7 +27,8 @@ def split_indices(n: int, val: float, test: float, seed: int) -> dict[str, Tenso
 def keep_classes(
     splits: dict[str, Tensor], labels: dict[str, Tensor], classes: list[int] | None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-    """Splits and labels with the rows of these classes only, and the test rows of all others, None where none are.
+    """Return splits and labels with only the rows of these classes, and the test rows of all others, or None if there
+    are none.
 
     A row's split does not depend on `classes`; labels keep their numbers.
     """

@@ -1,4 +1,4 @@
-"""Data sets drawn from a law whose density is known."""
+"""Data sets drawn from a law with a known density."""
 
 from torch import Tensor
 
@@ -7,8 +7,8 @@ from ebm_lab.core.random import stream
 
 
 class Synthetic(Dataset):
-    """`train` points to train on and `held_out` for validation and for test, drawn from `law` in float64 and kept in
-    float32. Each split has a stream of its own, from (seed, "<name>/<split>")."""
+    """`train` training points, and `held_out` points each for validation and test, drawn from `law` in float64 and
+    stored in float32. Each split has its own random stream, from (seed, "<name>/<split>")."""
 
     def __init__(self, law: Distribution, name: str, train: int, held_out: int, seed: int) -> None:
         self.law: Distribution = law
@@ -18,5 +18,6 @@ class Synthetic(Dataset):
         )
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(B, *shape) -> (B,) in nats, computed in float64 on the CPU; differentiable in x where the law's is."""
+        """Compute the log density in nats, (B, *shape) -> (B,), in float64 on the CPU; differentiable in x if the law's
+        is."""
         return self.law.log_prob(x.cpu().double()).to(x.device)

@@ -1,9 +1,9 @@
-"""Tables of numbers in text files: where a cell ends, whether the first line holds names, and which row is wrong.
+"""Tables of numbers in text files: their separators, names in the first line, and errors that name the row.
 
-The text is UTF-8, with or without a byte-order mark. Cells are separated by semicolons, commas, tabs or blanks,
-whichever of them, in this order, the last line holds; they may be quoted. Blank lines and lines that begin with # are
-passed over. A first line without a single number is a line of names; a line that mixes numbers with anything else is
-refused, as is a row with more or fewer cells than the others.
+The text is UTF-8, with or without a byte-order mark. Cells are separated by the first of semicolons, commas, tabs and
+blanks that occurs in the last line; they may be quoted. Blank lines and lines that begin with # are skipped. A first
+line without any number is a line of names. A line that mixes numbers with anything else is refused, and so is a row
+with more or fewer cells than the others.
 """
 
 import csv
@@ -17,16 +17,16 @@ from typing import NamedTuple
 import numpy as np
 
 EMPTY = {"", "na", "n/a", "<na>", "null", "none", "nil", "missing", "-", "--", "?", "."}
-"""How tables spell a cell without a value, in lower case. Python reads `nan` as a number."""
+"""Spellings of a cell without a value, in lower case. Python reads `nan` as a number."""
 LIKE_A_NUMBER = re.compile(r"(?=.*\d)[-+\d.,_'%\s]+")
-"""A cell such as 1,5 or 1'000 or 5%, which is no name, even where it can't be read as a number."""
+"""A cell such as 1,5 or 1'000 or 5%, which is not a name, even if it can't be read as a number."""
 SPREADSHEET_ERROR = re.compile(r"#(N/A|[A-Z0-9/]+[!?])")
-"""A cell such as #N/A or #DIV/0!, which is no comment."""
+"""A cell such as #N/A or #DIV/0!, which is not a comment."""
 
 
 class Table(NamedTuple):
-    """rows: (n, d) in float64, in which nan and inf may stand; lines: the line of the file that each row is in, counted
-    from 1; notes: what was decided about the file, for the user."""
+    """rows: (n, d) in float64, possibly with nan and inf; lines: the line number of each row, counted from 1; notes:
+    decisions about the file, for the user."""
 
     rows: np.ndarray
     lines: list[int]
@@ -34,10 +34,10 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path) -> Table:
-    """Read a table. Raises OSError, or ValueError with one line that names the row, counted from 1 below any names."""
+    """Read a table. Raises OSError, or ValueError with one line that names the row, counted from 1 after any names."""
     text = _decoded(path.read_bytes())
     lines, passed = _lines(text)
-    notes = [f"{path}: passed over {len(passed)} line(s) that begin with #, from line {passed[0]} on"] if passed else []
+    notes = [f"{path}: skipped {len(passed)} line(s) that begin with #, from line {passed[0]} on"] if passed else []
     return _parse(lines, path, notes)
 
 
@@ -57,8 +57,8 @@ def _decoded(raw: bytes) -> str:
 
 
 def _lines(text: str) -> tuple[list[tuple[int, str]], list[int]]:
-    """(number, line) of the lines that count; and the numbers of the comments below the first of these, where they may
-    have been rows."""
+    """Return (number, line) of the lines to parse, and the numbers of the comments below the first of them, which may
+    have been meant as rows."""
     kept: list[tuple[int, str]] = []
     passed: list[int] = []
     for number, line in enumerate(io.StringIO(text, newline=""), 1):
@@ -71,7 +71,7 @@ def _lines(text: str) -> tuple[list[tuple[int, str]], list[int]]:
 
 
 def _cells(lines: list[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of each line."""
+    """Yield (line number, cells) of each line."""
     last = lines[-1][1]
     separator = next((s for s in ";,\t" if s in last), " " if len(last.split()) > 1 else ",")
     blanks = separator == " "
@@ -93,7 +93,7 @@ def _parse(lines: list[tuple[int, str]], path: Path, notes: list[str]) -> Table:
     numbers, places = array("d"), []
     names: list[str] | None = None
     first: list[str] = []
-    whole = False  # is any row but the first written in whole numbers only?
+    whole = False  # whether any row but the first has whole numbers only
     for line, cells in _cells(lines) if lines else ():
         if not first and names is None and _are_names(cells):
             names = cells
@@ -114,24 +114,24 @@ def _parse(lines: list[tuple[int, str]], path: Path, notes: list[str]) -> Table:
     rows = np.frombuffer(numbers, dtype=np.float64).reshape(len(places), -1 if places else 0).copy()
     if names is None and len(places) > 1 and _whole(first):
         if _name_columns(first, whole, places[0]):
-            notes = [*notes, f"{path}: line {places[0]} numbers the columns ({_shown(first)}), so it is no sample"]
+            notes = [*notes, f"{path}: line {places[0]} numbers the columns ({_shown(first)}), so it is not a sample"]
             rows, places = rows[1:], places[1:]
         elif not whole:
-            told = f"line {places[0]} is written in whole numbers ({_shown(first)}), as no other is"
+            told = f"line {places[0]} is the only one in whole numbers ({_shown(first)})"
             notes = [*notes, f"{path}: {told}; it counts as a sample"]
     if len(rows) > 2 and rows.shape[1] > 1 and bool((np.diff(rows[:, 0]) == 1).all()):
-        notes = [*notes, f"{path}: column 1 counts the rows; if it is an index, take it out"]
+        notes = [*notes, f"{path}: column 1 counts the rows; if it is an index, remove it"]
     return Table(rows, places, notes)
 
 
 def _are_names(cells: list[str]) -> bool:
-    """Is the first line one of names? Raises ValueError where they are those of a table with its index."""
+    """Return whether the first line holds names. Raises ValueError if they are those of a table with its index."""
     first, *others = cells
     numbers = any(_is_number(c) or LIKE_A_NUMBER.fullmatch(c) for c in others)
     named = any(c.lower() not in EMPTY for c in others)
     if first in ("", "Unnamed: 0") and named and (not numbers or others == [str(i) for i in range(len(others))]):
         raise ValueError(
-            "column 1 has no name, as where a program wrote the index of the rows; take that column out "
+            "column 1 has no name, as if a program had written the row index there; remove that column "
             "(pandas: index=False, R: row.names=FALSE)"
         )
     numbers = numbers or _is_number(first) or LIKE_A_NUMBER.fullmatch(first) is not None
@@ -139,8 +139,8 @@ def _are_names(cells: list[str]) -> bool:
 
 
 def _name_columns(first: list[str], whole: bool, line: int) -> bool:
-    """Does a first line of whole numbers number the columns, as programs do that write columns without names? Raises
-    ValueError where it could as well be a sample."""
+    """Return whether a first line of whole numbers numbers the columns, as some programs do that write columns without
+    names. Raises ValueError if it could as well be a sample."""
     numbers = [int(c) for c in first]
     if len(first) < 2 or numbers != [numbers[0] + i for i in range(len(first))]:
         return False
@@ -153,14 +153,17 @@ def _name_columns(first: list[str], whole: bool, line: int) -> bool:
 
 
 def _fault(cells: list[str], alone: bool) -> str:
-    """What is wrong with a row that does not hold numbers alone."""
+    """Describe what is wrong with a row that holds anything but numbers."""
     column, cell = next((i, c) for i, c in enumerate(cells, 1) if not _is_number(c))
-    told = f"has no number in column {column}" if not cell else f"holds {cell[:40]!r} in column {column}, no number"
-    return f"{told}; it is no line of names either, for those hold no number" if alone and len(cells) > 1 else told
+    found = f"has no number in column {column}"
+    if cell:
+        found = f"holds {cell[:40]!r} in column {column}, which is not a number"
+    names = "; it is not a line of names either, since those hold no numbers"
+    return f"{found}{names}" if alone and len(cells) > 1 else found
 
 
 def _number(cell: str) -> float:
-    if "_" in cell:  # Python reads 1_000 as a number, and a table does not mean it
+    if "_" in cell:  # Python reads 1_000 as a number, but a table does not mean one
         raise ValueError
     return float(cell)
 

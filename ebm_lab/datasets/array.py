@@ -1,9 +1,9 @@
 """Your own rows: a table or array on disk, as points.
 
-`.npy`: an (n, ...) array of real or whole numbers or truth values; `.npz`: an archive with one array, or the one named
-`key`; `.csv`: UTF-8 text of numbers, one row a line, with an optional first line of names (`_tables.py` has the
-rules). Everything after the first axis is the event shape. What is none of these is refused, and what was decided about
-a file is said in `notes`.
+`.npy`: an (n, ...) array of real numbers, integers or booleans; `.npz`: an archive with one array, or the one named
+`key`; `.csv`: UTF-8 text of numbers, one row per line, with an optional first line of names (`_tables.py` has the
+rules). All axes after the first form the event shape. Other files are refused, and `notes` lists decisions about a
+file.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ SUFFIXES = (".npy", ".npz", ".csv")
 @register("dataset", "array")
 class Array(Dataset):
     """`scaling`: `standardize` (each coordinate to mean 0 and std 1 on the training split) or `none`; the inverse and
-    its log-determinant are kept in `transform`. `val` and `test` are the fractions held out; `seed` shuffles."""
+    its log-determinant are in `transform`. `val` and `test` are the fractions held out; `seed` shuffles."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Array(Dataset):
 
 
 def _read(path: Path, key: str | None) -> tuple[np.ndarray, list[int] | None, list[str]]:
-    """The rows in float64, the line of each in a text file, and notes for the user."""
+    """Return the rows in float64, the line number of each in a text file, and notes for the user."""
     if not path.is_file():
         raise UserError(f"dataset.path={path}: no such file; give an .npy, .npz or .csv file")
     suffix = path.suffix.lower()

@@ -16,7 +16,7 @@ from ebm_lab.datasets._synthetic import Synthetic
 
 @dataclass(frozen=True)
 class UniformSquares:
-    """A board of squares x squares; `side` is the length of one."""
+    """A board of squares x squares; `side` is the length of a square."""
 
     squares: int
     side: float
@@ -30,7 +30,7 @@ class UniformSquares:
         return self.side * (corner + u - self.squares / 2)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """A square counts its edges, and what float32 rounds across them, as its own."""
+        """Compute the log density. A square includes its edges, and points that float32 rounds across them."""
         u, blur = x.double() / self.side + self.squares / 2, 1e-7 * self.squares
         on_board = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for shift in ((-blur, -blur), (-blur, blur), (blur, -blur), (blur, blur)):
@@ -43,8 +43,8 @@ class UniformSquares:
 
 @register("dataset", "checkerboard")
 class Checkerboard(Synthetic):
-    """`squares`: of the board, a side; `side`: the length of a square, in data units; `train` / `held_out`: sizes of
-    the splits."""
+    """`squares`: number along each side of the board; `side`: the length of a square, in data units; `train` /
+    `held_out`: sizes of the splits."""
 
     def __init__(
         self,
@@ -58,5 +58,5 @@ class Checkerboard(Synthetic):
         super().__init__(UniformSquares(squares, side), "checkerboard", train, held_out, seed)
 
     def score(self, x: Tensor) -> None:
-        """None: the density jumps at the edges of the squares."""
+        """Return None, because the density jumps at the edges of the squares."""
         return None

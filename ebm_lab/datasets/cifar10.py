@@ -1,8 +1,8 @@
 """CIFAR-10: 60,000 colour photographs of ten kinds of things, 32 x 32 pixels, 10,000 of them the official test set.
 
-Pixels 0 to 255 are mapped linearly to [-1, 1]; shape (3, 32, 32). The batches are pickles, and a pickle can run any
-code: these are read by an unpickler that knows only how to rebuild arrays, whatever their checksum, so batches that
-were encoded anew serve as well. A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+Pixels 0 to 255 are mapped linearly to [-1, 1]; shape (3, 32, 32). The batches are pickles, which can run any code, so
+they are read by an unpickler that can only rebuild arrays. Their checksums are not compared, so that re-encoded batches
+can be read too. A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 """
 
 import pickle
@@ -32,7 +32,7 @@ BROKEN = (
     MemoryError,
     pickle.UnpicklingError,
 )
-"""What unpickling raises on bytes that are no pickle, or half of one."""
+"""What unpickling raises on bytes that are not a complete pickle."""
 TRAINING, TESTING = tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",)
 
 
@@ -40,7 +40,7 @@ TRAINING, TESTING = tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch"
 class CIFAR10(OfficialImages):
     """`root`: the folder that holds cifar-10-batches-py/; `download`: fetch it if files are missing; `val`: how many
     training images, or which fraction of them, to hold out for validation; `seed` chooses them; `classes`: the labels
-    to keep, null: all; the test images of the others are then `outside`."""
+    to keep, null: all; the test images of the others become `outside`."""
 
     def __init__(self, *, root: Place, download: bool, val: HeldOut, seed: NonNegativeInt, classes: Classes) -> None:
         folder, files = Path(root) / FOLDER, (*TRAINING, *TESTING)
@@ -57,7 +57,7 @@ class CIFAR10(OfficialImages):
 
 
 def _download(root: str) -> Exception | None:
-    """Fetch and unpack; returns what went wrong. Torchvision compares the archive with its known checksum."""
+    """Fetch and unpack the archive, and return the error if it fails. Torchvision checks the archive's checksum."""
     import torchvision.datasets  # a slow import, needed only here
 
     try:
@@ -68,7 +68,7 @@ def _download(root: str) -> Exception | None:
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Bytes (n, 3, 32, 32) and labels (n,) of the batches, one after another."""
+    """Return the bytes (n, 3, 32, 32) and labels (n,) of the batches in order."""
     batches = [_batch(folder / name) for name in names]
     data = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
     return torch.from_numpy(data), torch.tensor([label for _, labels in batches for label in labels])
@@ -81,9 +81,9 @@ def _batch(path: Path) -> tuple[np.ndarray, list[int]]:
             content = ArrayUnpickler(file, path).load()
     except BROKEN as problem:
         reason = (str(problem).splitlines() or [""])[0] or type(problem).__name__
-        raise ValueError(f"{path.name} is no whole pickle: {reason}") from None
+        raise ValueError(f"{path.name} is damaged or not a pickle: {reason}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no table")
+        raise ValueError(f"{path.name} does not hold a dictionary")
     images, labels = (content[k] if k in content else content.get(k.decode()) for k in (b"data", b"labels"))
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (3072,):
         raise ValueError(f"{path.name} lacks 'data', bytes of shape (n, 3072)")
@@ -97,19 +97,19 @@ def _batch(path: Path) -> tuple[np.ndarray, list[int]]:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How protocols below 3 spell bytes."""
+    """Decode bytes as pickle protocols below 3 store them."""
     if encoding != "latin1":
-        raise ValueError(f"an encoding that no batch has: {encoding}")
+        raise ValueError(f"unknown encoding: {encoding}")
     return text.encode("latin1")
 
 
 def _frombuffer(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any, *_: object) -> np.ndarray:
-    """How protocol 5 spells arrays."""
+    """Rebuild an array as pickle protocol 5 stores it."""
     return np.frombuffer(bytearray(buffer), dtype=dtype).reshape(shape, order=order)
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds plain containers, numbers, text and numpy arrays; refuses every other name before it is imported."""
+    """An unpickler of plain containers, numbers, text and numpy arrays, which refuses other names before importing."""
 
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, encoding="bytes")

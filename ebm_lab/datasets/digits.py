@@ -20,7 +20,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 @register("dataset", "digits")
 class Digits(Dataset):
     """`val` and `test` are the fractions held out; `seed` shuffles; `classes`: the digits to keep, null: all; the test
-    images of the others are then `outside`."""
+    images of the others become `outside`."""
 
     def __init__(self, *, val: Fraction, test: Fraction, seed: NonNegativeInt, classes: Classes) -> None:
         from sklearn.datasets import load_digits  # a slow import, needed only here

@@ -1,4 +1,4 @@
-"""A Gaussian of any dimension, with unequal variances and a common correlation: the case where all is known.
+"""A Gaussian of any dimension, with unequal variances and a common correlation; everything about it is known.
 
 x ~ N(m, S),    S_ij = std_i std_j (correlation + (1 - correlation) [i = j])
 """

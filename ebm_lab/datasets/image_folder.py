@@ -1,9 +1,9 @@
-"""Your own images: every picture in a folder and the folders below it, cut to squares of one size.
+"""Your own images: every picture in a folder and its subfolders, cropped to squares of one size.
 
 The shorter side is resized to `size`, the middle is kept, and pixels 0 to 255 are mapped linearly to [-1, 1].
 `_picture_files.py` says how a file's numbers become such pixels. If every picture lies in a folder below the first,
-the names of those folders, sorted, are the labels 0, 1, ...; `_folders.py` says which files count. What is passed
-over or decided is said in `notes`.
+the names of those folders, sorted, are the labels 0, 1, ...; `_folders.py` says which files are read. `notes` lists
+skipped files and decisions.
 """
 
 import hashlib
@@ -27,9 +27,10 @@ Range = Literal["auto"] | Annotated[list[float], Field(min_length=2, max_length=
 
 @register("dataset", "image_folder")
 class ImageFolder(Images):
-    """`size`: pixels a side; `channels`: 1 for grey, 3 for colour; `range`: [low, high], the numbers in the files that
-    are black and white, or auto: 0 to 255 of 8 bits, 0 to 65535 of 16; `background`: the colour that shows through
-    transparent parts, null: transparency is dropped; `val` and `test` are the fractions held out; `seed` shuffles."""
+    """`size`: pixels per side; `channels`: 1 for grey, 3 for colour; `range`: [low, high], the numbers in the files
+    that are black and white, or auto: 0 to 255 for 8 bits, 0 to 65535 for 16; `background`: the colour that shows
+    through transparent parts, null: transparency is ignored; `val` and `test` are the fractions held out; `seed`
+    shuffles."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ def _check_colour(background: str | None) -> None:
         plain = False
     if not plain:
         raise UserError(
-            f"dataset.background={background}: no colour; allowed: a name such as white, '#rrggbb', or null to drop "
+            f"dataset.background={background}: not a colour; allowed: a name such as white, '#rrggbb', or null to drop "
             f"transparency"
         )
 
@@ -88,7 +89,10 @@ def _check_colour(background: str | None) -> None:
 def _remarks(
     squares: list[Square], files: list[Path], limits: tuple[float, float] | None, path: str, background: str | None
 ) -> list[str]:
-    """What the pictures together tell. Raises UserError where 16 bits are too few to be 16."""
+    """Return notes on the pictures as a whole.
+
+    Raises UserError if 16-bit pictures have such small numbers that white is unclear.
+    """
     notes = []
     for bits, dark in ((8, 64), (16, 32768)) if limits is None else ():
         of = [(s, file) for s, file in zip(squares, files, strict=True) if s.bits == bits]
@@ -99,16 +103,16 @@ def _remarks(
         if bits == 16 and brightest.highest < 4096:
             raise UserError(
                 f"dataset.path={path}: {shown(file)} holds numbers {told}, and no picture of 16 bits here has a "
-                f"greater one: give dataset.range=[0,4095] if they are of 12 bits, [0,65535] if they are dark"
+                f"larger one: give dataset.range=[0,4095] if they are of 12 bits, [0,65535] if they are dark"
             )
         notes.append(
-            f"{path}: pictures of {bits} bits have numbers up to {brightest.highest:g}, and {2**bits - 1} is taken for "
+            f"{path}: pictures of {bits} bits have numbers up to {brightest.highest:g}, and {2**bits - 1} is taken as "
             f"white; dataset.range=[0,<white>] chooses another"
         )
     if n := sum(s.several for s in squares):
-        notes.append(f"{path}: {n} file(s) hold several pictures, of which the first is taken")
+        notes.append(f"{path}: {n} file(s) hold several pictures, of which the first is used")
     if n := sum(s.clear for s in squares):
-        notes.append(f"{path}: {n} picture(s) are transparent in part, over dataset.background={background}")
+        notes.append(f"{path}: {n} picture(s) are partly transparent, and drawn over dataset.background={background}")
     first: dict[bytes, Path] = {}
     copies = []
     for square, file in zip(squares, files, strict=True):

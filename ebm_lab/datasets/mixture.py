@@ -1,8 +1,9 @@
-"""A mixture of round Gaussians with weights of your own, in any dimension: does a method learn how heavy a mode is?
+"""A mixture of isotropic Gaussians with your own weights, in any dimension: does a method learn a mode's weight?
 
 p(x) = sum_k w_k N(x; m_k, std^2 I)
 
-Score matching hardly sees the weights of distant modes; likelihood does. The default's are 0.6, 0.3 and 0.1.
+Score matching is nearly blind to the weights of distant modes; likelihood is not. The default weights are 0.6, 0.3 and
+0.1.
 """
 
 from typing import Annotated

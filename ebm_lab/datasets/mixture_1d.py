@@ -1,4 +1,4 @@
-"""A mixture of Gaussians on the line: everything about it can be had by quadrature.
+"""A mixture of Gaussians on the line, where quadrature gives every integral.
 
 p(x) = sum_k w_k N(x; m_k, std_k^2)
 """

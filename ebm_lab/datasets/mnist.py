@@ -16,7 +16,7 @@ from ebm_lab.datasets._splits import Classes
 class MNIST(OfficialImages):
     """`root`: the folder that holds MNIST/raw/*-ubyte; `download`: fetch them if they are missing; `val`: how
     many training images, or which fraction of them, to hold out for validation; `seed` chooses them; `classes`: the
-    labels to keep, null: all; the test images of the others are then `outside`."""
+    labels to keep, null: all; the test images of the others become `outside`."""
 
     def __init__(self, *, root: Place, download: bool, val: HeldOut, seed: NonNegativeInt, classes: Classes) -> None:
         training, testing = idx_pair("MNIST", root, download)

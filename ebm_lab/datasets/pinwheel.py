@@ -3,10 +3,10 @@
     v ~ 1/arms sum_k N(R(2 pi k/arms) (radius, 0)', R diag(radial_std^2, tangential_std^2) R'),   R = R(2 pi k/arms)
     x = R(twist |v|/radius) v,    p(x) = p_v(R(-twist |x|/radius) x)
 
-The turn depends on the distance from the origin alone and keeps it, so in polar coordinates it is a shift of the
-angle, and its Jacobian is 1. Alike in shape, but not in law, to the pinwheel of Johnson et al., Composing graphical
-models with neural networks for structured representations and fast inference, 2016, https://arxiv.org/abs/1603.06277,
-whose density has no formula.
+The rotation angle depends only on the distance from the origin, which the rotation preserves. In polar coordinates it
+is a shift of the angle, so its Jacobian determinant is 1. The shape is similar to the pinwheel of Johnson et al.,
+Composing graphical models with neural networks for structured representations and fast inference, 2016,
+https://arxiv.org/abs/1603.06277, whose density has no formula.
 """
 
 import math
@@ -22,14 +22,14 @@ from ebm_lab.distributions.mixture import GaussianMixture
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
-    """Each row of x (n, 2) turned by its own angle (n,), counter-clockwise."""
+    """Rotate each row of x (n, 2) by its own angle (n,), counter-clockwise."""
     c, s = angle.cos(), angle.sin()
     return torch.stack([c * x[:, 0] - s * x[:, 1], s * x[:, 0] + c * x[:, 1]], 1)
 
 
 @dataclass(frozen=True)
 class Twisted:
-    """`base` after a turn of `rate` radians per unit of distance from the origin."""
+    """`base` with each point rotated by `rate` radians per unit of distance from the origin."""
 
     base: GaussianMixture
     rate: float
@@ -44,8 +44,9 @@ class Twisted:
 
 @register("dataset", "pinwheel")
 class Pinwheel(Synthetic):
-    """`arms`: how many; `radius`: where each has its centre; `radial_std` and `tangential_std`: its length and width
-    before the twist, in data units; `twist`: radians at the radius; `train` / `held_out`: sizes of the splits."""
+    """`arms`: number of arms; `radius`: distance of their centres from the origin; `radial_std` and `tangential_std`:
+    their length and width before the twist, in data units; `twist`: radians at the radius; `train` / `held_out`: sizes
+    of the splits."""
 
     def __init__(
         self,

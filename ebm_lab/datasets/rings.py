@@ -20,7 +20,7 @@ from ebm_lab.datasets._synthetic import Synthetic
 
 @dataclass(frozen=True)
 class NoisyCircles:
-    """Equal odds for each of the radii, (K,)."""
+    """Circles of these radii, (K,), each equally likely."""
 
     radii: Tensor
     std: float

@@ -21,8 +21,8 @@ from ebm_lab.distributions.curves import NoisyCurves
 
 @dataclass(frozen=True)
 class NoisyArms:
-    """The curves' law, with p(x) by Gauss-Legendre quadrature on `panels` pieces of each arm, none longer than two
-    stds: eight nodes each leave an error below 1e-6 nats among the data, also near the arms' ends."""
+    """The law of noisy curves, with p(x) by Gauss-Legendre quadrature on `panels` pieces of each arm, none longer than
+    two stds. Eight nodes per piece give an error below 1e-6 nats among the data, even near the ends of the arms."""
 
     curves: NoisyCurves
     panels: int
@@ -45,7 +45,7 @@ class NoisyArms:
 
 @register("dataset", "spirals")
 class Spirals(Synthetic):
-    """`arms`: how many; `turns`: of each around the centre, were it to begin there; outer `radius` and `noise`, its
+    """`arms`: number of arms; `turns`: of each around the centre, if it started there; outer `radius`, and `noise`, its
     std, in data units; `train` / `held_out`: sizes of the splits."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Twenty-five equal Gaussians on a 5 x 5 grid centred at the origin: are all modes found, and with the right weight?
+"""Twenty-five equal Gaussians on a 5 x 5 grid centred at the origin: are all modes found, with the right weights?
 
 p(x) = 1/25 sum_{i,j} N(x; spacing (i, j), std^2 I),    i, j in {-2, -1, 0, 1, 2}
 """

@@ -1,4 +1,4 @@
-"""Two moons: two interleaved half circles with Gaussian noise, and its density by quadrature along the curves.
+"""Two moons: two interleaved half circles with Gaussian noise, and their density by quadrature along the curves.
 
 (cos t, sin t) or (1 - cos t, 1/2 - sin t) with equal odds, t ~ U[0, pi];  minus (1/2, 1/4), times 3/2, plus noise
 """
@@ -16,7 +16,7 @@ from ebm_lab.distributions.curves import NoisyCurves
 
 
 def moon(which: int, t: Tensor) -> Tensor:
-    """Half circle 0 or 1 at t in [0, 1], (n,) -> (n, 2)."""
+    """Return the points of half circle 0 or 1 at t in [0, 1], (n,) -> (n, 2)."""
     x, y = (math.pi * t).cos(), (math.pi * t).sin()
     points = torch.stack([x, y], 1) if which == 0 else torch.stack([1 - x, 0.5 - y], 1)
     return 1.5 * (points - torch.tensor([0.5, 0.25], dtype=t.dtype))

@@ -1,6 +1,6 @@
 """Wine quality: eleven physical and chemical measurements of 1,599 red or 4,898 white Portuguese wines.
 
-A sixth of the rows are repeated. They are dropped before splitting, or copies of training rows would be tested on:
+A sixth of the rows are repetitions. They are dropped before splitting, so that no test row is a copy of a training row:
 1,359 red and 3,961 white wines remain. The grade in the twelfth column is left out.
 P. Cortez et al., Modeling wine preferences by data mining from physicochemical properties, Decision Support Systems
 2009; UCI Machine Learning Repository, https://archive.ics.uci.edu/dataset/186/wine+quality.
@@ -46,13 +46,13 @@ class Wine(Dataset):
 
 
 def distinct(rows: np.ndarray) -> np.ndarray:
-    """The rows of (n, d) without repetitions, in the order of their first appearance."""
+    """Return the rows of (n, d) without repetitions, in the order of their first appearance."""
     first = np.unique(rows, axis=0, return_index=True)[1]
     return rows[np.sort(first)]
 
 
 def _read(path: Path, root: str) -> np.ndarray:
-    """The measurements, (n, 11)."""
+    """Return the measurements, (n, 11)."""
     if not path.is_file():
         raise UserError(
             f"dataset.root={root}: no wine table there; put the UCI table winequality-{path.stem}.csv "

@@ -1,1 +1,1 @@
-"""Laws: exact samples, exact densities, and what is fitted or integrated with them."""
+"""Distributions with exact samples and densities, fits to data, and numerical integration."""

@@ -1,9 +1,9 @@
-"""Coordinates of the line or the plane in which data of any scale lie near the origin, and far places within reach.
+"""Coordinates of the line or the plane in which data of any scale lie near the origin, and distant points are near.
 
     x = c + A sinh u
 
-with the data's median c, and A their quartiles' scale along each axis: the principal axes where the coordinates are
-correlated.
+with c the median of the data, and A the scale of their quartiles along each axis; the axes are the principal ones if
+the coordinates are correlated.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 REACH, SCANNED = 1e7, 1e4
-"""In units of the data's scale along each axis: of the cells, and of the scan."""
+"""How far the cells and the scan reach along each axis, in units of the data's scale."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Frame:
         return torch.linalg.solve(self.matrix, (x.double() - self.centre).T).T.asinh()
 
     def log_volume(self, u: Tensor) -> Tensor:
-        """log |dx / du|, (N,)."""
+        """Compute log |dx / du|, (N,)."""
         return torch.linalg.slogdet(self.matrix).logabsdet + u.cosh().log().sum(-1)
 
 
 def frame_of(data: Tensor) -> Frame:
-    """The frame for data (n, d), d = 1 or 2; a coordinate that never changes has the other's scale, or 1.
+    """Return the frame for data (n, d), d = 1 or 2. A coordinate that never changes gets the scale of the other, or 1.
 
     The principal axes are orthogonal in x, so that round modes are not sheared, unless the coordinates' own scales
     differ so much that the axes would be lost in rounding."""
@@ -59,7 +59,8 @@ def frame_of(data: Tensor) -> Frame:
 
 
 def _scale(x: Tensor) -> Tensor:
-    """Half the distance of the quartiles, else the standard deviation, of each column of x (n, d)."""
+    """Return half the distance between the quartiles of each column of x (n, d), or its standard deviation if that is
+    0."""
     quartiles = np.quantile(x.cpu().numpy(), [0.25, 0.75], axis=0)
     wide = torch.from_numpy((quartiles[1] - quartiles[0]) / 1.35).to(x)
     scale = torch.where(wide > 0, wide, x.std(0, correction=0))

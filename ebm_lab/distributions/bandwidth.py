@@ -1,4 +1,4 @@
-"""The noise level that suits a data set: a bandwidth by leave-one-out likelihood.
+"""A noise level for a data set: the bandwidth that maximises the leave-one-out likelihood.
 
 On n points, the score model that minimises the denoising objective at noise level sigma is the kernel density
 estimate q_sigma(x) = (1/n) sum_i N(x; x_i, sigma^2 I), so choosing sigma is choosing that estimate's bandwidth.
@@ -17,8 +17,8 @@ from ebm_lab.core.random import subset
 
 
 def leave_one_out(x: Tensor, sigmas: Tensor, queries: int = 500) -> Tensor:
-    """Mean leave-one-out log-likelihood in nats, (n, *shape) and (S,) -> (S,), over the first `queries`
-    points, which are to be in random order."""
+    """Compute the mean leave-one-out log-likelihood in nats, (n, *shape) and (S,) -> (S,), over the first `queries`
+    points, which must be in random order."""
     flat = x.flatten(1).double()
     n, d = flat.shape
     m = min(queries, n)
@@ -34,16 +34,17 @@ def leave_one_out(x: Tensor, sigmas: Tensor, queries: int = 500) -> Tensor:
 
 
 def distinct(x: Tensor, most: int = 20_000) -> Tensor:
-    """The different ones among `most` rows of x (n, *shape), flat, on the CPU and in random order."""
+    """Return the distinct rows among `most` rows of x (n, *shape), flattened, on the CPU and in random order."""
     points = torch.unique(subset(x, most).flatten(1).cpu(), dim=0)
     return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))]
 
 
 def bandwidth(x: Tensor, scale: float) -> float:
-    """The maximiser of `leave_one_out` over [scale / 1000, scale], to two digits; at most 20,000 points are used.
+    """Return the maximiser of `leave_one_out` over [scale / 1000, scale], to two digits; at most 20,000 points are
+    used.
 
-    Repeated points would drive the maximiser to zero: they are dropped first. It grows with the dimension, and what it
-    costs to blur the data by so much does too: blur.py bounds that.
+    Repeated points are dropped first, because they would drive the maximiser to zero. The maximiser grows with the
+    dimension, and so does the cost of blurring the data by it, which blur.py bounds.
     """
     points = distinct(x)
     low, high = math.log(scale / 1000), math.log(scale)

@@ -1,4 +1,4 @@
-"""What a blur of the data costs, and a noise level that costs little in any dimension.
+"""The cost of blurring the data, and a noise level that costs little in any dimension.
 
     q = p * N(0, sigma^2 I):    KL(p || q) <= sum_k w_k sum_j f(sigma^2 / lambda_kj)
     f(r) = 1/2 ln(1 + r) - 1/2 r / (1 + r)
@@ -8,9 +8,9 @@ Gaussian, and a bound for more, since KL is convex in both its arguments. A mode
 it is trained. For small r, f(r) is r^2 / 4, so that the sigma of a given cost falls as d^(-1/4), while the bandwidth
 of a kernel density estimate grows with d.
 
-The mixture is fitted to one half of the rows. The other half chooses how many Gaussians it has, the fewest that come
-within what the blur may cost of the best held-out likelihood, and gives the variances along the eigenvectors. Variances
-of the half that was fitted to are too small, and zero along some directions where rows are fewer than dimensions.
+The mixture is fitted to one half of the rows. The other half selects the number of Gaussians, the smallest whose
+held-out likelihood is within NATS of the best, and gives the variances along the eigenvectors. Variances of the fitted
+half would be too small, and zero along some directions if there are fewer rows than dimensions.
 """
 
 import math
@@ -24,25 +24,26 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.distributions.bandwidth import bandwidth, distinct
 
 NATS = 0.01
-"""What the blur of a noise level given as `auto` may cost."""
+"""The largest cost of the blur for a noise level given as `auto`."""
 ROWS = 4000
-"""Rows that a mixture is fitted to and chosen by, at most."""
+"""The largest number of rows used to fit and select a mixture."""
 COMPONENTS = 64
-"""Gaussians in a mixture, at most."""
+"""The largest number of Gaussians in a mixture."""
 FEW = 8
-"""Held-out rows of a Gaussian below which its variances are unknown, and its share of the cost left out."""
+"""A Gaussian with fewer held-out rows has unknown variances, and its cost is left out."""
 THIN = 1e-3
-"""Data whose std along a direction is below this part of their scale have no density there that a blur could spoil."""
+"""Directions whose std is below this fraction of the data's scale are left out: there is no density to blur."""
 
 
 def blur_cost(sigma: float, weights: Tensor, variances: Tensor) -> float:
-    """The bound above in nats, for weights (K,) and variances lambda (K, d), inf where they count for nothing."""
+    """Compute the bound above in nats, for weights (K,) and variances lambda (K, d), inf for directions to leave
+    out."""
     r = sigma**2 / variances
     return float((weights[:, None] * 0.5 * (torch.log1p(r) - r / (1 + r))).sum())
 
 
 def largest_blur(nats: float, weights: Tensor, variances: Tensor) -> float:
-    """The largest sigma whose cost is at most `nats`; inf where no sigma costs anything."""
+    """Return the largest sigma that costs at most `nats`, or inf if no sigma costs anything."""
     if not bool(variances.isfinite().any()):
         return math.inf
     low, high = -300.0, 300.0  # log sigma
@@ -53,20 +54,21 @@ def largest_blur(nats: float, weights: Tensor, variances: Tensor) -> float:
 
 
 def local_variances(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(weights, variances), (K,) and (K, d), of a mixture of Gaussians for different rows x (n, d) in random order."""
+    """Fit a mixture of Gaussians to distinct rows x (n, d) in random order, and return its (weights, variances), (K,)
+    and (K, d)."""
     x = x[:ROWS].double()
     x = x - x.mean(0)
     scale = x.var(0).mean().sqrt()
     if len(x) < 2 * FEW:
         return torch.ones(1).to(x), (scale**2).expand(1, x.shape[1])
     fitted, held_out = (x / scale).chunk(2)
-    weights, variances = _of_held_out(_fit(fitted, held_out), held_out)
+    weights, variances = _held_out_variances(_fit(fitted, held_out), held_out)
     return weights, torch.where(variances < THIN**2, torch.inf, variances * scale**2)
 
 
 def _fit(x: Tensor, held_out: Tensor):
-    """scikit-learn's mixture on x (n, d) of the fewest Gaussians, out of 1, 2, 4, .., for which the likelihood of
-    `held_out` is within NATS of the best; two numbers in a row that are no better end the search."""
+    """Fit scikit-learn's mixture to x (n, d) with the fewest Gaussians, out of 1, 2, 4, .., whose likelihood of
+    `held_out` is within NATS of the best. The search ends after two numbers in a row that are no better."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
@@ -83,8 +85,9 @@ def _fit(x: Tensor, held_out: Tensor):
     return next(mixture for value, mixture in found if value >= best - NATS)
 
 
-def _of_held_out(mixture, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(weights, variances) of x (n, d) along the eigenvectors of each Gaussian, by the odds that rows are of it."""
+def _held_out_variances(mixture, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the (weights, variances) of x (n, d) along the eigenvectors of each Gaussian, with each row weighted by
+    its probability of belonging to that Gaussian."""
     odds, covariances = (torch.from_numpy(a) for a in (mixture.predict_proba(x.numpy()), mixture.covariances_))
     rows = odds.sum(0)
     u = x @ torch.linalg.eigh(covariances).eigenvectors  # (K, n, d)
@@ -95,7 +98,7 @@ def _of_held_out(mixture, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def two_digits(value: float, most: float = math.inf) -> float:
-    """`value` to two digits; the next smaller such number where that is above `most`."""
+    """Round `value` to two digits, or down to two digits if the result would exceed `most`."""
     rounded = float(f"{value:.2g}")
     if rounded > most:
         rounded -= 10.0 ** (math.floor(math.log10(value)) - 1)
@@ -103,10 +106,11 @@ def two_digits(value: float, most: float = math.inf) -> float:
 
 
 def noise_level(dataset: Dataset, factor: float, key: str) -> tuple[float, list[str]]:
-    """The noise level that the setting `key` gets for `auto`, to two digits, and what to tell the user of its cost.
+    """Return the noise level that `auto` stands for in the setting `key`, to two digits, and notes for the user on its
+    cost.
 
-    `factor` times the bandwidth that maximises the leave-one-out likelihood, but no more than what costs NATS. Images
-    get no such bound, for the exact values of their pixels have no density.
+    It is `factor` times the bandwidth that maximises the leave-one-out likelihood, but costs at most NATS. Images get
+    no such bound, because their exact pixel values have no density.
     """
     x = distinct(dataset.train)
     if len(x) < 2:
@@ -119,4 +123,4 @@ def noise_level(dataset: Dataset, factor: float, key: str) -> tuple[float, list[
         most = largest_blur(NATS, weights, variances)
         sigma = two_digits(most, most)
     cost = blur_cost(sigma, weights, variances)
-    return sigma, [f"{key}={sigma:g}: such a blur costs about {cost:.2g} nats, by Gaussians fitted to the data"]
+    return sigma, [f"{key}={sigma:g}: this blur costs about {cost:.2g} nats, judged by Gaussians fitted to the data"]

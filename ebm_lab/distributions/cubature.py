@@ -5,15 +5,14 @@
 The frame c, A comes from the data's medians and quartiles, along the principal axes where the coordinates are
 correlated, so that u covers all scales from far below the data's own to ten million times as much. A cell of u-space is
 integrated by the Gauss-Lobatto rule of 5^d nodes, which has nodes on the cell's border, so that no edge of a density
-can hide there. Let g be the relative difference to the same rule with Simpson's along one axis. The error that this
-axis adds is taken as g; or as K g^2 (the one is of fourth order in the width, the other of eighth) where halving the
-width did cut g as it does where E is smooth. The cells with the largest errors are halved, all at once, each along its
-worse axis.
+is missed there. Let g be the relative difference to the same rule with Simpson's along one axis. The error along this
+axis is estimated as g (of fourth order in the width), or as K g^2 (of eighth order) if halving the width has reduced g
+as it does for smooth E. The cells with the largest errors are halved, all at once, each along its worse axis.
 
-A rule that sees no mass where there is some would report no error. Points at which the density is known (the data, a
-coarse scan, a descent from each local minimum of the scan, points beside small cells in large ones) are therefore held
-against the nodes of their cell: one that is much likelier than all of them marks the cell as wrong by its density times
-the cell's volume, until cells are small enough to see it. A mode that is hidden from all of these stays unseen.
+A rule whose nodes miss all mass would report no error. The density at known points (the data, a coarse scan, a descent
+from each local minimum of the scan, points beside small cells in large ones) is therefore compared with that at the
+nodes of their cell. A point much likelier than all nodes gives the cell an error of its density times the cell's
+volume, until the cells are small enough to resolve it. A mode that all these points miss is not found.
 """
 
 import itertools
@@ -27,31 +26,31 @@ from ebm_lab.core.functional import EnergyFn, evaluate, in_parts
 from ebm_lab.distributions._frame import frame_of
 
 CELLS = 13
-"""Of the first mesh along each axis, beside one for the outermost decade at either end."""
+"""Cells of the first mesh along each axis, in addition to one for the outermost decade at either end."""
 SCAN = {1: 4001, 2: 201}
 """Points of the scan along each axis, by dimension."""
 MINIMA, HALVINGS = 32, 34
-"""How many local minima are followed, and how often the step is halved."""
+"""How many local minima the descent starts from, and how often it halves its step."""
 KNOWN = 4096
-"""Rows of the data at which the density is looked up."""
+"""Rows of the data at which the density is evaluated."""
 TOLERANCE = 2e-6
 FAST, K = 8, 20
-"""By how much halving at least cuts the difference of the rules where E is smooth, 16 in the limit; and the factor of
-its square, of which .07 would do at a Gaussian's top."""
+"""FAST: the least factor by which halving reduces g where E is smooth (16 in the limit); K: the factor of g^2, for
+which .07 would suffice at a Gaussian's top."""
 
 
 class NoIntegral(ArithmeticError):
-    """The energy is nan or -inf somewhere, or +inf wherever it was asked."""
+    """The energy is nan or -inf somewhere, or +inf wherever it was evaluated."""
 
 
 class Cubature:
     """The integral of exp(-E) by at most about `budget` evaluations of E; raises NoIntegral.
 
-    `log_z`, `bound`, `change`: nats. The cells, N of them with those that were split: `low`, `width` (N, d) in u;
+    `log_z`, `bound` and `change` are in nats. The N cells, including those that were split: `low`, `width` (N, d) in u;
     `logs` (N, 5^d): log density at the nodes; `size` (N,): log of the integral; `gap` (N, d): log of its differences to
-    the lower rules; `smooth` (N, d): has halving cut them fast; `swing` (N, d): how much the log density varies along
-    each axis; `axis` (N,): along which the cell was split; `child` (N,): the first of its two, -1 for a leaf; `outer`
-    (N,): in the outermost decade."""
+    the lower rules; `smooth` (N, d): whether halving reduced them fast; `swing` (N, d): how much the log density varies
+    along each axis; `axis` (N,): the axis of the split; `child` (N,): the first of the two halves, -1 for a leaf;
+    `outer` (N,): whether in the outermost decade."""
 
     @torch.no_grad()
     def __init__(self, energy: EnergyFn, data: Tensor, budget: int, tolerance: float = TOLERANCE) -> None:
@@ -59,13 +58,13 @@ class Cubature:
         self.d = d = data.shape[1]
         self.nodes, self.rule, self.lower = (t.to(data.device) for t in _rules(d))
         self.least, self.eps = math.inf, 0.0
-        self._begin()
-        self._know(self.frame.u(data[:: -(-len(data) // KNOWN)]))
+        self._first_mesh()
+        self._compare(self.frame.u(data[:: -(-len(data) // KNOWN)]))
         self._scan(self.frame.u(torch.stack([data.double().mean(0), torch.zeros_like(data[0]).double()])))
-        self._settle(budget, tolerance)
+        self._refine(budget, tolerance)
 
     def _density(self, u: Tensor) -> Tensor:
-        """log of exp(-E) |dx / du| at u (N, d), (N,)."""
+        """Compute log of exp(-E) |dx / du| at u (N, d), (N,)."""
         x = self.frame.x(u)
         raw = in_parts(partial(evaluate, self.energy), x, 65_536)
         e = raw.double()
@@ -77,8 +76,8 @@ class Cubature:
         self.least, self.eps = min(self.least, float(e.min())), torch.finfo(raw.dtype).eps
         return self.frame.log_volume(u) - e
 
-    def _begin(self) -> None:
-        """The first mesh."""
+    def _first_mesh(self) -> None:
+        """Build the first mesh."""
         edges = []
         for reach in self.frame.reach.tolist():
             inner = torch.linspace(math.log(10) - reach, reach - math.log(10), CELLS + 1, dtype=torch.float64)
@@ -96,7 +95,7 @@ class Cubature:
         self.known_cell, self.seen = self.child[:0], torch.full_like(self.size, -torch.inf)
 
     def _measure(self, low: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`logs`, `size`, `gap` and `swing` of cells (N, d)."""
+        """Compute `logs`, `size`, `gap` and `swing` of cells (N, d)."""
         u = low[:, None] + width[:, None] * self.nodes
         logs = self._density(u.flatten(0, 1)).view(len(low), -1)
         top = logs.amax(1, keepdim=True).nan_to_num(neginf=0.0)
@@ -107,8 +106,8 @@ class Cubature:
         gap = volume + (whole - p @ self.lower).abs().log()
         return logs, (volume + whole.log())[:, 0], gap, torch.stack(swings, 1)
 
-    def _know(self, u: Tensor, log_p: Tensor | None = None) -> None:
-        """Hold points u (M, d) of log density (M,) against the nodes of their cells."""
+    def _compare(self, u: Tensor, log_p: Tensor | None = None) -> None:
+        """Compare the log density (M,) of points u (M, d) with that at the nodes of their cells."""
         cell = self._locate(u)
         inside = cell >= 0
         u, cell = u[inside], cell[inside]
@@ -118,34 +117,34 @@ class Cubature:
         self.seen.scatter_reduce_(0, cell, log_p, "amax")
 
     def _locate(self, u: Tensor) -> Tensor:
-        """The leaf that holds each of u (M, d), (M,); -1 outside."""
+        """Return the leaf that holds each of u (M, d), (M,); -1 outside."""
         places = [torch.searchsorted(e, u[:, i].contiguous(), right=True) - 1 for i, e in enumerate(self.edges)]
         inside = torch.stack([(p >= 0) & (p < CELLS + 2) for p in places]).all(0)
         cell = sum(p.clamp(0, CELLS + 1) * (CELLS + 2) ** (self.d - 1 - i) for i, p in enumerate(places))
         assert isinstance(cell, Tensor)
         while bool((self.child[cell] >= 0).any()):
-            cell = self._down(cell, u)
+            cell = self._child_at(cell, u)
         return torch.where(inside, cell, -1)
 
-    def _down(self, cell: Tensor, u: Tensor) -> Tensor:
-        """The child of `cell` that holds u where it has children, else itself."""
+    def _child_at(self, cell: Tensor, u: Tensor) -> Tensor:
+        """Return the child of `cell` that holds u if it has children, else `cell`."""
         axis = self.axis[cell].unsqueeze(1)
         middle = (self.low[cell] + self.width[cell] / 2).gather(1, axis)
         upper = (u.gather(1, axis) >= middle).squeeze(1).long()
         return torch.where(self.child[cell] >= 0, self.child[cell] + upper, cell)
 
     def _scan(self, starts: Tensor) -> None:
-        """Look everywhere coarsely, and go down by halving steps from `starts` (S, d) and from the lowest local minima
+        """Scan everywhere coarsely, then descend by halving steps from `starts` (S, d) and from the lowest local minima
         of the energy."""
         n, reach = SCAN[self.d], self.frame.scanned
         axes = [torch.linspace(-r, r, n, dtype=torch.float64, device=reach.device) for r in reach.tolist()]
         u = torch.cartesian_prod(*axes).view(-1, self.d)
         log_p = self._density(u)
-        self._know(u, log_p)
+        self._compare(u, log_p)
         pool = torch.nn.functional.max_pool1d if self.d == 1 else torch.nn.functional.max_pool2d
-        height = self._height(u, log_p).view(1, *[n] * self.d)
+        height = self._minus_energy(u, log_p).view(1, *[n] * self.d)
         at = ((height == pool(height, 3, 1, 1)) & height.isfinite()).flatten().nonzero().flatten()
-        near = height.flatten()[at] - 1e-9 * u[at].norm(dim=1)  # of equal ones those nearest to the data
+        near = height.flatten()[at] - 1e-9 * u[at].norm(dim=1)  # among equals, those nearest to the data
         best = torch.cat([starts, u[at[near.argsort(descending=True)[:MINIMA]]]]).clamp(-reach, reach)
         around = torch.tensor(list(itertools.product((0.0, -1.0, 1.0), repeat=self.d))).to(u)
         step = 2 * reach / (n - 1)
@@ -153,16 +152,16 @@ class Cubature:
             step = step / 2
             tried = (best[:, None] + step * around).clamp(-reach, reach)
             log_p = self._density(tried.flatten(0, 1))
-            self._know(tried.flatten(0, 1), log_p)
-            which = self._height(tried.flatten(0, 1), log_p).view(len(best), -1).argmax(1)
+            self._compare(tried.flatten(0, 1), log_p)
+            which = self._minus_energy(tried.flatten(0, 1), log_p).view(len(best), -1).argmax(1)
             best = tried[torch.arange(len(best)), which]
 
-    def _height(self, u: Tensor, log_p: Tensor) -> Tensor:
-        """-E at u (N, d), (N,): modes are sought without the volume, which grows outward."""
+    def _minus_energy(self, u: Tensor, log_p: Tensor) -> Tensor:
+        """Compute -E at u (N, d), (N,): modes are sought without the volume, which grows outward."""
         return log_p - self.frame.log_volume(u)
 
     def _errors(self) -> tuple[Tensor, Tensor]:
-        """(log of the error of each cell, -inf for one that was split; the axis along which to split it), (N,)."""
+        """Return (log of each cell's error, -inf if it was split; the axis along which to split it), (N,) each."""
         gap = torch.where(self.gap == -torch.inf, -1e300, self.gap)
         by_axis = torch.where(self.smooth, gap + (gap + math.log(K) - self.size[:, None]).clamp_max(0), gap)
         unseen = self.seen > self.logs.amax(1) + 1
@@ -171,8 +170,8 @@ class Cubature:
         axis = torch.where(unseen[:, None], self.swing, by_axis).argmax(1)
         return torch.where(self.child < 0, error, -torch.inf), axis
 
-    def _settle(self, budget: int, tolerance: float) -> None:
-        """Split the cells that hold nine tenths of the error until it is small, and look beside small cells again."""
+    def _refine(self, budget: int, tolerance: float) -> None:
+        """Split the cells that hold nine tenths of the error until it is small, and check beside small cells again."""
         looked = 0
         while True:
             errors, axes = self._errors()
@@ -183,7 +182,7 @@ class Cubature:
                 if looked == len(self.child):
                     break
                 looked = len(self.child)
-                self._look_beside(total + math.log(tolerance) - math.log(len(self.child)))
+                self._check_beside(total + math.log(tolerance) - math.log(len(self.child)))
                 continue
             order = errors.argsort(descending=True)
             share = (errors[order] - errors.max()).exp().cumsum(0)
@@ -193,7 +192,7 @@ class Cubature:
             self.axis[worst] = axes[worst]
             self._split(worst)
         if not math.isfinite(self.log_z):
-            raise NoIntegral("exp(-E) is 0 wherever it was asked")
+            raise NoIntegral("exp(-E) is 0 wherever it was evaluated")
         self.bound += self.rounding
 
     def _split(self, cells: Tensor) -> None:
@@ -210,11 +209,11 @@ class Cubature:
         more |= {"axis": torch.zeros_like(new)} | {name: value.repeat_interleave(2, 0) for name, value in kept.items()}
         for name, value in more.items():
             setattr(self, name, torch.cat([getattr(self, name), value]))
-        self.known_cell = self._down(self.known_cell, self.known_u)
+        self.known_cell = self._child_at(self.known_cell, self.known_u)
         self.seen = torch.full_like(self.size, -torch.inf).scatter_reduce_(0, self.known_cell, self.known, "amax")
 
-    def _look_beside(self, least: Tensor) -> None:
-        """Ask the density just outside each leaf of log integral above `least` whose neighbour is much larger."""
+    def _check_beside(self, least: Tensor) -> None:
+        """Evaluate the density just outside leaves with a log integral above `least` and a much larger neighbour."""
         leaves = ((self.child < 0) & (self.size > least)).nonzero().flatten()
         around = torch.tensor([s for s in itertools.product((-1.0, 0.0, 1.0), repeat=self.d) if any(s)]).to(self.low)
         middle, reach = self.low[leaves] + self.width[leaves] / 2, 0.6 * self.width[leaves]
@@ -222,11 +221,11 @@ class Cubature:
         own, there = leaves.repeat_interleave(len(around)), self._locate(u)
         jump = (there >= 0) & (self.width[there] > 3 * self.width[own]).any(1)
         if bool(jump.any()):
-            self._know(u[jump])
+            self._compare(u[jump])
 
     @property
     def rounding(self) -> float:
-        """That of the energy, in nats."""
+        """The rounding error of the energy, in nats."""
         return self.eps * abs(self.least) if math.isfinite(self.least) else 0.0
 
     @property
@@ -236,7 +235,7 @@ class Cubature:
         return max(0.0, self.log_z - float(inner.clamp_min(-1e300)))
 
     def law(self) -> tuple[Tensor, Tensor]:
-        """(nodes (N, d), log of their weights (N,), summing to 1) of exp(-E) / Z."""
+        """Return (nodes (N, d), log of their weights (N,), which sum to 1) of exp(-E) / Z."""
         leaf = self.child < 0
         u = (self.low[leaf][:, None] + self.width[leaf][:, None] * self.nodes).flatten(0, 1)
         logs = self.logs[leaf] + self.width[leaf].log().sum(1, keepdim=True) + self.rule.log()
@@ -244,8 +243,8 @@ class Cubature:
 
 
 def _rules(d: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(nodes (5^d, d) in [0, 1], weights (5^d,) of Gauss and Lobatto, and (5^d, d) of the rules that are Simpson's
-    along one axis): each sums to 1."""
+    """Return (nodes (5^d, d) in [0, 1], Gauss-Lobatto weights (5^d,), weights (5^d, d) of the rules with Simpson's
+    along one axis); the weights of each rule sum to 1."""
     inner = (3 / 7) ** 0.5
     t = torch.tensor([-1, -inner, 0, inner, 1], dtype=torch.float64)
     full = torch.tensor([9, 49, 64, 49, 9], dtype=torch.float64) / 180

@@ -1,9 +1,9 @@
-"""Laws made of a curve and Gaussian noise: exact samples, and a density by quadrature along the curve.
+"""Points on curves plus Gaussian noise: exact samples, and a density by quadrature along the curves.
 
     x = c(t) + std z,  t ~ U[0, 1],    p(x) = integral over [0, 1] of N(x; c(t), std^2 I) dt
 
-The integrand is smooth in t and the midpoint rule's error falls as the square of the spacing; `nodes` are chosen so
-that neighbours lie closer than a fraction of std.
+The integrand is smooth in t, and the error of the midpoint rule falls as the square of the spacing; choose `nodes` so
+that neighbours are closer than a fraction of std.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class NoisyCurves:
-    """Equal odds for each of `pieces` curves; piece(i, t) maps (n,) in [0, 1] to (n, 2)."""
+    """`pieces` curves, equally likely; piece(i, t) maps t (n,) in [0, 1] to (n, 2)."""
 
     piece: Callable[[int, Tensor], Tensor]
     pieces: int
@@ -31,7 +31,7 @@ class NoisyCurves:
         return on_curve[which, torch.arange(n)] + self.std * z
 
     def log_prob(self, x: Tensor, chunk: int = 512) -> Tensor:
-        """log density in nats, (B, 2) -> (B,); differentiable in x."""
+        """Compute the log density in nats, (B, 2) -> (B,); differentiable in x."""
         t = (torch.arange(self.nodes, dtype=torch.float64) + 0.5) / self.nodes
         nodes = torch.cat([self.piece(i, t) for i in range(self.pieces)])
         logs = [

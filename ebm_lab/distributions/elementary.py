@@ -1,4 +1,4 @@
-"""Distributions with `sample(n, generator)` and `log_prob(x)`: where chains start, and what noise is drawn from."""
+"""Elementary distributions with `sample(n, generator)` and `log_prob(x)`, for chain starts and for noise."""
 
 import math
 from dataclasses import dataclass
@@ -62,15 +62,17 @@ class Gaussian:
 
 
 def inverse_factor(factors: Tensor) -> Tensor:
-    """L^-1 of lower triangular L (..., d, d), solved for in double precision, once: a product per point costs less than
-    a triangular system."""
+    """Return L^-1 of lower triangular L (..., d, d), solved in double precision.
+
+    Multiplying points by it is cheaper than solving a triangular system for each.
+    """
     eye = torch.eye(factors.shape[-1], dtype=torch.float64, device=factors.device)
     return torch.linalg.solve_triangular(factors.double(), eye, upper=False).to(factors.dtype)
 
 
 @dataclass(frozen=True)
 class UniformBox:
-    """Uniform on the box [low, high], both (*shape)."""
+    """The uniform distribution on the box [low, high], both (*shape)."""
 
     low: Tensor
     high: Tensor

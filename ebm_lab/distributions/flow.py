@@ -1,10 +1,10 @@
-"""A normalising flow fitted to data by maximum likelihood: exact samples and an exact density, close to the data.
+"""A normalising flow fitted to data by maximum likelihood, with exact samples and an exact density.
 
     x = m + w S f^-1(z),    z ~ N(0, I)
     log p(x) = log N(f(u); 0, I) + log |det df/du| - log |w S|,    u = S^-1 (x - m) / w
 
-f: coupling layers of rational-quadratic splines, so that sampling and density cost one pass each; S the stds of the
-data, m its mean, w >= 1 widens the law about the mean.
+f consists of coupling layers of rational-quadratic splines, so that sampling and density cost one pass each; S holds
+the stds of the data, m is their mean, and w >= 1 widens the law about the mean.
 
 Conor Durkan, Artur Bekasov, Iain Murray and George Papamakarios, Neural Spline Flows, 2019, arXiv:1906.04032.
 """
@@ -19,8 +19,11 @@ from ebm_lab.core.random import seeded
 
 
 class Flow(nn.Module):
-    """`train` (n, *shape); `std` is that of the noise added to it while fitting. Its weights are in the state dict and
-    are fixed once fitted; fitting and samples draw from `generator` alone. `told`: one line on how the fit went."""
+    """A flow fitted to `train` (n, *shape), with noise of std `std` added to it during the fit.
+
+    The fitted weights are fixed, and are in the state dict. Fitting and sampling draw from `generator` alone. `told` is
+    a line for the user on the result of the fit.
+    """
 
     centre: Tensor
     spread: Tensor
@@ -42,7 +45,7 @@ class Flow(nn.Module):
         self.requires_grad_(False)
 
     def _fit(self, u: Tensor, std: Tensor, generator: Generator, steps: int, batch: int) -> None:
-        """Maximum likelihood by Adam, its rate falling to 0 along a cosine; every tenth point is held out."""
+        """Maximise the likelihood with Adam, whose rate falls to 0 along a cosine; every tenth point is held out."""
         began, held_out = time.perf_counter(), u[::10]
         u = u[torch.arange(len(u), device=u.device) % 10 != 0] if len(u) > 1 else u
         optimiser = torch.optim.Adam(self.net.parameters(), lr=3e-3)
@@ -62,13 +65,13 @@ class Flow(nn.Module):
         self.told = f"noise=flow: fitted in {time.perf_counter() - began:.0f} s, held-out data at {mean:.3f} nats"
 
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n draws, (n, *shape)."""
+        """Draw n samples, (n, *shape)."""
         z = torch.empty(n, len(self.centre), dtype=self.centre.dtype, device=self.centre.device)
         with torch.no_grad():
             u = self.net().transform.inv(z.normal_(generator=generator))
         return (self.centre + self.widen * self.spread * u).view(n, *self.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density in nats, (B, *shape) -> (B,)."""
+        """Compute the log density in nats, (B, *shape) -> (B,)."""
         u = (x.flatten(1) - self.centre) / (self.widen * self.spread)
         return self.net().log_prob(u) - (self.widen * self.spread).log().sum()

@@ -19,9 +19,12 @@ from ebm_lab.distributions.elementary import inverse_factor
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """weights (K,): positive, relative to their sum; means (K, *shape). One of the two: stds, positive, broadcast
-    against the means, so (K, 1) gives each component of vectors its own; or covariances (K, d, d) over the d
-    flattened coordinates. Draws have the means' dtype and device."""
+    """A mixture of Gaussians.
+
+    weights (K,): positive, relative to their sum; means (K, *shape). Give one of the two: stds, positive, which
+    broadcast against the means, so that (K, 1) gives each component of vectors its own; or covariances (K, d, d) over
+    the d flattened coordinates. Samples have the means' dtype and device.
+    """
 
     weights: Tensor
     means: Tensor
@@ -57,7 +60,7 @@ class GaussianMixture:
         return None if self._factors is None else inverse_factor(self._factors)
 
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n draws, (n, *shape)."""
+        """Draw n samples, (n, *shape)."""
         means, stds, factors = self._flat_means, self._flat_stds, self._factors
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.empty(n, means.shape[1], dtype=means.dtype, device=means.device).normal_(generator=generator)
@@ -69,24 +72,24 @@ class GaussianMixture:
         return (means[which] + noise).view(n, *self.means.shape[1:])
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density in nats, (B, *shape) -> (B,); differentiable in x."""
+        """Compute the log density in nats, (B, *shape) -> (B,); differentiable in x."""
         return torch.logsumexp(self._logits(x), 1) - 0.5 * self._flat_means.shape[1] * math.log(2 * math.pi)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """r_k(x), (B, *shape) -> (B, K): the odds that x is of component k."""
+        """Compute r_k(x), (B, *shape) -> (B, K): the probability that x belongs to component k."""
         return self._logits(x).softmax(1)
 
     def distances(self, x: Tensor) -> Tensor:
-        """|z|, (B, *shape) -> (B, K): how far x is from each mean, in the component's own stds."""
+        """Compute |z|, (B, *shape) -> (B, K): the distance of x from each mean, in the component's own stds."""
         return self._standardised(x)[0].norm(dim=2)
 
     def _logits(self, x: Tensor) -> Tensor:
-        """log of w_k N(x; m_k, S_k) but for the constant that all components share, (B, K)."""
+        """Compute log of w_k N(x; m_k, S_k), without the constant that all components share, (B, K)."""
         z, log_det = self._standardised(x)
         return self.odds.log() - log_det - 0.5 * z.square().sum(2)
 
     def _standardised(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(z, log det L_k), (B, K, d) and (K,), with x = m_k + L_k z."""
+        """Compute (z, log det L_k), (B, K, d) and (K,), with x = m_k + L_k z."""
         stds, factors, whiteners = self._flat_stds, self._factors, self._whiteners
         offset = x.flatten(1).unsqueeze(1) - self._flat_means  # (B, K, d)
         if stds is not None:
@@ -97,7 +100,7 @@ class GaussianMixture:
 
 
 def mixture_of(dataset: Dataset) -> GaussianMixture | None:
-    """Return the data's law where it is a mixture of Gaussians: its components are the modes that a model has to
+    """Return the data's law if it is a mixture of Gaussians, whose components are the modes that a model has to
     find."""
     law = dataset.law if dataset.mixture is None else dataset.mixture
     return law if isinstance(law, GaussianMixture) else None

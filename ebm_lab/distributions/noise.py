@@ -1,4 +1,4 @@
-"""Noise laws fitted to data, for noise-contrastive estimation: anything with `sample` and `log_prob`."""
+"""Noise laws fitted to data for noise-contrastive estimation, each with `sample` and `log_prob`."""
 
 from typing import Literal
 
@@ -17,9 +17,11 @@ NoiseLaw = Literal["gaussian", "mixture", "uniform", "flow"]
 def fit_noise(
     law: NoiseLaw, train: Tensor, components: int, widen: float, data_noise: float, generator: Generator
 ) -> Distribution:
-    """The noise of that law for the data train (n, *shape), stds times `widen`; `data_noise` is the std of what will
-    be added to the data, and joins the covariance. Noise narrower than the data is refused: where it has no samples,
-    nothing tells the model that its density may not be high."""
+    """Fit a noise law to the data train (n, *shape), with its stds multiplied by `widen`.
+
+    `data_noise` is the std of the noise that will be added to the data, and is included. Noise narrower than the data
+    is refused: where it has no samples, nothing keeps the model's density low.
+    """
     if widen < 1:
         raise UserError(
             f"objective.widen={widen:g}: noise narrower than the data teaches no density; must be at least 1"
@@ -29,7 +31,7 @@ def fit_noise(
         low, high = train.amin(0) - 3 * data_noise, train.amax(0) + 3 * data_noise
         margin = (0.5 * (widen - 1) + 0.05) * (high - low).clamp_min(1e-3 * float((high - low).max()))
         return UniformBox(low - margin, high + margin)
-    # A thousandth of the data's variance keeps coordinates that never change (a digit's corners) from being singular.
+    # A thousandth of the data's variance keeps coordinates that never change (a digit's corners) non-singular.
     floor = 1e-3 * float(flat.var(0).mean()) + data_noise**2
     if law == "flow":
         return Flow(train, floor**0.5, widen, generator)
@@ -44,7 +46,7 @@ def fit_noise(
 
 
 def _fit_mixture(flat: Tensor, components: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, means and full covariances by EM, on at most 10,000 points."""
+    """Fit weights, means and full covariances by EM, on at most 10,000 points."""
     if len(flat) < components:
         raise UserError(
             f"objective.components={components}: a mixture of so many Gaussians needs as many training points, and "

@@ -1,10 +1,10 @@
-"""The model to beat: a mixture of full-covariance Gaussians on the data's first principal components.
+"""The baseline for images: a mixture of full-covariance Gaussians on the data's first principal components.
 
     x = clamp(mean + B u),    u ~ sum_k w_k N(m_k, S_k)
 
-with B the leading eigenvectors of the training covariance, and what they leave out left out: samples are a little
-smooth, and adding the rest as noise would only make them worse. No network and no chains: an energy-based model of
-images that does not beat it has learnt no more than second moments per cluster.
+with B the leading eigenvectors of the training covariance. The other directions are omitted: samples are a little too
+smooth, but adding the rest as noise would make them worse. An energy-based model of images that does not beat this
+baseline has learnt no more than second moments per cluster.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,8 +23,8 @@ from ebm_lab.distributions.mixture import GaussianMixture
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureSettings:
-    """`components` Gaussians on `dimensions` principal components, fitted by `iterations` of EM at most; `ridge` is
-    added to the covariances' diagonals; `seed`: of the start by k-means."""
+    """`components` Gaussians on `dimensions` principal components, fitted by at most `iterations` of EM; `ridge` is
+    added to the diagonals of the covariances; `seed` is that of the k-means start."""
 
     components: PositiveInt
     dimensions: PositiveInt
@@ -35,7 +35,7 @@ class MixtureSettings:
 
 @dataclass(frozen=True)
 class PrincipalMixture:
-    """mean (d,), basis (k, d), the mixture of u (k,), and the images' shape and bounds."""
+    """The fitted baseline: mean (d,), basis (k, d), the mixture of u (k,), and the shape and bounds of the images."""
 
     mean: Tensor
     basis: Tensor
@@ -44,13 +44,13 @@ class PrincipalMixture:
     bounds: tuple[float, float]
 
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n images, (n, *shape), clamped to the bounds."""
+        """Draw n images, (n, *shape), clamped to the bounds."""
         u = torch.cat([self.law.sample(min(1000, n - i), generator) for i in range(0, n, 1000)])
         return (self.mean + u @ self.basis).float().clamp(*self.bounds).view(n, *self.shape)
 
 
 def fit(x: Tensor, settings: MixtureSettings) -> dict[str, Any]:
-    """The parameters, as tensors in float64, of the mixture of images x (n, *shape)."""
+    """Fit the mixture to images x (n, *shape), and return its parameters as float64 tensors."""
     import warnings
 
     import sklearn.mixture
@@ -74,7 +74,7 @@ def fit(x: Tensor, settings: MixtureSettings) -> dict[str, Any]:
 
 
 def principal_mixture(dataset: Dataset, settings: MixtureSettings, folder: Path) -> tuple[PrincipalMixture, Kept]:
-    """The data set's mixture, from its file in `folder`, or fitted now and kept there."""
+    """Return the data set's mixture, read from its file in `folder`, or else fitted and saved there."""
     assert dataset.bounds is not None
     identity = {**identity_of(dataset), **asdict(settings)}
     name = f"{type(dataset).__name__.lower()}_mixture"

@@ -12,8 +12,11 @@ from ebm_lab.distributions.cubature import Cubature, NoIntegral
 
 
 class LogZ(NamedTuple):
-    """log Z in nats; what the outermost decade of ten million data scales adds to it; a bound of the error within
-    that reach. `trouble`: why `value` is nan, in words."""
+    """log Z in nats, with its reliability.
+
+    change: how much the outermost decade, out to ten million data scales, adds to it; bound: a bound of the error
+    within that reach; trouble: why `value` is nan, in words.
+    """
 
     value: float
     change: float = 0.0
@@ -22,18 +25,21 @@ class LogZ(NamedTuple):
 
     @property
     def sound(self) -> bool:
-        """Is its error below a hundredth of a nat?"""
+        """Whether its error is below a hundredth of a nat."""
         return math.isfinite(self.value) and max(self.change, self.bound) <= 0.01
 
 
 def budget(cells: int) -> int:
-    """How many evaluations of the energy a cubature may take where the user allows `cells`."""
+    """Return how many energy evaluations a cubature may take if the user allows `cells` cells a side."""
     return max(50_000, 8 * cells**2)
 
 
 def cubature_log_z(energy: EnergyFn, data: Tensor, cells: int) -> LogZ:
-    """log of the integral of exp(-E) over the line or the plane, by at most about 8 cells^2 evaluations of E; nan where
-    E is nan or -inf. `data`: (n, d), near which most of the mass is expected; the mass elsewhere is sought too."""
+    """Compute log of the integral of exp(-E) over the line or the plane, with at most about 8 cells^2 evaluations of E.
+
+    The value is nan if E is nan or -inf somewhere. `data` (n, d): points near which most of the mass is expected; mass
+    elsewhere is sought too.
+    """
     try:
         found = Cubature(energy, data, budget(cells))
     except NoIntegral as problem:
@@ -42,12 +48,12 @@ def cubature_log_z(energy: EnergyFn, data: Tensor, cells: int) -> LogZ:
 
 
 def box_log_z(energy: EnergyFn, data: Tensor, cells: int) -> tuple[float, float]:
-    """The first two of `cubature_log_z`."""
+    """Return the first two numbers of `cubature_log_z`."""
     return cubature_log_z(energy, data, cells)[:2]
 
 
 def grid_points(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, float]:
-    """The (cells + 1)^d nodes of a box in d = 1 or 2 dimensions, as (N, d), and log of one cell's volume."""
+    """Return the (cells + 1)^d nodes of a box in d = 1 or 2 dimensions, as (N, d), and log of one cell's volume."""
     axes = [
         torch.linspace(a, b, cells + 1, device=low.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)
     ]
@@ -57,9 +63,9 @@ def grid_points(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, float]:
 
 @torch.no_grad()
 def framed_log_density(energy: EnergyFn, data: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """(nodes, log p), (N, d) and (N,) in float64: -E normalised on a grid around the data, for pictures.
+    """Compute (nodes, log p), (N, d) and (N,) in float64: -E normalised on a grid around the data, for pictures.
 
-    A coordinate in which all data are equal is drawn as wide as the other, or from 1 below to 1 above."""
+    A coordinate that never changes is drawn as wide as the other, or from 1 below to 1 above."""
     width = data.amax(0) - data.amin(0)
     width = torch.where(width > 1e-6 * width.amax(), width, width.amax() if bool(width.amax() > 0) else 2.0)
     middle, reach = (data.amin(0) + data.amax(0)) / 2, 0.65 * width
@@ -70,7 +76,7 @@ def framed_log_density(energy: EnergyFn, data: Tensor, cells: int) -> tuple[Tens
 
 @torch.no_grad()
 def grid_log_z(energy: EnergyFn, low: Tensor, high: Tensor, cells: int, chunk: int = 65_536) -> float:
-    """log of the integral of exp(-E) over a box, in nats, by the trapezoid rule with `cells` cells a side."""
+    """Compute log of the integral of exp(-E) over a box, in nats, by the trapezoid rule with `cells` cells a side."""
     nodes, log_cell = grid_points(low, high, cells)
     e = in_parts(partial(evaluate, energy), nodes, chunk).double()
     edge = ((nodes == low) | (nodes == high)).sum(1)

@@ -2,8 +2,8 @@
 
     E(x) = f(x) + |W (x - mean)|^2 / (2 confine^2),    W = 1 / scale or a whitening
 
-3x3 convolutions, of which the first keeps the image's size and each further one halves it, then two linear layers. No
-normalisation and no dropout: an energy must be a function of its sample alone.
+f has 3x3 convolutions, of which the first keeps the image's size and each further one halves it, then two linear
+layers. It has no normalisation and no dropout, since an energy must be a function of its sample alone.
 """
 
 from typing import Annotated
@@ -21,8 +21,8 @@ from ebm_lab.models.levels import require_images
 
 @register("energy", "conv")
 class Conv(Activated, Energy):
-    """Images (C, H, W). `channels`: per convolution; `hidden`: width of the linear layer; `confine`: the quadratic's
-    width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance."""
+    """Images (C, H, W). `channels`: of each convolution; `hidden`: width of the linear layer; `confine`: the width of
+    the quadratic in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance."""
 
     needs = (Need("dataset", "images"),)
 

@@ -1,18 +1,18 @@
-"""A deep kernel exponential family: kernels around learnt points, in learnt features, on a Gaussian base.
+"""A deep kernel exponential family: kernels at learnt points in a learnt feature space, times a Gaussian base.
 
     E(x) = -sum_r sum_l alpha_rl k_r(z_l, x) - log q_0(x),    q_0 = N(mean, (base scale)^2 I)
     k_r(z, x) = exp(-|phi_r(z) - phi_r(x)|^2 / (2 D w_r^2)),    phi_r(x) = A_r u + f_r(u),    u = (x - mean) / scale
 
-phi_r has D features: a linear map that skips, and a small softplus network f_r. The papers' kernel is the mixture
-sum_r rho_r k_r, which is alpha_rl = rho_r alpha_l; here each kernel has coefficients of its own, so that a narrow one
-may raise a density that a wide one lowers. Since 0 < k_r <= 1, |E + log q_0| <= sum |alpha| =: c, and
-exp(-c) <= Z <= exp(c): Z always exists. All of alpha, z, w and phi are learnt; alpha begins at 0, where the model is
+phi_r has D features, the sum of a linear skip connection and a small softplus network f_r. The papers' kernel is the
+mixture sum_r rho_r k_r, which is alpha_rl = rho_r alpha_l; here each kernel has its own coefficients, so that a narrow
+one may raise a density that a wide one lowers. Since 0 < k_r <= 1, |E + log q_0| <= sum |alpha| =: c, and
+exp(-c) <= Z <= exp(c): Z always exists. All of alpha, z, w and phi are learnt; alpha starts at 0, where the model is
 its base.
 
-The papers solve for the alpha that minimises the regularised score-matching loss on half of each batch, which is linear
-in alpha, and take a gradient step in the rest on the other half. Here all go down the objective's gradient together:
-so one energy serves every objective, of which most have no such solution, and the comparison of objectives on it is not
-one of their solvers. What is lost is the held-out half's guard against overfitting: watch a held-out number instead.
+The papers solve for the alpha that minimises the regularised score-matching loss on half of each batch, a linear
+problem, and take a gradient step in the other parameters on the other half. Here all parameters follow the objective's
+gradient. So the energy works with every objective, most of which have no such solution, and a comparison of objectives
+does not compare solvers. The held-out half no longer guards against overfitting: watch a held-out metric instead.
 
 Li Wenliang, Danica J. Sutherland, Heiko Strathmann and Arthur Gretton, Learning Deep Kernels for Exponential Family
 Densities, 2019, sections 2 and 3, arXiv:1811.08357.
@@ -34,7 +34,7 @@ from ebm_lab.distributions.elementary import IsotropicGaussian
 
 
 def gaussian_kernel(a: Tensor, b: Tensor, width: Tensor | float) -> Tensor:
-    """exp(-|a_i - b_j|^2 / (2 width^2)), (n, d) and (m, d) -> (n, m); twice differentiable, at a = b too."""
+    """Compute exp(-|a_i - b_j|^2 / (2 width^2)), (n, d) and (m, d) -> (n, m); twice differentiable, also at a = b."""
     square = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
     return torch.exp(-square / (2 * width**2))
 
@@ -58,9 +58,10 @@ class Features(nn.Module):
 
 @register("energy", "dkef")
 class DKEF(Energy):
-    """Any event shape, flattened. `points`: inducing points z, which begin at random training points; `widths`: w of
-    each kernel at the start, a distance per coordinate in units of the data's scale; `features` and `hidden`: of each
-    kernel's network; `base`: the std of q_0, in units of the data's scale."""
+    """Any event shape, flattened. `points`: number of inducing points z, which start at random training points;
+    `widths`: the initial w of each kernel, a distance per coordinate in units of the data's scale; `features` and
+    `hidden`: number of features and hidden widths of each kernel's network; `base`: the std of q_0, in units of the
+    data's scale."""
 
     mean: Tensor
 
@@ -90,7 +91,7 @@ class DKEF(Energy):
         return ((x - self.mean) / self.scale).flatten(1)
 
     def kernels(self, z: Tensor, x: Tensor) -> Tensor:
-        """k_r(z_l, x_i), (L, d) and (B, *shape) -> (R, B, L), z in units of u."""
+        """Compute k_r(z_l, x_i), (L, d) and (B, *shape) -> (R, B, L), with z in units of u."""
         u, widths = self._unit(x), self.log_widths.exp()
         return torch.stack([gaussian_kernel(phi(u), phi(z), w) for phi, w in zip(self.features, widths, strict=True)])
 

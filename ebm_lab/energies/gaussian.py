@@ -1,9 +1,9 @@
-"""The Gaussian as an energy, whose every answer is known in closed form.
+"""The Gaussian as an energy, with everything known in closed form.
 
     E(x) = 1/2 (x - mu)' P (x - mu),    P = L L',    log Z = d/2 log 2 pi - 1/2 log |P|
 
-Learnable mu and lower-triangular L. Its maximum likelihood and its score matching estimates coincide: mu = the data's
-mean, P = the inverse of its covariance.
+mu and the lower-triangular L are learnt. The estimates by maximum likelihood and by score matching coincide: mu is the
+data's mean, and P the inverse of its covariance.
 """
 
 import math
@@ -19,8 +19,8 @@ from ebm_lab.core.registry import register
 
 @register("energy", "gaussian")
 class Gaussian(Energy):
-    """Any event shape, flattened. Begins at mu = the data's mean and P = I / (width * scale)^2, `width` in units of
-    the data's scale."""
+    """Any event shape, flattened. It starts at mu = the data's mean and P = I / (width * scale)^2; `width` is in units
+    of the data's scale."""
 
     def __init__(self, dataset: Dataset, *, width: PositiveFloat) -> None:
         super().__init__()

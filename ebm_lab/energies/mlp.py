@@ -2,8 +2,8 @@
 
     E(x) = f(u) + |W (x - mean)|^2 / (2 confine^2),    u = (x - mean) / scale,  W = 1 / scale or a whitening
 
-with the mean and the scale of the training data. f grows at most linearly, so the quadratic wins far away and
-exp(-E) can be integrated; score matching cannot see whether it can.
+with the mean and the scale of the training data. f grows at most linearly, so that the quadratic dominates far away and
+exp(-E) can be integrated; score matching alone does not ensure that.
 """
 
 from itertools import pairwise
@@ -19,7 +19,7 @@ from ebm_lab.models.layers import Activated, Activation, ConfineShape, Quadratic
 from ebm_lab.models.perceptron import perceptron
 
 ROWS = 4096
-"""Points whose gradient is taken at once: what lies between two layers of many more fits into no cache."""
+"""Points whose gradient is computed at once: the activations of many more do not fit into the cache."""
 
 
 @register("energy", "mlp")

@@ -3,9 +3,9 @@
     E(x, sigma) = -log N(x; mean, v^2 I) + (scale / sigma) f(u, log sigma)
     u = (x - mean) / v,    v^2 = sigma^2 + scale^2
 
-The factor gives the score of f the size that images ask for: they lie on a thin set, where the score is about
-1 / sigma. 3x3 convolutions, of which the first keeps the image's size and each further one halves it, then a linear
-layer; each layer is scaled and shifted by what Fourier features of log sigma say (models/conditioning.py).
+The factor gives the score of f the magnitude that images need: they lie on a thin set, where the score is about
+1 / sigma. f has 3x3 convolutions, of which the first keeps the image's size and each further one halves it, then a
+linear layer. Each layer is scaled and shifted as a function of log sigma (models/conditioning.py).
 """
 
 from typing import Annotated
@@ -24,7 +24,7 @@ from ebm_lab.models.levels import NoiseEnergy, require_images
 
 @register("energy", "noise_conv")
 class NoiseConv(Activated, NoiseEnergy):
-    """Images (C, H, W). `channels`: per convolution; `hidden`: width of the linear layer; `sigma_min`, `sigma_max`,
+    """Images (C, H, W). `channels`: of each convolution; `hidden`: width of the linear layer; `sigma_min`, `sigma_max`,
     `levels`: the ladder, `auto` from the data (models/ladder.py)."""
 
     needs = (Need("dataset", "images"),)

@@ -3,8 +3,8 @@
     E(x, sigma) = -log N(x; mean, v^2 I) + f(u, log sigma)
     u = (x - mean) / v,    v^2 = sigma^2 + scale^2
 
-Each hidden layer is scaled and shifted by what Fourier features of log sigma say (models/conditioning.py). f grows at
-most linearly, so that Z exists at every level.
+Each hidden layer is scaled and shifted as a function of log sigma (models/conditioning.py). f grows at most linearly,
+so that Z exists at every level.
 """
 
 from typing import Annotated

@@ -3,9 +3,9 @@
     E(x, sigma) = -log N(x; mean, v^2 I) - (scale / sigma) u . F(w, log sigma)
     u = (x - mean) / v,    v^2 = sigma^2 + scale^2,    w = u / sqrt(1 + |u|^2 / (9 d))
 
-with F of models/unet.py. w is nearly u where the data are (|u|^2 is about d) and bounded elsewhere, so that u . F grows
-no faster than |u| and Z exists. Where F changes slowly, the score is the base's plus scale / (sigma v) F: that of
-score_unet with the same F, and unlike it the gradient of something.
+with F of models/unet.py. w is close to u near the data, where |u|^2 is about d, and bounded elsewhere, so that u . F
+grows no faster than |u| and Z exists. Where F changes slowly, the score is the base's plus scale / (sigma v) F, as in
+score_unet, but here it is always the gradient of a function.
 
 Tim Salimans and Jonathan Ho, Should EBMs Model the Energy or the Score?, 2021 (energies built from a denoiser).
 Florentin Guth, Zahra Kadkhodaie and Eero P. Simoncelli, Learning normalized image densities via dual score matching,

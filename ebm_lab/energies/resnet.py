@@ -3,13 +3,15 @@
     E(x) = w . sum over positions of a(h_n) + b + |W (x - mean)|^2 / (2 confine^2),    W = 1 / scale or a whitening
     h_0 = conv(x),    h_i = pool(skip(h_{i-1}) + conv(a(conv(a(h_{i-1})))))
 
-Stages of residual blocks: from one to the next the image halves (an average over 2 x 2, at the end of the earlier
-stage's last block) and the width changes, where the skip is a 1 x 1 convolution, else the identity. Features are summed
-over positions, so that the energy is a sum of local ones. No normalisation and no dropout: an energy must be a function
-of its sample alone. `spectral_norm` divides each weight (a kernel as the matrix out x rest) by its largest singular
-value, followed by one power iteration per call in training mode; those vectors are buffers, so they travel in the
-checkpoint, and in eval mode (while chains run and while a run is evaluated) they rest: the energy is then one function.
-Averaged weights are divided by u' W v with the vectors u, v of the weights in training, an error of second order.
+The network has stages of residual blocks. Between stages the image halves (an average over 2 x 2 at the end of the last
+block) and the width changes; where it does, the skip is a 1 x 1 convolution, else the identity. Features are summed
+over positions, so that the energy is a sum of local energies. There is no normalisation and no dropout, since an energy
+must be a function of its sample alone.
+
+`spectral_norm` divides each weight (a kernel as the matrix out x rest) by its largest singular value, which is tracked
+by one power iteration per call in training mode. Its vectors are buffers, and so are saved in checkpoints. In eval mode
+(while chains run and during evaluation) they do not change, so that the energy is one fixed function. Averaged weights
+are divided by u' W v with the vectors u, v of the weights in training, an error of second order.
 
 Yilun Du and Igor Mordatch, Implicit Generation and Modeling with Energy-Based Models, 2019, appendix A.8,
 arXiv:1903.08689.
@@ -51,7 +53,7 @@ class Block(nn.Module):
 @register("energy", "resnet")
 class ResNet(Activated, Energy):
     """Images (C, H, W) of any size. `channels`: width per stage; `blocks`: residual blocks per stage; `spectral_norm`:
-    on every convolution and the linear layer; `confine`: the quadratic's width in units of the data's scale, null for
+    of every convolution and the linear layer; `confine`: the quadratic's width in units of the data's scale, null for
     none; `confine_shape`: isotropic, or the data's covariance."""
 
     needs = (Need("dataset", "images"),)
@@ -84,8 +86,8 @@ class ResNet(Activated, Energy):
                 parametrizations.spectral_norm(layer)
 
     def _initialise(self) -> None:
-        """He's initialisation where an activation comes before; a branch's end so small that all branches together
-        weigh as much as the skips."""
+        """Apply He's initialisation to convolutions that follow an activation, and scale the last one of each branch so
+        that all branches together have the weight of the skips."""
         for module in self.blocks:
             first, last = (m for m in module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
             nn.init.kaiming_normal_(first.weight, nonlinearity="relu")

@@ -3,9 +3,9 @@
     s(x, sigma) = -(x - mean) / v^2 + scale / (sigma v) F(u, log sigma)
     u = (x - mean) / v,    v^2 = sigma^2 + scale^2
 
-Each hidden layer is scaled and shifted by what Fourier features of log sigma say (models/conditioning.py). The field
-need not be the gradient of anything: one backward pass less per step than an energy, and no density but by the
-probability-flow ODE.
+Each hidden layer is scaled and shifted as a function of log sigma (models/conditioning.py). The score need not be the
+gradient of a function. A step takes one backward pass less than with an energy, and only the probability-flow ODE
+gives a density.
 """
 
 from typing import Annotated

@@ -1,1 +1,1 @@
-"""Evaluations: what a trained energy is worth, in numbers and pictures."""
+"""Evaluations: measure a trained model, in numbers and pictures."""

@@ -1,14 +1,14 @@
 """Annealed importance sampling: the normalising constant of an energy in any dimension.
 
-    p_b(x) ~ p_0(x)^(1 - b) exp(-b E(x)),    0 = b_0 < b_1 < ... < b_T = 1
-    forward:  x_0 ~ p_0;  log w = sum_{t=1}^T (b_t - b_{t-1}) u(x_{t-1}),    x_t ~ K_t(x_{t-1}), which keeps p_{b_t}
+    p_b(x) ~ p_0(x)^(1 - b) exp(-b E(x)),    0 = b_0 < b_1 < ... < b_T = 1,    K_t leaves p_{b_t} invariant
+    forward:  x_0 ~ p_0;  log w = sum_{t=1}^T (b_t - b_{t-1}) u(x_{t-1}),    x_t ~ K_t(x_{t-1})
     reverse:  x_T ~ p_1;  the same sum with u(x_t), and x_{t-1} ~ K_{t-1}(x_t) after the increment, not before
     u(x) = -E(x) - log p_0(x)
 
-With kernels that leave p_b exactly invariant, at any number of temperatures, E[w] = Z forward and E[1 / w] = 1 / Z in
-reverse. By Jensen the forward log-mean lies below log Z on average, and the reverse one above it where its starts
-are exact samples. Where chains are at equilibrium, Var log w is about length^2 / T, `length` the thermodynamic one,
-integral of std_{p_b}(u) db: equal steps in it are the best temperatures (_annealed_path.py).
+If the kernels leave p_b exactly invariant, E[w] = Z forward and E[1 / w] = 1 / Z in reverse, for any number of
+temperatures. By Jensen's inequality the forward log-mean is on average below log Z, and the reverse one above it if its
+starts are exact samples. For chains at equilibrium, Var log w is about length^2 / T, where the thermodynamic length is
+the integral of std_{p_b}(u) db: temperatures at equal steps in it are the best (_annealed_path.py).
 
 Radford M. Neal, Annealed Importance Sampling, 2001, section 2, arXiv:physics/9803008.
 Roger B. Grosse, Zoubin Ghahramani and Ryan P. Adams, Sandwiching the marginal likelihood using bidirectional Monte
@@ -23,15 +23,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ebm_lab.core.derived import Coordinates
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
 
 Move = Callable[[Tensor, int], Tensor]
-"""Takes states x (B, *shape) by a kernel that leaves p_{b_t} invariant: move(x, t)."""
+"""move(x, t) moves states x (B, *shape) by a kernel that leaves p_{b_t} invariant."""
 
 
 class Annealed(nn.Module):
-    """-log p_b + constant = -(1 - b) log p_0(x) + b E(x), (B, *shape) -> (B,)."""
+    """The energy of p_b: -(1 - b) log p_0(x) + b E(x), (B, *shape) -> (B,).
+
+    Its gradient is autograd's; core/derived.py adds two gradients, which changes the last bits.
+    """
 
     def __init__(self, energy: EnergyFn, base: Distribution, b: float) -> None:
         super().__init__()
@@ -43,12 +47,12 @@ class Annealed(nn.Module):
 
 @torch.no_grad()
 def log_ratio(energy: EnergyFn, base: Distribution, x: Tensor) -> Tensor:
-    """u(x) = -E(x) - log p_0(x), (B, *shape) -> (B,), in float64."""
+    """Return u(x) = -E(x) - log p_0(x), (B, *shape) -> (B,), in float64."""
     return (-evaluate(energy, x) - base.log_prob(x)).double()
 
 
 def forward_log_weights(u: EnergyFn, b: list[float], move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(log w, x_{T-1}), (B,) and (B, *shape), from x ~ p_0 (B, *shape) along temperatures b of 0 to 1."""
+    """Return (log w, x_{T-1}), (B,) and (B, *shape), from x ~ p_0 (B, *shape) along temperatures b from 0 to 1."""
     log_w = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for t in range(1, len(b)):
         log_w = log_w + (b[t] - b[t - 1]) * u(x)
@@ -58,7 +62,7 @@ def forward_log_weights(u: EnergyFn, b: list[float], move: Move, x: Tensor) -> t
 
 
 def reverse_log_weights(u: EnergyFn, b: list[float], move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(log w, x_0), (B,) and (B, *shape), from x ~ p_1 (B, *shape): each increment comes before the move."""
+    """Return (log w, x_0), (B,) and (B, *shape), from x ~ p_1 (B, *shape); each increment precedes the move."""
     log_w = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for t in range(len(b) - 1, 0, -1):
         log_w = log_w + (b[t] - b[t - 1]) * u(x)
@@ -68,26 +72,27 @@ def reverse_log_weights(u: EnergyFn, b: list[float], move: Move, x: Tensor) -> t
 
 
 def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """log mean w and its jackknife standard error over the last axis, (..., n) -> (...).
+    """Return log mean w and its jackknife standard error over the last axis, (..., n) -> (...).
 
-    The delta method's error, std(w) / (mean(w) sqrt(n)), never exceeds 1 nat, even where a single weight carries the
-    whole sum; leaving out that weight shows what hangs on it.
+    The delta method's error, std(w) / (mean(w) sqrt(n)), never exceeds 1 nat, even if a single weight dominates the
+    sum; the jackknife, which leaves out that weight, shows how much depends on it.
     """
     n = log_w.shape[-1]
     total = torch.logsumexp(log_w, -1, keepdim=True)
     top = torch.zeros_like(log_w, dtype=torch.bool).scatter(-1, log_w.argmax(-1, keepdim=True), True)
     others = torch.logsumexp(log_w.masked_fill(top, -torch.inf), -1, keepdim=True)
-    without = torch.where(top, others, total + torch.log1p(-(log_w - total).exp()))  # at the top 1 - share loses digits
+    # for the largest weight, 1 - share would lose digits
+    without = torch.where(top, others, total + torch.log1p(-(log_w - total).exp()))
     return total.squeeze(-1) - math.log(n), (without.var(-1, correction=0) * (n - 1)).sqrt()
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 over the last axis, (..., n) -> (...): n for equal weights, 1 where one carries all."""
+    """Return (sum w)^2 / sum w^2 over the last axis, (..., n) -> (...): n for equal weights, 1 if one dominates."""
     return torch.exp(2 * torch.logsumexp(log_w, -1) - torch.logsumexp(2 * log_w, -1))
 
 
 def fixed_schedule(name: str, steps: int) -> list[float]:
-    """`steps` + 1 temperatures from 0 to 1. sigmoid: dense at both ends; geometric: from 1e-4 in equal ratios."""
+    """Return `steps` + 1 temperatures from 0 to 1. sigmoid: dense at both ends; geometric: equal ratios from 1e-4."""
     s = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     if name == "sigmoid":
         wave = torch.sigmoid(8 * s - 4)
@@ -98,29 +103,29 @@ def fixed_schedule(name: str, steps: int) -> list[float]:
 
 
 class Whitened(nn.Module):
-    """The energy of y in x = mean + L y: E(x) - log |det L|, so that log Z stays what it is. y: (B, d)."""
+    """The energy of y, (B, d), for x = mean + L y: E(x) - log |det L|, which has the same log Z."""
 
     def __init__(self, energy: EnergyFn, mean: Tensor, factor: Tensor) -> None:
         super().__init__()
-        self.energy, self.mean, self.factor = energy, mean, factor
+        self.within, self.mean, self.factor = Coordinates(energy, mean, factor), mean, factor
         self.log_det = float(factor.diagonal().double().log().sum())
 
     @property
     def base(self) -> IsotropicGaussian:
-        """N(0, I) in y: N(mean, L L') in x."""
+        """N(0, I) in y, which is N(mean, L L') in x."""
         return IsotropicGaussian(torch.zeros_like(self.mean.flatten()), 1.0)
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.energy(self.x(y)) - self.log_det
+        return self.within(y.view(-1, *self.mean.shape)) - self.log_det
 
     def x(self, y: Tensor) -> Tensor:
-        """(B, d) -> (B, *shape)."""
-        return self.mean + (y @ self.factor.T).view(-1, *self.mean.shape)
+        """Map y to x, (B, d) -> (B, *shape)."""
+        return self.within.x(y.view(-1, *self.mean.shape))
 
     def y(self, x: Tensor) -> Tensor:
-        """(B, *shape) -> (B, d)."""
+        """Map x to y, (B, *shape) -> (B, d)."""
         return torch.linalg.solve_triangular(self.factor, (x - self.mean).flatten(1).T, upper=False).T
 
     def base_log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; mean, L L'), (B, *shape) -> (B,)."""
+        """Return log N(x; mean, L L'), (B, *shape) -> (B,)."""
         return self.base.log_prob(self.y(x)) - self.log_det

@@ -1,11 +1,11 @@
-"""The path of annealed importance sampling from base to model: where its temperatures lie, how large the steps are.
+"""The path of annealed importance sampling from base to model: its temperatures and its kernels' step sizes.
 
     length(b) = integral from 0 to b of std_{p_b'}(u) db',    u = -E - log p_0
 
-A pilot run goes along the path once, with steps that adapt; b(length) and the step sizes are then frozen, so that the
-runs that count have kernels and temperatures which do not depend on their own states: only then is E[w] = Z exact. With
-T temperatures at equal distances in length, each adds the same to the variance of log w, which is the least there is.
-The pilot's chains lag behind p_b where they mix slowly; its schedule is then less than the best one, and never wrong.
+A pilot run moves along the path once with adaptive step sizes. Then b(length) and the step sizes are frozen, so that
+kernels and temperatures of the actual runs do not depend on their own states: only then is E[w] = Z exact. With T
+temperatures at equal distances in length, each adds the same to the variance of log w, which minimises it. If the
+pilot's chains mix slowly, they lag behind p_b; the schedule is then not the best one, but still valid.
 
 Andrew Gelman and Xiao-Li Meng, Simulating Normalizing Constants, 1998.
 """
@@ -33,14 +33,14 @@ Schedule = Literal["adaptive", "linear", "sigmoid", "geometric"]
 
 @dataclass(frozen=True)
 class Path:
-    """length, b, log_eps: one entry for each place that the pilot came by."""
+    """length, b and log_eps: one entry for each temperature that the pilot visited."""
 
     length: list[float]
     b: list[float]
     log_eps: list[float]
 
     def temperatures(self, schedule: Schedule, steps: int) -> list[float]:
-        """`steps` + 1 of them from 0 to 1; adaptive: at equal distances in length."""
+        """Return `steps` + 1 temperatures from 0 to 1; adaptive: at equal distances in length."""
         if schedule != "adaptive" or not 0 < self.length[-1] < math.inf:
             return fixed_schedule(schedule, steps)
         import numpy as np
@@ -49,15 +49,18 @@ class Path:
         return [0.0, *np.interp(places, self.length, self.b).tolist()[1:-1], 1.0]
 
     def log_step(self, b: float) -> float:
-        """log of the step size at temperature b, between those of the pilot."""
+        """Return the log of the step size at temperature b, interpolated between the pilot's."""
         import numpy as np
 
         return float(np.interp(b, self.b, self.log_eps))
 
 
 def pilot(energy: EnergyFn, base: Distribution, kernel: Sampler, n: int, generator: Generator) -> Path:
-    """n chains from base to model, once: 20 calls of the kernel settle its step size at the base; each further step in
-    length is 1 % longer than the last, from 0.2, so that it comes to an end for any energy."""
+    """Run n chains once from base to model and return their path.
+
+    At the base, 20 calls of the kernel adapt its step size. The steps in length begin at 0.2, and each is 1 % longer
+    than the last, so that the pilot ends for any energy.
+    """
     x, b, length, step = base.sample(n, generator), 0.0, 0.0, 0.2
     state = kernel.begin(Annealed(energy, base, 0.0), x, generator)
     for _ in range(20):
@@ -76,19 +79,19 @@ def pilot(energy: EnergyFn, base: Distribution, kernel: Sampler, n: int, generat
 
 @dataclass
 class Journey:
-    """Runs between base and model with what the pilot chose; `acceptance`: the mean of each move so far."""
+    """Runs between base and model along the pilot's path. `acceptance`: the mean acceptance of each move so far."""
 
     energy: EnergyFn
     base: Distribution
     kernel: Sampler
-    """Exactly invariant, its step size as handed in."""
+    """Leaves its target exactly invariant, with the step size in its state."""
     path: Path
     schedule: Schedule
     generator: Generator
     acceptance: list[float] = field(default_factory=list)
 
     def move(self, x: Tensor, b: float) -> Tensor:
-        """One call of the kernel for p_b, with the frozen step size."""
+        """Call the kernel once for p_b, with the frozen step size."""
         target = Annealed(self.energy, self.base, b)
         state = self.kernel.begin(target, x, self.generator)
         state |= {"log_eps": torch.tensor(self.path.log_step(b), device=x.device)}
@@ -100,12 +103,12 @@ class Journey:
         return lambda x, t: self.move(x, b[t])
 
     def forward(self, n: int, steps: int) -> Tensor:
-        """log w, (n,), from the base."""
+        """Return log w, (n,), of n forward runs from the base."""
         b, x = self.path.temperatures(self.schedule, steps), self.base.sample(n, self.generator)
         return forward_log_weights(self.u, b, self.mover(b), x)[0]
 
     def reverse(self, x: Tensor, steps: int) -> Tensor:
-        """log w, (n,), from x (n, *shape) ~ p_1."""
+        """Return log w, (n,), of reverse runs from x (n, *shape) ~ p_1."""
         b = self.path.temperatures(self.schedule, steps)
         return reverse_log_weights(self.u, b, self.mover(b), x)[0]
 

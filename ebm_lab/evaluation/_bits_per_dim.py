@@ -2,8 +2,8 @@
 
     bits/dim = (nll - log |dx / draw|) / (d log 2),    p_raw(raw) = p(x) |dx / draw|
 
-Pixels count as continuous: one grey level is one raw unit. The data sets add no noise within a grey level, so a model
-may put its density on the levels themselves, and the number is no bound on the bits of a lossless code.
+Pixels are treated as continuous: one grey level is one raw unit. The data sets add no noise within a grey level, so a
+model can concentrate its density on the levels, and the number is not a bound on the bits of a lossless code.
 
 George Papamakarios, Theo Pavlakou and Iain Murray, Masked Autoregressive Flow for Density Estimation, 2017,
 arXiv:1705.07057.
@@ -13,10 +13,10 @@ import math
 
 from ebm_lab.core.interfaces import Dataset
 
-PIXELS = "bits per dimension: in grey levels taken as continuous, without dequantisation; no bound on a lossless code"
+PIXELS = "bits per dimension: grey levels count as continuous, without dequantisation; not a bound on a lossless code"
 
 
 def bits_per_dim(nll: float, dataset: Dataset) -> float:
-    """From nll in nats per sample in model space."""
+    """Return bits per dimension, given the nll in nats per sample in model space."""
     shape = dataset.event_shape
     return (nll - dataset.transform.log_det(shape)) / (math.prod(shape) * math.log(2))

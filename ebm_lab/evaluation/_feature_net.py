@@ -1,11 +1,11 @@
-"""A small classifier of images, whose last hidden layer gives the features in which samples are compared.
+"""A small image classifier, whose last hidden layer provides the features in which samples are compared.
 
     z(x) = (h(x) - mean) / spread
 
-h is the last hidden layer, mean its mean over the training images, and spread one number, the root mean over
-coordinates of its variance there: a distance between features is then in units of the real images' own spread, whatever
-scale training gave h. Inception's features serve colour photographs of 299 pixels a side; a network trained on the data
-at hand sees what tells its classes apart, and what it does not see, these distances do not either.
+h is the last hidden layer and mean its mean over the training images; spread is a single number, the root of the mean
+over coordinates of the variance there. Distances between features are thus in units of the real images' own spread,
+whatever scale training gave h. Inception's features are made for colour photographs of 299 pixels a side; a network
+trained on the data set itself sees what distinguishes its classes, and these distances measure nothing else.
 
 Martin Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, section 4 (distances in a classifier's
 features), arXiv:1706.08500.
@@ -29,9 +29,13 @@ from ebm_lab.core.random import seed_of, seeded, stream
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings:
-    """`channels`: per 3x3 convolution, each of which halves the image; `width`: of the last hidden layer, the number of
-    features; `passes` over the training images, but at most `steps` updates, of `batch_size`, by Adam whose rate falls
-    from `lr` to 0; `seed`: of weights and order."""
+    """Settings of the network and its training by Adam.
+
+    `channels`: output channels of each 3x3 convolution, which halves the image. `width`: width of the last hidden
+    layer, which is the number of features. `passes`: passes over the training images, in batches of `batch_size`.
+    `steps`: most updates. `lr`: learning rate at the start, which falls linearly to 0. `seed`: seed of the weights and
+    of the images' order.
+    """
 
     channels: Annotated[list[PositiveInt], Field(min_length=1)]
     width: PositiveInt
@@ -43,7 +47,7 @@ class FeatureSettings:
 
 
 class FeatureNet(nn.Module):
-    """Images (B, C, H, W) to the logits of their classes, (B, classes)."""
+    """Map images (B, C, H, W) to the logits of their classes, (B, classes)."""
 
     mean: Tensor
     spread: Tensor
@@ -65,26 +69,26 @@ class FeatureNet(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """z(x), (B, *shape) -> (B, width), in float64."""
+        """Return z(x), (B, *shape) -> (B, width), in float64."""
         h = in_parts(self.body, x, 1024)
         return ((h - self.mean) / self.spread).double()
 
     @torch.no_grad()
     def accuracy(self, x: Tensor, y: Tensor) -> float:
-        """The share of images that it gives their label."""
+        """Return the share of images that are classified correctly."""
         found = in_parts(self, x, 1024).argmax(1)
         return float((found == y).double().mean())
 
     @torch.no_grad()
     def standardise(self, x: Tensor) -> None:
-        """Take mean and spread of the features from the images x."""
+        """Set mean and spread from the features of the images x."""
         h = in_parts(self.body, x, 1024).double()
         self.mean.copy_(h.mean(0))
         self.spread.copy_(h.var(0).mean().sqrt().clamp_min(1e-12))
 
 
 def train(net: FeatureNet, x: Tensor, y: Tensor, settings: FeatureSettings) -> None:
-    """Fit the labels y (n,) of the images x (n, C, H, W)."""
+    """Train the network to predict the labels y (n,) of the images x (n, C, H, W)."""
     size = min(settings.batch_size, len(x))
     steps = min(settings.steps, settings.passes * max(1, len(x) // size))
     generator = stream(settings.seed, "features")
@@ -105,7 +109,7 @@ def train(net: FeatureNet, x: Tensor, y: Tensor, settings: FeatureSettings) -> N
 
 
 def feature_net(dataset: Dataset, settings: FeatureSettings, folder: Path) -> tuple[FeatureNet, Kept]:
-    """The data set's classifier, from its file in `folder`, or trained now and kept there."""
+    """Return the data set's classifier, from its file in `folder`, or trained now and saved there."""
     assert dataset.labels is not None
     x, y = dataset.train, dataset.labels["train"]
     classes = int(max(labels.max() for labels in dataset.labels.values())) + 1

@@ -1,16 +1,17 @@
 """Classifier two-sample test: can a classifier tell samples from held-out data?
 
-    accuracy = mean_i 1[ sign f_{-i}(z_i) = y_i ],    y_i = 1 for samples, -1 for data, as many of each
+    accuracy = mean_i 1[ sign f_{-i}(z_i) = y_i ],    y_i = 1 for samples, -1 for data, equally many of each
 
-with f_{-i} fitted on the folds that point i is not in: kernel ridge regression of y with a Gaussian kernel, whose width
-is a multiple of the median distance between the points. 0.5 is chance; for the best of all classifiers the accuracy is
-1/2 + TV(data, samples) / 2, so for any it is a lower bound on the distance of the two laws, up to its own noise.
+where f_{-i} is fitted on the folds that do not contain point i, by kernel ridge regression of y with a Gaussian kernel
+whose width is a multiple of the median distance between the points. Chance is 0.5. The best possible classifier has
+accuracy 1/2 + TV(data, samples) / 2, so the accuracy of any classifier is a lower bound on the distance of the two
+laws, up to its own noise.
 
-The folds of a cross-validation are not independent, and a binomial p-value rejects too often. `c2st_p` is that of a
-permutation test instead, which does not: folds and kernel know nothing of the labels, and scikit-learn fits all
-permutations of them at once. With few points it rejects too seldom, as many accuracies are equal. `_floor` is the
-accuracy on as many training points in the samples' place, `_floor_std` its std over permutations, `_noise` the accuracy
-on the noise at which chains begin.
+The folds of a cross-validation are not independent, so a binomial p-value rejects too often. `c2st_p` comes from a
+permutation test instead, which does not, because folds and kernel do not depend on the labels; scikit-learn fits all
+permutations at once. With few points it rejects too rarely, because many accuracies are equal. `_floor` is the accuracy
+with equally many training points instead of samples, `_floor_std` its std over permutations, `_noise` the accuracy for
+the noise at which chains begin by default.
 
 David Lopez-Paz and Maxime Oquab, Revisiting Classifier Two-Sample Tests, 2017, section 3, arXiv:1610.06545.
 """
@@ -29,7 +30,7 @@ from ebm_lab.statistics.permutation import labellings, p_value
 
 
 def accuracies(z: Tensor, labels: Tensor, width: float, ridge: float, folds: int) -> Tensor:
-    """Cross-validated accuracy on points z (n, d), in random order, for each row of labels (P, n) of +-1: (P,).
+    """Return the cross-validated accuracy on z (n, d), in random order, for each row of labels (P, n) of +-1: (P,).
 
     f = sum_j a_j k(., z_j) with (K + ridge I) a = y over the other folds' points, k of width `width` median distances.
     """
@@ -44,8 +45,11 @@ def accuracies(z: Tensor, labels: Tensor, width: float, ridge: float, folds: int
 
 @register("evaluation", "c2st")
 class C2ST(Evaluation):
-    """`width`: of the kernel, in median distances; `ridge`: more is smoother; `folds` of the cross-validation;
-    `permutations` of the test; `points`: how many samples and held-out points at most, of each."""
+    """Test whether a classifier distinguishes samples from held-out data.
+
+    `width`: width of the kernel, in median distances. `ridge`: regularisation; more is smoother. `folds`: folds of the
+    cross-validation. `permutations`: permutations of the test. `points`: most samples, and most held-out points.
+    """
 
     metrics = (Metric("c2st_*"),)
 
@@ -71,16 +75,16 @@ class C2ST(Evaluation):
         n = self._count(view)
         data, samples = subset(view.held_out, n), view.samples[:n]
         if not samples.isfinite().all():
-            return Report(notes=["c2st: some samples are not finite, and anything tells them from data"])
+            return Report(notes=["c2st: some samples are not finite, so any classifier distinguishes them from data"])
         value, p, _ = self.test(samples, data, self.permutations, view.generator)
         floor, _, spread = self.test(subset(view.dataset.train, n), data, self.permutations, view.generator)
-        noise, _, _ = self.test(view.trajectory[0][1][:n], data, 1, view.generator)
+        noise, _, _ = self.test(view.from_noise()[:n], data, 1, view.generator)
         metrics = {"c2st_accuracy": value, "c2st_p": p, "c2st_accuracy_noise": noise, "c2st_points": 2.0 * n}
         metrics |= {"c2st_accuracy_floor": floor, "c2st_accuracy_floor_std": spread}
-        return Report(metrics, notes=["c2st_accuracy errs downwards: a better classifier may tell more apart"])
+        return Report(metrics, notes=["c2st_accuracy is a lower bound: a better classifier may find more differences"])
 
     def test(self, x: Tensor, y: Tensor, permutations: int, generator: Generator) -> tuple[float, float, float]:
-        """(accuracy, p, std over permutations) for x and y, (n, *shape) each."""
+        """Return (accuracy, p, std over permutations) for x and y, (n, *shape) each."""
         z, n = torch.cat([x, y]).flatten(1).cpu().double(), len(x)
         order = torch.rand(2 * n, generator=generator, device=generator.device).argsort().cpu()
         own = (torch.arange(2 * n) < n)[order].unsqueeze(0)

@@ -1,17 +1,17 @@
-"""Whether the run's Markov chains converge, and how many independent draws they are worth.
+"""Diagnose whether the run's Markov chains converge, and how many independent draws they equal.
 
-Chains from noise and from the training data are first warmed up and then watched: the energy and a few random
-projections v . x / scale after each call of the sampler. The formulas are those of statistics/diagnostics.py.
+Chains from noise and from the training data are warmed up; then the energy and a few random projections v . x / scale
+are recorded after each call of the sampler. The formulas are in statistics/diagnostics.py.
 
-    ess_*:    effective sample size of all draws of one start, at most about `chain_draws`; of projections the smallest
-    rhat_*:   split R-hat; without a start's name over the chains of both, so that it sees whether they meet
-    correlation_steps_*:  sampler steps that one independent draw takes, per chain
+    ess_*:    effective sample size of all draws from one start, at most about `chain_draws`; least of the projections
+    rhat_*:   split R-hat; without a start's name over the chains from both starts, which shows whether they meet
+    correlation_steps_*:  sampler steps per chain that equal one independent draw
 
-R-hat above 1.01 says that the chains have not converged; below it they may all have missed the same mode. An effective
-sample size near the number of chains says that each stays where it is; `correlation_steps` is then only a lower bound.
-All are those of the law that the sampler has: an unadjusted one, or one of little noise, has another than exp(-E).
-Where the run has no Markov chain of its own (no sampler, or one that goes down the noise levels), `kernel` is used on
-the energy of the data.
+R-hat above 1.01 shows that the chains have not converged; below it, they may still all miss the same mode. An effective
+sample size near the number of chains shows that each chain stays where it began; `correlation_steps` is then only a
+lower bound. All numbers refer to the sampler's own law, which for an unadjusted sampler, or one of little noise, is not
+exp(-E). If the run has no Markov chain (no sampler, or one that goes down the noise levels), `kernel` samples the
+energy of the data.
 
 Aki Vehtari et al., Rank-Normalization, Folding, and Localization: An Improved R-hat, 2021, arXiv:1903.08008.
 """
@@ -39,19 +39,23 @@ COLOURS = {"noise": "#d95f02", "data": "#1f5fa8", "buffer": "#1b9e77"}
 
 
 KEEPS_ITS_LAW = {"stationary": "chains that go down noise levels keep no one law"}
-"""What the kernel of a Markov chain is asked for, and why."""
+"""The feature that the kernel of a Markov chain must offer, and why."""
 
 
 def markov(view: EvalView, kernel: Sampler) -> Sampler:
-    """The run's own sampler, where it is a Markov kernel of one energy; else `kernel`."""
+    """Return a copy of the run's own sampler if it is a Markov kernel of one energy, else of `kernel`."""
     own = view.sampler
     return copy.copy(own if own is not None and "stationary" in features_of(own) else kernel)
 
 
 @register("evaluation", "chains")
 class Chains(Evaluation):
-    """`chains`: how many from each start; `warmup` and `length`: in units of the run's steps from noise to sample,
-    those left out and those watched; `projections`: how many; `kernel`: a sampler for runs without a Markov chain."""
+    """Compute convergence diagnostics of chains from noise and from the training data.
+
+    `chains`: chains from each start. `warmup`, `length`: steps that are left out and steps that are recorded, both in
+    units of the run's steps from noise to sample. `projections`: number of random projections. `kernel`: the sampler
+    for runs without a Markov chain.
+    """
 
     metrics = (
         Metric("rhat_*"),
@@ -85,7 +89,7 @@ class Chains(Evaluation):
         v = v / v.norm(dim=1, keepdim=True) / view.dataset.scale
         watched, traces = {}, {}
         for name, x in self._starts(view).items():
-            traces[name], watched[name], acceptance = self._watch(view, sampler, x, v)
+            traces[name], watched[name], acceptance = self._record(view, sampler, x, v)
             self._numbers(report, f"_{name}", watched[name], sampler.steps)
             if acceptance is not None:
                 report.metrics[f"chain_acceptance_{name}"] = acceptance
@@ -103,9 +107,12 @@ class Chains(Evaluation):
         some = torch.randperm(len(data), generator=view.generator, device=view.generator.device)[: self.chains]
         return {"noise": start_law(view.dataset).sample(len(some), view.generator), "data": data[some]}
 
-    def _watch(self, view: EvalView, sampler: Sampler, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, float | None]:
-        """Energies of every draw (m, all n), those of the energy and projections after the warm-up, (1 + p, m, n), and
-        the mean acceptance."""
+    def _record(self, view: EvalView, sampler: Sampler, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, float | None]:
+        """Run m chains and record them.
+
+        Returns the energies of all draws (m, all n), energies and p projections of the n draws after the warm-up
+        (1 + p, m, n), and the mean acceptance, None if the sampler reports none.
+        """
         first = self.warmup * view.steps // sampler.steps + 1
         draws = max(8, self.length * view.steps // sampler.steps)
         seen, acceptance = [], []
@@ -117,7 +124,7 @@ class Chains(Evaluation):
         return every[0], every[..., first:], float(torch.stack(acceptance).mean()) if acceptance else None
 
     def _numbers(self, report: Report, start: str, draws: Tensor, steps: int | None) -> None:
-        """Adds those that are finite: chains that stand still have none."""
+        """Add the finite diagnostics to the report; some are not finite if chains do not move."""
         values = {f"rhat_energy{start}": float(rhat(draws[0])), f"rhat_x{start}": float(rhat(draws[1:]).max())}
         if steps is not None:
             for name, ess in (("energy", effective_sample_size(draws[:1])), ("x", effective_sample_size(draws[1:]))):
@@ -126,7 +133,7 @@ class Chains(Evaluation):
         lost = [k for k, value in values.items() if not math.isfinite(value)]
         report.metrics |= {k: value for k, value in values.items() if k not in lost}
         if lost:
-            report.notes.append(f"left out, for the chains stand still or run away: {', '.join(lost)}")
+            report.notes.append(f"left out, because the chains do not move or diverge: {', '.join(lost)}")
 
     def _draw(self, traces: dict[str, Tensor], watched: dict[str, Tensor], steps: int) -> Tensor:
         def draw(fig) -> None:

@@ -1,9 +1,9 @@
-"""What a classifier, trained on the real training images, makes of the samples.
+"""Classify the samples with a classifier trained on the real training images.
 
-Reported: the share of samples that it gives a class with probability above `confident`, how many classes those cover,
-and the entropy of their histogram; beside them the same share on held-out real images (a ceiling) and on uniform noise
-(a floor), and its accuracy. And each sample beside its nearest training image, with the mean distance next to that of
-held-out images (500 of them): samples much nearer than those are copies.
+Reported are the share of samples that get a class with probability above `confident`, the number of classes among them
+and the entropy of their histogram; for comparison the same share of held-out real images (a ceiling) and of uniform
+noise (a floor), and the classifier's accuracy. A picture shows samples beside their nearest training images; the mean
+distance to them is reported with that of 500 held-out images: samples that are much nearer are copies.
 """
 
 import warnings
@@ -27,15 +27,19 @@ _last: dict[tuple[Any, ...], Any] = {}
 
 @register("evaluation", "classifier")
 class Classifier(Evaluation):
-    """A perceptron of one hidden layer of width `hidden` from scikit-learn, fitted once per run with fixed seed on
-    at most `points` images, of which it sees `passes` in all; `confident` is the probability that counts as sure."""
+    """Classify samples by a perceptron with one hidden layer, fitted once per run by scikit-learn with a fixed seed.
+
+    `hidden`: width of the hidden layer. `points`: most training images. `passes`: images shown during training, over
+    all epochs. `confident`: probability above which a class counts as certain.
+    """
 
     metrics = (
         Metric(
             "confident_share",
             "confident share",
             good="higher",
-            meaning="share of samples that a classifier of the real images gives more than 0.9, of 1.",
+            meaning="share of samples, of 1, that a classifier of the real images puts into a class with probability "
+            "above 0.9.",
             shown=("compare", "report", "sweep"),
             rank=60,
         ),
@@ -77,16 +81,17 @@ class Classifier(Evaluation):
             self._fitted = self._fit(data.train, labels["train"])
         samples = view.samples.clamp(*bounds)
         noise = start_law(data).sample(1000, view.generator)
-        sure = {name: self._sure(x) for name, x in (("samples", samples), ("real", view.held_out), ("noise", noise))}
-        counts = torch.bincount(sure["samples"], minlength=int(labels["train"].max()) + 1).float()
+        sets = {"samples": samples, "real": view.held_out, "noise": noise}
+        confident = {name: self._confident_classes(x) for name, x in sets.items()}
+        counts = torch.bincount(confident["samples"], minlength=int(labels["train"].max()) + 1).float()
         p = counts / counts.sum().clamp_min(1)
         nearest, distance = nearest_images(samples, data.train)
         metrics = {
-            "confident_share": len(sure["samples"]) / len(samples),
+            "confident_share": len(confident["samples"]) / len(samples),
             "classes_found": float((counts > 0).sum()),
             "class_entropy": float(-(p[p > 0] * p[p > 0].log()).sum()),
-            "confident_share_real": len(sure["real"]) / len(view.held_out),
-            "confident_share_noise": len(sure["noise"]) / len(noise),
+            "confident_share_real": len(confident["real"]) / len(view.held_out),
+            "confident_share_noise": len(confident["noise"]) / len(noise),
             "classifier_accuracy": self._accuracy(view.held_out, labels[view.split]),
             "nearest_distance": float(distance.mean()),
             "nearest_distance_real": float(nearest_images(subset(view.held_out, 500), data.train)[1].mean()),
@@ -113,8 +118,8 @@ class Classifier(Evaluation):
             model = MLPClassifier((self.hidden,), max_iter=epochs, random_state=0)
             return model.fit(x.flatten(1).cpu().numpy(), y.cpu().numpy())
 
-    def _sure(self, x: Tensor) -> Tensor:
-        """The classes of those rows of x that get one with more than the wanted probability."""
+    def _confident_classes(self, x: Tensor) -> Tensor:
+        """Return the classes of those rows of x that get one with probability above `confident`."""
         p = torch.from_numpy(self._fitted.predict_proba(x.flatten(1).cpu().numpy()))
         best, label = p.max(1)
         return label[best > self.confident]
@@ -125,6 +130,6 @@ class Classifier(Evaluation):
 
 
 def nearest_images(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, *shape): for each x the training image at the smallest Euclidean distance, and (n,) that distance."""
+    """Return each row's nearest training image by Euclidean distance, (n, *shape), and that distance, (n,)."""
     best = [torch.cdist(part.flatten(1), train.flatten(1)).min(1) for part in x.split(256)]
     return train[torch.cat([b.indices for b in best])], torch.cat([b.values for b in best])

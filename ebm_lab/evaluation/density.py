@@ -1,4 +1,4 @@
-"""Pictures of a density in one and two dimensions: the model's, beside the data and the samples."""
+"""Draw the model's density in one or two dimensions, beside the data and the samples."""
 
 import torch
 from pydantic import PositiveInt
@@ -14,7 +14,7 @@ from ebm_lab.distributions.quadrature import framed_log_density
 
 @register("evaluation", "density")
 class Density(Evaluation):
-    """`cells`: resolution of the picture, a side."""
+    """Draw the model's density in one or two dimensions. `cells`: grid cells per side of the picture."""
 
     silent = True
 
@@ -72,5 +72,5 @@ def _plane(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor
             axes.plot(*points[:2000].cpu().T.numpy(), ".", ms=1.5, alpha=0.6, color="C0")
             axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
 
-    aspect = min(max((high[1] - low[1]) / (high[0] - low[0]), 0.2), 5.0)  # no picture a thousand times as high as wide
+    aspect = min(max((high[1] - low[1]) / (high[0] - low[0]), 0.2), 5.0)  # limits the picture's shape for narrow data
     return pictures.figure(draw, 3.1 * (len(maps) + len(clouds)), 2.8 * aspect + 0.7)

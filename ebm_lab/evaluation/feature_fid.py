@@ -1,15 +1,15 @@
-"""How near samples of images are to real ones, in the features of a classifier trained on the data set itself.
+"""Compare image samples with real images, in the features of a classifier trained on the data set itself.
 
     feature_fid = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),    feature_kid = MMD^2 with k = (z . z' / d + 1)^3
 
-between the features z of samples and of training images (_feature_net.py, statistics/frechet.py). This is no FID, whose
-features are Inception's: its numbers compare with each other on one data set and with nothing else. Beside each stand,
-at the same number of images, that of held-out real images (a floor, which a model can't be expected below), of a
-mixture of Gaussians on principal components (what a model without a network reaches) and of noise (a ceiling). Samples
-are clamped to the pixels' bounds. feature_fid is biased up by about 1/n, the floor at the same n by the same cause:
-compare only numbers of equal `feature_samples`. The floor also holds what the classifier has learnt by heart, for it
-was trained on the reference images and never saw the held-out ones. feature_kid is unbiased; its deviation is that of
-one subset.
+between the features z of samples and of training images (_feature_net.py, statistics/frechet.py). This is not the FID,
+whose features are Inception's: the numbers can only be compared with one another on one data set. For comparison each
+is also reported, for the same number of images, for held-out real images (a floor below which no model can be
+expected), for a mixture of Gaussians on principal components (what a model without a network reaches) and for noise (a
+ceiling). Samples are clamped to the pixels' bounds. feature_fid is biased upwards by about 1/n, and so is its floor:
+compare only numbers of equal `feature_samples`. The floor also contains what the classifier has memorised, since it was
+trained on the reference images and never saw the held-out ones. feature_kid is unbiased; its deviation is that of one
+subset.
 
 Martin Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, equation 6, arXiv:1706.08500.
 Mikolaj Binkowski et al., Demystifying MMD GANs, 2018, section 4, arXiv:1801.01401.
@@ -36,8 +36,12 @@ from ebm_lab.statistics.frechet import feature_distance, subset_mmd2
 
 @register("evaluation", "feature_fid")
 class FeatureFID(Evaluation):
-    """`network`: the classifier's settings (FeatureSettings); `mixture`: the baseline's (MixtureSettings); `reference`:
-    how many training images samples are compared with at most; `subsets` of `subset_size` images for feature_kid."""
+    """Compare samples with training images in a classifier's features.
+
+    `network`: settings of the classifier (FeatureSettings). `mixture`: settings of the baseline (MixtureSettings).
+    `reference`: most training images for the comparison. `subsets`, `subset_size`: number and size of the subsets for
+    feature_kid.
+    """
 
     metrics = (
         Metric(
@@ -96,8 +100,8 @@ class FeatureFID(Evaluation):
         weights = "averaged" if view.averaged else "raw"
         notes.append(
             f"feature_fid: {n} samples of the {weights} weights, clamped to [{bounds[0]:g}, {bounds[1]:g}], and as "
-            f"many for floor, mixture and noise, against {len(reference)} training images; biased up by about 1/n, so "
-            f"compare at equal feature_samples; its features are this data set's own, so it is no FID"
+            f"many for floor, mixture and noise, against {len(reference)} training images; biased upwards by about "
+            f"1/n, so compare at equal feature_samples; the features are this data set's own, so this is not the FID"
         )
         return Report(metrics, notes=notes)
 
@@ -107,25 +111,25 @@ class FeatureFID(Evaluation):
         return found if name else {**found, "feature_kid_std": deviation}
 
     def prepare(self) -> tuple[tuple[FeatureNet, PrincipalMixture], list[str]]:
-        """Classifier and mixture, from their files or made now, and what there is to say about it."""
+        """Return classifier and mixture, from their files or made now, and notes about them."""
         if self._ready is not None:
             return self._ready, []
         began = time.perf_counter()
         net, kept = feature_net(self.dataset, self.network, self.folder)
-        notes = [*kept.notes, *told("classifier trained", kept, began)]
+        notes = [*kept.notes, *_notes("classifier trained", kept, began)]
         began = time.perf_counter()
         mixture, kept = principal_mixture(self.dataset, self.mixture, self.folder)
-        notes += [*kept.notes, *told("mixture of Gaussians fitted", kept, began)]
+        notes += [*kept.notes, *_notes("mixture of Gaussians fitted", kept, began)]
         self._ready = net, mixture
         return self._ready, notes
 
 
-def told(what: str, kept: Any, began: float) -> list[str]:
-    """A line for what was made and not found."""
+def _notes(what: str, kept: Any, began: float) -> list[str]:
+    """Return a line if the part was made now and not read from its file."""
     return [f"{what} in {time.perf_counter() - began:.1f} s, kept as {kept.path}"] if kept.made else []
 
 
 def unfit(dataset: Dataset) -> str | None:
-    """None, or why no classifier of images can be trained on these data."""
+    """Return why no image classifier can be trained on these data; None if one can."""
     images = dataset.bounds is not None and len(dataset.event_shape) == 3
     return None if images and dataset.labels is not None else "the data are not labelled images"

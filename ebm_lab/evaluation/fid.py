@@ -1,12 +1,13 @@
-"""The Frechet Inception distance itself, where Inception's weights are at hand.
+"""The Frechet Inception distance itself, if Inception's weights are installed.
 
     fid = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))
 
 between Gaussians fitted to the 2,048 pooled features of samples and of training images, by torchmetrics with
-torch-fidelity's Inception: the network of the literature, images clamped to their bounds, as bytes, enlarged to 299
-pixels a side. `fid_floor` is that of held-out images, as many as there are samples. With fewer images than features the
-fitted covariances are singular and the distance far too large: published values take 50,000 samples, and none with
-another number, another resizing or other weights compares with them. Nothing is ever downloaded.
+torch-fidelity's Inception, which is the network of the literature. Images are clamped to their bounds, converted to
+bytes and enlarged to 299 pixels a side. `fid_floor` is the distance of as many held-out images as there are samples.
+With fewer images than features the fitted covariances are singular and the distance is far too large: published values
+use 50,000 samples, and values with another number, another resizing or other weights cannot be compared with them.
+Nothing is ever downloaded.
 
 Martin Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, equation 6, arXiv:1706.08500.
 """
@@ -33,8 +34,11 @@ LIBRARIES = ("torchmetrics", "torch_fidelity")
 
 @register("evaluation", "fid")
 class FID(Evaluation):
-    """`weights`: the file of Inception's weights, as torch-fidelity publishes it; `auto`: torch's hub folder.
-    `reference`: how many training images at most; `batch_size`: images that go through Inception at a time."""
+    """Compare samples with training images in Inception's features.
+
+    `weights`: file of Inception's weights, as published by torch-fidelity; `auto` looks in torch's hub folder.
+    `reference`: most training images. `batch_size`: images that Inception processes at a time.
+    """
 
     metrics = (Metric("fid*"),)
 
@@ -54,7 +58,7 @@ class FID(Evaluation):
         return self._missing()
 
     def _missing(self) -> str | None:
-        """None, or what Inception still needs."""
+        """Return what Inception still needs; None if nothing."""
         if absent := [name for name in LIBRARIES if find_spec(name) is None]:
             return (
                 f"needs {' and '.join(absent)}: pip install 'ebm_lab[fid]', and Inception's weights at {self.weights}"
@@ -65,7 +69,7 @@ class FID(Evaluation):
                 f"evaluation.fid.weights=<file>; feature_fid needs none"
             )
         try:
-            torch.load(self.weights, map_location="cpu", weights_only=True)  # torch-fidelity would run what is in it
+            torch.load(self.weights, map_location="cpu", weights_only=True)  # torch-fidelity would run code in the file
         except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
             return f"{self.weights} can't be read as weights ({(str(error).splitlines() or ['empty'])[0][:80]})"
         return None
@@ -79,7 +83,7 @@ class FID(Evaluation):
         weights = "averaged" if view.averaged else "raw"
         note = (
             f"fid: {n} samples of the {weights} weights, clamped to [{bounds[0]:g}, {bounds[1]:g}], against "
-            f"{len(real)} training images; biased up, strongly where there are fewer images than its 2,048 features: "
+            f"{len(real)} training images; biased upwards, strongly with fewer images than its 2,048 features: "
             f"compare at equal fid_samples"
         )
         return Report(metrics, notes=[note])
@@ -92,8 +96,10 @@ class FID(Evaluation):
 
 
 def fids(metric: Any, real: Tensor, clouds: list[Tensor], bounds: tuple[float, float], batch: int) -> list[float]:
-    """The distance of each cloud of images (n, C, H, W) to `real` by torchmetrics' `metric`, made with
-    reset_real_features=False."""
+    """Return the distance of each set of images (n, C, H, W) in `clouds` to `real`.
+
+    `metric`: torchmetrics' FID, made with reset_real_features=False.
+    """
     found = []
     for part in pictures.to_uint8(real, bounds).split(batch):
         metric.update(part, real=True)

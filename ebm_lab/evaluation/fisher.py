@@ -1,18 +1,18 @@
-"""Fisher divergence: how wrong the model's score is, where the true one is known.
+"""Fisher divergence: the error of the model's score, if the true score is known.
 
     D_F(q) = 1/2 E_q |grad log p_model(x) - grad log p_data(x)|^2
 
-in nats per squared data unit, under three laws q: of held-out data (what score matching minimises), of the model's own
-samples, and uniform on the box that holds the data. A small value under the data says nothing about how heavy each of
-several distant modes is: grad log p does not change when a mode's weight does, except between the modes, where data are
-hardly ever. The box has points there, and far from all data too, where a model is free and scores are large: it shows
-what the data do not ask about, weights among much else. So the error of the modes' weights stands beside it where the
-modes are known, `fisher_mode_tv` of the density or, for want of one, `fisher_mode_tv_samples`.
+in nats per squared data unit, under three laws q: that of held-out data (which score matching minimises), that of the
+model's samples, and the uniform law on the box that contains the data. A small value under the data says nothing about
+the weights of distant modes: grad log p depends on a mode's weight only between the modes, where there are hardly any
+data. The box has points there, but also far from all data, where a model is unconstrained and scores are large: it
+mostly measures regions without data. So if the modes are known, the error of their weights is reported too,
+`fisher_mode_tv` of the density or, if there is none, `fisher_mode_tv_samples`.
 
-Beside D_F under data and box stand two trivial models': `_zero`, whose score is 0 everywhere, and `_gaussian`, with the
-training data's mean and covariance. Means over points are unbiased; `_se` are their standard errors. A model of many
-levels is compared at its lowest, and differs from the data by that much blur; so does one trained with noise on the
-data.
+For comparison D_F under data and box is also reported for two trivial models: `_zero`, whose score is 0 everywhere, and
+`_gaussian`, with the training data's mean and covariance. Means over points are unbiased; `_se` are their standard
+errors. A model of many levels is compared at its lowest level, whose blur is part of the divergence, as is the noise of
+a model trained on noisy data.
 
 Aapo Hyvarinen, Estimation of Non-Normalized Statistical Models by Score Matching, 2005, equation 2.
 Blindness: Li Wenliang and Heishiro Kanagawa, Blindness of Score-based Methods to Isolated Components and Mixing
@@ -38,14 +38,17 @@ from ebm_lab.models.levels import data_score
 
 
 def fisher_divergence(s_model: Tensor, s_data: Tensor) -> Tensor:
-    """1/2 |s_model - s_data|^2 of scores (B, *shape) at the same points, (B,); its mean is D_F under their law."""
+    """Return 1/2 |s_model - s_data|^2, (B,), of scores (B, *shape); its mean is D_F under the law of the points."""
     return 0.5 * flat_sum((s_model - s_data) ** 2)
 
 
 @register("evaluation", "fisher")
 class Fisher(Evaluation):
-    """`points`: how many of each law at most; `cells`: of the quadrature for the modes' weights, as in
-    evaluation.likelihood."""
+    """Compare the model's score with the true one.
+
+    `points`: most points of each law. `cells`: cells of the quadrature for the modes' weights, as in
+    evaluation.likelihood.
+    """
 
     metrics = (Metric("fisher_*"),)
 
@@ -91,7 +94,7 @@ class Fisher(Evaluation):
         return torch.cat(parts)
 
     def _weights(self, view: EvalView) -> dict[str, float]:
-        """Total variation between the modes' weights in the model and in the data."""
+        """Return the total variation between the modes' weights in the model and in the data."""
         mixture = mixture_of(view.dataset)
         if mixture is None:
             return {}
@@ -104,8 +107,10 @@ class Fisher(Evaluation):
 
 
 def gaussian_score(train: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """The score -S^-1 (x - m) of the Gaussian with the mean and the covariance of train (n, *shape); None where that is
-    singular, so that there is no density."""
+    """Return the score -S^-1 (x - m) of the Gaussian with mean m and covariance S of train (n, *shape).
+
+    Returns None if S is singular, since there is no density then.
+    """
     flat = train.flatten(1).double()
     mean, covariance = flat.mean(0), flat.T.cov(correction=0).view(flat.shape[1], -1)
     if int(torch.linalg.matrix_rank(covariance, hermitian=True)) < len(covariance):

@@ -1,12 +1,13 @@
-"""Held-out likelihood by the probability-flow ODE, for models of many noise levels: energies and score networks.
+"""Held-out likelihood by the probability-flow ODE, for energies and score networks with many noise levels.
 
     flow_nll = -E_test[ log q_sigma_min(x) ],    log q_sigma_min by models/probability_flow.py
 
-in nats: of the model's law at its lowest level, for data as they are. For an energy it is the law that its scores at
-all levels carry down from noise, which is exp(-E(x, sigma_min)) / Z only as far as the levels agree. The divergence is
-exact up to `exact_dim` dimensions, d backward passes a step; above, it is Hutchinson's estimate, whose standard error
-over the points is reported with that of the points themselves as `flow_nll_se`. `flow_error` is what half the steps
-would have changed, on a tenth of the points. For images also in bits per dimension (_bits_per_dim.py).
+in nats, of the model's law at its lowest level, for data without added noise. For an energy this is the law to which
+the scores at all levels transport the noise; it equals exp(-E(x, sigma_min)) / Z only as far as the levels are
+consistent. The divergence is exact up to `exact_dim` dimensions, with d backward passes a step; above, it is
+Hutchinson's estimate, whose noise is included in the standard error over points `flow_nll_se`. `flow_error` is the
+change that half the steps would make, on a tenth of the points. For images the result is also given in bits per
+dimension (_bits_per_dim.py).
 """
 
 from typing import cast
@@ -27,8 +28,11 @@ from ebm_lab.models.probability_flow import flow_log_prob
 
 @register("evaluation", "flow_likelihood")
 class FlowLikelihood(Evaluation):
-    """`steps`: Runge-Kutta steps in log sigma; `exact_dim`: largest dimension with an exact divergence; `points`: how
-    many held-out points at most."""
+    """Compute the held-out likelihood by the probability-flow ODE.
+
+    `steps`: Runge-Kutta steps in log sigma. `exact_dim`: largest dimension with an exact divergence. `points`: most
+    held-out points.
+    """
 
     metrics = (
         Metric(

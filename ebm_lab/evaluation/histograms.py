@@ -1,12 +1,12 @@
-"""Energy histograms: training data, held-out data, samples and what the model should find unlikely, in one picture.
+"""Energy histograms of training data, held-out data, samples and sets that the model should find unlikely.
 
-    e_gap_<set> = E_set[ E(x) ] - E_held-out[ E(x) ]        in nats;  e_std = the energy's standard deviation, held out
+    e_gap_<set> = E_set[ E(x) ] - E_held-out[ E(x) ]        in nats;  e_std = std of the held-out energies
 
-`e_gap_train` far below 0 is overfitting; `e_gap_samples` is 0 where the samples' law is the model's and the model's is
-the data's; `e_gap_noise` (uniform noise; for points a Gaussian of their mean and scale) and `e_gap_outside` (classes
-that training never saw) should be far above e_std. `e_lower_<set>` is the share of the set with an energy below the
-held-out median: one half for the same law, near 0 for what the model tells apart. Energies have no common zero: only
-gaps mean anything.
+`e_gap_train` far below 0 shows overfitting. `e_gap_samples` is 0 if samples, model and data have the same law.
+`e_gap_noise` (uniform noise; for points a Gaussian of their mean and scale) and `e_gap_outside` (classes that training
+never saw) should be far above e_std. `e_lower_<set>` is the share of the set with an energy below the held-out median:
+one half for the same law, near 0 for a set that the model distinguishes. The zero of an energy is arbitrary, so only
+gaps are meaningful.
 
 Will Grathwohl et al., Your Classifier is Secretly an Energy Based Model and You Should Treat it Like One, 2020, figure
 5, arXiv:1912.03263.
@@ -32,7 +32,7 @@ COLOURS = {"train": "#1f5fa8", "held-out": "black", "samples": "#d95f02", "noise
 
 @register("evaluation", "histograms")
 class Histograms(Evaluation):
-    """`points`: how many of each set at most; `bins`: of the histograms."""
+    """Draw histograms of the energy. `points`: most points of each set. `bins`: bins of the histograms."""
 
     metrics = (Metric("e_gap_*", unit="nats"), Metric("e_lower_*"), Metric("e_std", unit="nats"))
 
@@ -63,7 +63,7 @@ class Histograms(Evaluation):
         return Report(dict(sorted(metrics.items())), {"energy_histograms": self._draw(e)})
 
     def _draw(self, e: dict[str, Tensor]) -> Tensor:
-        """Near the data on a plain axis, and all sets on one that is logarithmic far from the held-out mean."""
+        """Draw the histograms near the data, and all of them on an axis that is logarithmic far from the data."""
         middle, spread = float(e["held-out"].mean()), max(float(e["held-out"].std()), 1e-12)
         at = {name: (values[values.isfinite()] - middle) / spread for name, values in e.items()}
         near = torch.cat([at["train"], at["held-out"]])

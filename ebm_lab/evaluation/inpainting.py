@@ -1,19 +1,19 @@
-"""Inpainting: the missing part of a held-out image, drawn from the model given the rest.
+"""Inpainting: draw the missing part of a held-out image from the model, given the rest.
 
     p(x_u | x_k) is proportional to exp(-E(x_u, x_k)) as a function of the unknown pixels x_u alone
 
-so the energy with the known pixels x_k held fixed is an energy of x_u, and whatever samples exp(-E) exactly samples the
-conditional exactly (MALA, HMC) or with its own bias (Langevin). Samplers that go down the noise levels instead see
-known pixels with each level's noise, which falls to nothing: even for a perfect model exact only in the limit of many
-steps a level, for what unknown pixels settled beside blurred known ones must be undone below.
+So E with the known pixels x_k held fixed is an energy of x_u, and a sampler of exp(-E) samples this conditional law,
+exactly (MALA, HMC) or with its usual bias (Langevin). Samplers that go down the noise levels instead get known pixels
+with each level's noise, which decreases to 0. Even for a perfect model this is exact only in the limit of many steps
+per level, because unknown pixels that adapted to blurred known ones must change again at lower levels.
 
     inpaint_mse        mean squared error per unknown pixel of one completion
-    inpaint_mse_mean   of the mean of `completions` chains: what nears the conditional mean, the best guess there is
+    inpaint_mse_mean   the same for the mean of `completions` chains, which estimates the best guess
     inpaint_mse_mean_image, inpaint_mse_nearest    baselines: the mean training image, and the training image whose
                        known pixels are nearest
 
-A completion is a draw and no best guess: with a perfect model inpaint_mse is twice the conditional variance, and can
-lie above the mean image's though every completion is right.
+A completion is a random draw, not a best guess: for a perfect model inpaint_mse is twice the conditional variance,
+which can exceed the error of the mean image although every completion is right.
 
 Yang Song and Stefano Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, 2019, appendix B.3,
 arXiv:1907.05600 (by levels).
@@ -42,7 +42,7 @@ Hole = Literal["lower", "right", "centre"]
 
 
 def hole_mask(hole: Hole, shape: tuple[int, ...]) -> Tensor:
-    """(C, H, W) booleans, true where pixels are unknown: half the image, or a square of half its sides."""
+    """Return booleans (C, H, W), true for unknown pixels: half the image, or a central square of half its sides."""
     _, h, w = shape
     rows, columns = torch.arange(h)[:, None], torch.arange(w)[None]
     lower, right = rows >= h // 2, columns >= w // 2
@@ -51,33 +51,35 @@ def hole_mask(hole: Hole, shape: tuple[int, ...]) -> Tensor:
 
 
 class Restricted(nn.Module):
-    """E as a function of the unknown coordinates u (B, k), the known ones being those of x (B, *shape)."""
+    """E as a function of the unknown coordinates u (B, k), with the known ones taken from x (B, *shape)."""
 
     def __init__(self, energy: EnergyFn, x: Tensor, unknown: Tensor) -> None:
         super().__init__()
         self.energy, self.x, self.unknown = energy, x, unknown
 
-    def whole(self, u: Tensor) -> Tensor:
-        """(B, *shape); a batch of several copies (replicas) of the B rows is completed by copies."""
+    def completed(self, u: Tensor) -> Tensor:
+        """Return x with its unknown coordinates set to u, (B, *shape); u may hold several replicas of the B rows."""
         x = self.x.repeat(len(u) // len(self.x), *[1] * (self.x.ndim - 1))
         return x.masked_scatter(self.unknown.expand_as(x), u)
 
     def forward(self, u: Tensor) -> Tensor:
-        return self.energy(self.whole(u))
+        return self.energy(self.completed(u))
 
 
 def complete(
     sampler: Sampler, energy: EnergyFn, x: Tensor, unknown: Tensor, u: Tensor, steps: int, generator: Generator
 ) -> Tensor:
-    """x (B, *shape) with its unknown coordinates drawn from the conditional law, by chains that start at u (B, k)."""
+    """Return x (B, *shape) with unknown coordinates drawn from the conditional law, by chains from u (B, k)."""
     restricted = Restricted(energy, x, unknown)
     *_, (_, u, _) = walk(sampler, restricted, u, steps, generator)
-    return restricted.whole(u)
+    return restricted.completed(u)
 
 
 class Pinned(NoiseLevels):
-    """A model of many levels whose known pixels have the law of the data's plus that level's noise, N(x_k, sigma^2 I):
-    unknown pixels keep the model's score, at what the known ones happen to be."""
+    """A model of many levels whose known pixels have the law N(x_k, sigma^2 I) at each level.
+
+    The unknown pixels have the model's score, given the present values of the known ones.
+    """
 
     def __init__(self, model: NoiseLevels, x: Tensor, unknown: Tensor) -> None:
         nn.Module.__init__(self)
@@ -93,21 +95,24 @@ class Pinned(NoiseLevels):
 def complete_by_levels(
     sampler: Sampler, model: NoiseLevels, x: Tensor, unknown: Tensor, start: Tensor, generator: Generator
 ) -> Tensor:
-    """x (B, *shape) with its unknown coordinates from a sampler that goes down the noise levels, begun at `start`."""
+    """Return x (B, *shape) with unknown coordinates from a sampler that goes down the noise levels from `start`."""
     pinned = Pinned(model, x, unknown)
     *_, (_, y, _) = walk(sampler, pinned, start, sampler.total(pinned) or 0, generator)
     return torch.where(unknown, y, x)
 
 
 def goes_down(sampler: Sampler | None) -> bool:
-    """Say whether the run's sampler goes down the noise levels and keeps no one law."""
+    """Return whether the run's sampler goes down the noise levels, and so has no stationary law."""
     return sampler is not None and "stationary" not in features_of(sampler)
 
 
 @register("evaluation", "inpainting")
 class Inpainting(Evaluation):
-    """`hole`: the unknown part; `images`: how many; `completions`: chains for each; `kernel`: a sampler for runs
-    without one. Chains take the run's steps from noise to sample, and begin at noise."""
+    """Complete held-out images of which a part is unknown.
+
+    `hole`: the unknown part. `images`: number of images. `completions`: chains per image, which begin at noise and take
+    the run's number of steps from noise to sample. `kernel`: the sampler for runs without one.
+    """
 
     metrics = (Metric("inpaint_*"),)
 
@@ -133,7 +138,7 @@ class Inpainting(Evaluation):
         return (
             None
             if view.has("energy") or goes_down(view.sampler)
-            else "a score network without a sampler completes nothing"
+            else "a score network without a sampler cannot complete images"
         )
 
     def __call__(self, view: EvalView) -> Report:
@@ -161,7 +166,7 @@ class Inpainting(Evaluation):
         return Report(metrics, {"inpainting": pictures.strips(rows, bounds)}, notes)
 
     def _draw(self, view: EvalView, x: Tensor, unknown: Tensor) -> Tensor:
-        """Rows of x with their unknown pixels drawn."""
+        """Return the rows of x with their unknown pixels drawn."""
         if view.sampler is not None and goes_down(view.sampler):
             model = cast(NoiseLevels, view.energy)
             start = view.noise.sample(len(x), view.generator)

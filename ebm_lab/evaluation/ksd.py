@@ -2,19 +2,21 @@
 
     ksd2_data: could the held-out data come from the model?    ksd2_samples: has the sampler reached the model?
 
-KSD^2 by the unbiased U-statistic, with inverse multiquadric kernels whose widths c are multiples of the median distance
-between training points: its mean over the widths. It has the unit of a squared score, and compares models only at the
-same widths. `_floor` is the 95th percentile of its wild bootstrap, below which a perfect model stays 19 times in 20.
+KSD^2 is the mean over widths c of the unbiased U-statistic with an inverse multiquadric kernel; the widths are
+multiples of the median distance between training points. It has the unit of a squared score, and models can be compared
+only at the same widths. `_floor` is the 95th percentile of its wild bootstrap, which a perfect model exceeds once in 20
+times.
 
     z = max_c KSD^2_c / std_c,    std_c of the bootstrap at width c
 
-is how far it stands out at the width that shows most: narrow kernels see the shape of narrow modes, wide ones see where
-the mass is. `_p` is the chance of a z as large if the points came from the model, by the same bootstrap; right for many
-points. `ksd2_noise` is the value of the noise at which chains begin: what a sampler that does nothing gets.
+is the discrepancy in standard deviations at the width that shows most: narrow kernels see the shape of narrow modes,
+wide ones see where the mass is. `_p` is the probability of so large a z if the points came from the model, by the same
+bootstrap, which is accurate for many points. `ksd2_noise` is the value for the noise at which chains begin by default,
+that is for a sampler that does nothing.
 
-Like the score, it hardly sees the weights of distant modes; a p-value far from 0 does not vouch for them. It loses
-power as the dimension grows. Samples drawn at temperature T are compared with exp(-E / T); a model of many levels is
-taken at its lowest level, where samplers that end with a denoising step fall short of its blur.
+Like the score, KSD hardly sees the weights of distant modes: a p-value far from 0 does not show that they are right. It
+loses power as the dimension grows. Samples drawn at temperature T are compared with exp(-E / T). A model of many levels
+is taken at its lowest level; samplers that end with a denoising step have less blur than that level.
 """
 
 from functools import partial
@@ -36,12 +38,12 @@ from ebm_lab.statistics.stein import bootstrap_std, imq_stein_kernel, u_statisti
 
 
 def stein_kernels(x: Tensor, s: Tensor, widths: list[float]) -> Tensor:
-    """h between x (..., n, d) with scores s (..., n, d), for each width: (..., widths, n, n)."""
+    """Return the Stein kernel h between x (..., n, d) with scores s, for each width: (..., widths, n, n)."""
     return torch.stack([imq_stein_kernel(x, s, c) for c in widths], -3)
 
 
 def stein_test(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(KSD^2, its floor, z, p), (...) each, from h (..., widths, n, n) and independent signs w (..., B, n)."""
+    """Return (KSD^2, its floor, z, p), (...) each, from h (..., widths, n, n) and independent signs w (..., B, n)."""
     value, null, std = u_statistic(h), wild_bootstrap(h, w.unsqueeze(-3)), bootstrap_std(h)
     z, null_z = (value / std).amax(-1), (null / std.unsqueeze(-1)).amax(-2)
     return value.mean(-1), null.mean(-2).quantile(0.95, -1), z, p_value(z, null_z)
@@ -49,8 +51,11 @@ def stein_test(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @register("evaluation", "ksd")
 class KSD(Evaluation):
-    """`widths`: of the kernels, in units of the median distance between training points; `points`: how many held-out
-    points and samples at most; `bootstraps`: draws of the wild bootstrap."""
+    """Test held-out data and samples against the model's score.
+
+    `widths`: widths of the kernels, in units of the median distance between training points. `points`: most held-out
+    points, and most samples. `bootstraps`: draws of the wild bootstrap.
+    """
 
     metrics = (Metric("ksd2_*"),)
 
@@ -75,10 +80,12 @@ class KSD(Evaluation):
         metrics = self._test(view, "ksd2_data", subset(view.held_out, self.points), 1.0, widths)
         if view.sampler is not None and view.count > 1:
             metrics |= self._test(view, "ksd2_samples", view.samples, view.temperature, widths)
-            if view.origin is None:
-                noise = view.trajectory[0][1][: self.points]
-                metrics["ksd2_noise"] = float(u_statistic(self._h(view, noise, view.temperature, widths)).mean())
-        return Report(metrics, notes=["ksd2 hardly sees the weights of distant modes, as every measure by the score"])
+            noise = view.from_noise()[: self.points]
+            metrics["ksd2_noise"] = float(u_statistic(self._h(view, noise, view.temperature, widths)).mean())
+        return Report(
+            metrics,
+            notes=["ksd2 hardly sees the weights of distant modes, like every measure that uses only the score"],
+        )
 
     def _test(self, view: EvalView, name: str, x: Tensor, temperature: float, widths: list[float]) -> dict[str, float]:
         h = self._h(view, x[: self.points], temperature, widths)

@@ -1,20 +1,20 @@
-"""Short runs against long runs: is the model's own law like the data, or only where its chains happen to stop?
+"""Compare short and long chains: does the model's own law resemble the data, or only the states after K steps?
 
-Chains from noise, from training data and from the persistent buffer are run for `multiples` of K steps, K the run's own
-number from noise to sample. At each:
+Chains from noise, from training data and from the persistent buffer are run for `multiples` of K steps, where K is the
+run's own number of steps from noise to sample. At each multiple are reported:
 
-    longrun_e_<start>_<multiple>       mean energy; `longrun_e_data` and `longrun_e_std` are the held-out data's
-    longrun_mmd2_<start>_<multiple>    unbiased MMD^2 to held-out data; floor: as many training points
+    longrun_e_<start>_<multiple>       mean energy; `longrun_e_data`, `longrun_e_std`: mean and std on held-out data
+    longrun_mmd2_<start>_<multiple>    unbiased MMD^2 to held-out data; `longrun_mmd2_floor`: that of training points
     longrun_moments_<start>_<multiple> sqrt(mean over coordinates of (difference of means)^2 + (of stds)^2) / scale
 
-The verdict, with s = `tolerance` times the energy's standard deviation on held-out data, plus three standard errors of
-the means compared:
-    the starts meet     at the end, mean energies from all starts lie within s of each other
-    the law is kept     at the end, mean energies from all starts lie within s of the held-out data's
-    the short run fits  at K steps, that from noise lies within s of the held-out data's
-Convergent: the first two. Non-convergent: the short run fits and the law is not kept, so that training shaped K-step
-chains and not exp(-E). A sampler of little noise, or a cold one, sinks below the data's energy whatever the model.
-Equal energies do not make equal laws; MMD and moments stand beside them.
+The verdict compares mean energies, within s = `tolerance` times the energy's standard deviation on held-out data plus
+three standard errors:
+    the starts meet     at the end, the means from all starts lie within s of one another
+    the law is kept     at the end, the means from all starts lie within s of the held-out data's
+    the short run fits  after K steps, the mean from noise lies within s of the held-out data's
+Convergent means that the starts meet and the law is kept. Non-convergent means that the short run fits but the law is
+not kept: training has shaped K-step chains and not exp(-E). A sampler with little noise, or a cold one, ends below the
+data's energy for any model. Equal energies do not imply equal laws, so MMD and moments are reported too.
 
 Erik Nijkamp et al., On the Anatomy of MCMC-Based Maximum Likelihood Learning of Energy-Based Models, 2020, sections 3.2
 and 4.2, arXiv:1903.12370.
@@ -42,42 +42,46 @@ from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.statistics.prdc import median_distance
 
 Curve = dict[int, Tensor]
-"""Steps to the energies of all chains there, (n,)."""
+"""By number of steps, a tensor over all chains: energies (n,) or states (n, *shape)."""
 
 
 def moment_distance(x: Tensor, y: Tensor) -> Tensor:
-    """sqrt(mean_i (mean x_i - mean y_i)^2 + (std x_i - std y_i)^2) of (n, *shape) and (m, *shape), 0-d."""
+    """Return sqrt(mean_i (mean x_i - mean y_i)^2 + (std x_i - std y_i)^2) of (n, *shape) and (m, *shape), 0-d."""
     x, y = x.flatten(1), y.flatten(1)
     return ((x.mean(0) - y.mean(0)) ** 2 + (x.std(0) - y.std(0)) ** 2).mean().sqrt()
 
 
-def apart(a: Tensor, b: Tensor, s: float) -> bool:
-    """Do mean energies of a (n,) and b (m,) differ by more than s and three standard errors?"""
+def differ(a: Tensor, b: Tensor, s: float) -> bool:
+    """Return whether the means of energies a (n,) and b (m,) differ by more than s plus three standard errors."""
     error = (a.var() / len(a) + b.var() / len(b)).sqrt()
     return bool((a.mean() - b.mean()).abs() > s + 3 * error) or not bool(a.isfinite().all())
 
 
 def verdict(short: dict[str, Tensor], end: dict[str, Tensor], data: Tensor, s: float) -> str:
-    """In words, from energies (n,) of chains by start, after the short run and at the end, and of held-out data."""
+    """Return the verdict in words, from energies (n,) by start, after the short run and at the end, and of data."""
     names = list(end)
-    meet = not any(apart(end[a], end[b], s) for i, a in enumerate(names) for b in names[:i])
-    strays = [name for name in names if apart(end[name], data, s)]
-    fits = not apart(short["noise"], data, s)
+    meet = not any(differ(end[a], end[b], s) for i, a in enumerate(names) for b in names[:i])
+    strays = [name for name in names if differ(end[name], data, s)]
+    fits = not differ(short["noise"], data, s)
     if meet and not strays:
         return "convergent: long chains from every start end at the data's energy"
     if not strays:
-        return "undecided: long chains end near the data's energy, and not all at one"
+        return "undecided: long chains end near the data's energy, but at different energies"
     what = f"long chains from {', '.join(strays)} leave the data's energy"
     if fits:
         return f"non-convergent: short chains from noise reach the data's energy, {what}"
-    return f"{'biased' if meet else 'not converged'}: {what}, {'all to one other' if meet else 'and differ'}"
+    return f"{'biased' if meet else 'not converged'}: {what}, {'and meet at another' if meet else 'and differ'}"
 
 
 @register("evaluation", "longrun")
 class LongRun(Evaluation):
-    """`multiples`: of the run's steps, in rising order; `chains`: how many from each start; `max_steps`: no chain takes
-    more; `tolerance`: of the verdict, in standard deviations of the energy; `widths`: of the MMD's kernels, in units of
-    the median distance; `kernel`: a sampler for runs without a Markov chain of their own."""
+    """Run chains from several starts for long times, and judge whether the model's law is that of the data.
+
+    `multiples`: multiples of the run's steps at which chains are examined. `chains`: chains from each start.
+    `max_steps`: most steps of a chain. `tolerance`: tolerance of the verdict, in standard deviations of the energy.
+    `widths`: widths of the MMD's kernels, in units of the median distance. `kernel`: the sampler for runs without a
+    Markov chain.
+    """
 
     metrics = (Metric("longrun_*"),)
 
@@ -113,18 +117,18 @@ class LongRun(Evaluation):
         with torch.no_grad():
             real = in_parts(partial(evaluate, view.energy), subset(held, 4096), 1024).double().cpu()
         report.metrics = {"longrun_e_data": float(real.mean()), "longrun_e_std": float(real.std())}
-        curves, stops, fates = {}, {}, {}
+        curves, stops, reached = {}, {}, {}
         for name, x in self._starts(view).items():
-            curves[name], stops[name], fates[name] = self._run(view, x, sorted(set(steps.values())))
+            curves[name], stops[name], reached[name] = self._run(view, x, sorted(set(steps.values())))
         data, widths = self._reference(view)
         self._compare(report, "floor", subset(view.dataset.train, self.chains), data, widths, view.dataset.scale)
         for name, stop in stops.items():
             for m, k in steps.items():
-                e = curves[name][fates[name][k]]
+                e = curves[name][reached[name][k]]
                 report.metrics[f"longrun_e_{name}_{m}"] = float(e.mean())
                 self._compare(report, f"{name}_{m}", stop[k], data, widths, view.dataset.scale)
         first, last = steps[self.multiples[0]], steps[self.multiples[-1]]
-        short, end = ({name: curves[name][fates[name][k]] for name in curves} for k in (first, last))
+        short, end = ({name: curves[name][reached[name][k]] for name in curves} for k in (first, last))
         drift = max(abs(float(end[name].mean()) - float(real.mean())) for name in end)
         report.metrics["longrun_drift"] = drift / float(real.std())
         said = verdict(short, end, real, self.tolerance * float(real.std()))
@@ -148,8 +152,11 @@ class LongRun(Evaluation):
         return starts
 
     def _run(self, view: EvalView, x: Tensor, stops: list[int]) -> tuple[Curve, Curve, dict[int, int]]:
-        """Energies after the first 20 calls of the sampler, about 200 more and at each stop; the states at 0 and at
-        each stop; and the steps at which a stop was reached."""
+        """Run chains from x; returns energies and states by number of steps, and the step at which each stop fell.
+
+        Energies are taken at the first 20 calls of the sampler, at about 200 more and at each stop; states at the start
+        and at each stop.
+        """
         sampler = markov(view, self.kernel)
         every = max(1, stops[-1] // sampler.steps // 200)
         curve, states, reached = {}, {}, {}
@@ -197,7 +204,7 @@ class LongRun(Evaluation):
         return pictures.figure(draw, 7, 4.2)
 
     def _states(self, view: EvalView, stops: dict[str, Curve], held: Tensor) -> Tensor:
-        """Rows: starts; columns: the start and each stop; for points beside held-out data."""
+        """Draw the states: a row per start, a column per stop; points are drawn over held-out data."""
         bounds = view.dataset.bounds
         shape = view.dataset.event_shape
 
@@ -219,7 +226,7 @@ class LongRun(Evaluation):
         return pictures.figure(draw, 3.6 * columns, height * len(stops) + 0.2)
 
     def _cloud(self, axes: Any, x: Tensor, held: Tensor) -> None:
-        """The first two coordinates, or a histogram of the only one."""
+        """Draw the first two coordinates, or a histogram if there is only one."""
         points, data = x.flatten(1).cpu().numpy(), subset(held, 1000).flatten(1).cpu().numpy()
         if data.shape[1] == 1:
             axes.hist(data[:, 0], 40, density=True, color="0.85")

@@ -2,11 +2,11 @@
 
     MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)
 
-by the unbiased U-statistic, which is below 0 at times, with k the mean of Gaussian kernels whose widths are multiples
-of the median distance in the data. `mmd2_p` is the p-value of a permutation test: the chance of a value as large if
-samples and data were of one law. The floor is the same number between real and real, as many training points in the
-samples' place; `mmd2_floor_std` is its std over permutations, so that a model as good as real data stays within some
-two of them of 0. `mmd2_noise` is the value of the noise at which chains begin. MMD sees the weights of modes.
+estimated by the unbiased U-statistic, which can be negative. k is the mean of Gaussian kernels whose widths are
+multiples of the median distance in the data. `mmd2_p` is the p-value of a permutation test: the probability of so large
+a value if samples and data had the same law. `mmd2_floor` is the value for as many training points instead of samples,
+and `mmd2_floor_std` its std over permutations: a model as good as real data stays within about two of them of 0.
+`mmd2_noise` is the value for the noise at which chains begin by default. MMD sees the weights of modes.
 
 Arthur Gretton et al., A Kernel Two-Sample Test, 2012, equation 3 and section 5.
 """
@@ -23,11 +23,11 @@ from ebm_lab.statistics.permutation import labellings, p_value
 from ebm_lab.statistics.prdc import median_distance
 
 PERMUTATIONS = 200
-"""A p-value is known to 1 in 200. No setting: runs that were trained before there was a test can be evaluated too."""
+"""Permutations of the test, which resolve p-values to 1 / 200. Not a setting, so that old runs can be evaluated."""
 
 
 def mmd2(x: Tensor, y: Tensor, widths: list[float]) -> float:
-    """Unbiased MMD^2 of (n, d) and (m, d) under the mean of Gaussian kernels exp(-r^2 / (2 w^2))."""
+    """Return the unbiased MMD^2 of (n, d) and (m, d) with the mean of Gaussian kernels exp(-r^2 / (2 w^2))."""
     n, m = len(x), len(y)
     xx, yy, xy = (torch.cdist(a, b).square() for a, b in ((x, x), (y, y), (x, y)))
     value = 0.0
@@ -39,14 +39,16 @@ def mmd2(x: Tensor, y: Tensor, widths: list[float]) -> float:
 
 
 def mean_kernel(x: Tensor, widths: list[float]) -> Tensor:
-    """The mean of the Gaussian kernels between all pairs of x (..., n, d), (..., n, n)."""
+    """Return the mean of the Gaussian kernels between all pairs of x (..., n, d), (..., n, n)."""
     d = torch.cdist(x, x).square()
     return torch.stack([torch.exp(-d / (2 * w * w)) for w in widths]).mean(0)
 
 
 def mmd2_of_labels(k: Tensor, a: Tensor) -> Tensor:
-    """MMD^2 between the points where a is true and the others, for each row of a (..., P, n), (..., P): by the kernel
-    k (..., n, n) between all points."""
+    """Return MMD^2 between the points where a is true and the others, for each row of a (..., P, n): (..., P).
+
+    k (..., n, n) is the kernel between all points.
+    """
     a, own = a.to(k.dtype), k.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
     b, ak = 1 - a, a @ k
     n, m, aa, ab = a.sum(-1), b.sum(-1), (ak * a).sum(-1), (ak * b).sum(-1)
@@ -56,7 +58,7 @@ def mmd2_of_labels(k: Tensor, a: Tensor) -> Tensor:
 
 
 def permutation_test(x: Tensor, y: Tensor, widths: list[float], generator: Generator) -> tuple[float, float]:
-    """(p, std): p-value of MMD^2 between (n, d) and (m, d), and the std of MMD^2 over permutations of who is who."""
+    """Return the p-value of MMD^2 between (n, d) and (m, d), and the std of MMD^2 over permutations of the points."""
     k, n, m = mean_kernel(torch.cat([x, y]), widths), len(x), len(y)
     own = (torch.arange(n + m, device=k.device) < n).unsqueeze(0)
     null = mmd2_of_labels(k, labellings(n, m, PERMUTATIONS, generator))
@@ -65,15 +67,19 @@ def permutation_test(x: Tensor, y: Tensor, widths: list[float], generator: Gener
 
 @register("evaluation", "mmd")
 class MMD(Evaluation):
-    """`widths`: in units of the median distance between data points; `points`: how many held-out points at most."""
+    """Measure the maximum mean discrepancy between samples and held-out data.
+
+    `widths`: widths of the kernels, in units of the median distance between data points. `points`: most held-out
+    points.
+    """
 
     metrics = (
         Metric(
             "mmd2",
             "MMD²",
             good="lower",
-            meaning="maximum mean discrepancy between samples and held-out data, squared, unbiased: about its floor "
-            "is as good as it can tell.",
+            meaning="squared maximum mean discrepancy between samples and held-out data, unbiased: near its floor it "
+            "cannot distinguish samples from data.",
             monitors=True,
             shown=("compare", "report", "sweep"),
             rank=40,
@@ -81,7 +87,7 @@ class MMD(Evaluation):
         Metric(
             "mmd2_floor",
             "floor of MMD²",
-            meaning="the same between two halves of the real data.",
+            meaning="the same between training data and held-out data.",
             shown=("compare",),
             rank=41,
         ),
@@ -107,7 +113,7 @@ class MMD(Evaluation):
         widths = [w * median_distance(data) for w in self.widths]
         p, _ = permutation_test(samples, data, widths, view.generator)
         _, spread = permutation_test(reference, data, widths, view.generator)
-        noise = view.trajectory[0][1].flatten(1).double()
+        noise = view.from_noise().flatten(1).double()
         values = {"mmd2": mmd2(samples, data, widths), "mmd2_p": p}
         values |= {"mmd2_floor": mmd2(reference, data, widths), "mmd2_floor_std": spread}
         return Report(values | {"mmd2_noise": mmd2(noise, data, widths)})

@@ -1,15 +1,16 @@
-"""Modes found and their weights, for data that are a mixture of Gaussians with known components.
+"""The modes found and their weights, for data that are a mixture of Gaussians with known components.
 
     w_k = E_q[ r_k(x) ],    r_k the odds that the data's law gives component k at x
 
-q is the law of the samples, or the model's density in one and two dimensions, by quadrature: with q the data's law the
-w_k are the true weights exactly, overlapping modes included, and where modes are far apart w_k is the share of points
-next to mode k. Against the true weights: KL(w || w_true) in nats and total variation, 1/2 sum |w_k - w_true,k|.
+q is the law of the samples or, in one and two dimensions, the model's density, by quadrature. If q is the data's law,
+the w_k are exactly the true weights, even if modes overlap; if modes are far apart, w_k is the share of points near
+mode k. They are compared with the true weights by KL(w || w_true) in nats and by total variation,
+1/2 sum |w_k - w_true,k|.
 
-From n points both are above 0 for a perfect model too, KL by about (modes - 1) / 2n: `_real`, from as many training
-points, is that floor. The density route has no such noise, and shows what the model holds; the samples, what its chains
-find. `modes_hit` is the share of modes with at least one sample within 3 of their stds, `modes_quality` the share of
-samples within 3 stds of any mode.
+With n points both are above 0 for a perfect model too, KL by about (modes - 1) / 2n: `_real`, from as many training
+points, is this floor. The density's weights have no such noise; they show what the model has learnt, the samples'
+weights what its chains find. `modes_hit` is the share of modes with at least one sample within 3 of their stds,
+`modes_quality` the share of samples within 3 stds of any mode.
 
 Zinan Lin et al., PacGAN: The power of two samples in generative adversarial networks, 2018, section 4.1 (modes and
 high-quality samples), arXiv:1712.04086.
@@ -30,23 +31,26 @@ from ebm_lab.distributions.quadrature import budget
 
 
 def kl(p: Tensor, q: Tensor) -> float:
-    """KL(p || q) in nats of two histograms (K,) that sum to 1; q positive."""
+    """Return KL(p || q) in nats of two histograms (K,) that sum to 1; q must be positive."""
     return float(torch.special.xlogy(p, p / q).sum())
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:
-    """1/2 sum |p - q| of two histograms (K,): the weight that is in the wrong place."""
+    """Return 1/2 sum |p - q| of two histograms (K,): the weight that is in the wrong bins."""
     return 0.5 * float((p - q).abs().sum())
 
 
 def weights_of_samples(mixture: GaussianMixture, x: Tensor) -> Tensor:
-    """Mean of r_k over x (n, *shape), (K,)."""
+    """Return the mean of r_k over x (n, *shape), (K,)."""
     return mixture.responsibilities(x.cpu().double()).mean(0)
 
 
 def quadrature_weights(energy: EnergyFn, mixture: GaussianMixture, low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """Mean of r_k under exp(-E) / Z in 1 or 2 dimensions, (K,), with the mass sought from the box [low, high] and the
-    modes on; nan where there is no density."""
+    """Return the mean of r_k under exp(-E) / Z in 1 or 2 dimensions, (K,).
+
+    The search for the model's mass begins at the box [low, high] and the modes. The result is nan if exp(-E) has no
+    finite integral.
+    """
     about = torch.cat([torch.stack([low, high]), mixture.means.to(low)])
     try:
         nodes, log_weights = Cubature(energy, about, budget(cells)).law()
@@ -56,7 +60,7 @@ def quadrature_weights(energy: EnergyFn, mixture: GaussianMixture, low: Tensor, 
 
 
 def weights_of_density(view: EvalView, mixture: GaussianMixture, cells: int) -> Tensor | None:
-    """The model's own weights; None where there is no density."""
+    """Return the weights of the model's density, (K,); None if it cannot be integrated in its dimension."""
     if not view.has("energy") or view.dataset.event_shape not in ((1,), (2,)):
         return None
     low, high = view.dataset.train.amin(0), view.dataset.train.amax(0)
@@ -65,8 +69,11 @@ def weights_of_density(view: EvalView, mixture: GaussianMixture, cells: int) -> 
 
 @register("evaluation", "modes")
 class Modes(Evaluation):
-    """`radius`: in stds of a mode, within which a sample hits it; `cells`: of the quadrature, as in
-    evaluation.likelihood."""
+    """Count the modes that samples find, and compare the modes' weights with the true ones.
+
+    `radius`: a sample within this number of a mode's stds hits it. `cells`: cells of the quadrature, as in
+    evaluation.likelihood.
+    """
 
     metrics = (Metric("modes"), Metric("modes_*"))
 
@@ -86,7 +93,7 @@ class Modes(Evaluation):
         if view.sampler is not None:
             report.metrics |= self._of_points(mixture, view.samples, "")
             report.metrics |= self._of_points(mixture, subset(view.dataset.train, view.count), "_real")
-            report.notes = ["modes_kl and modes_tv, from few samples, err upwards: by about what modes_*_real are"]
+            report.notes = ["modes_kl and modes_tv from few samples are biased upwards, by about modes_*_real"]
         found = weights_of_density(view, mixture, self.cells)
         if found is not None:
             report.metrics["modes_density_kl"] = kl(found, mixture.odds)

@@ -1,28 +1,28 @@
-"""Out-of-distribution detection: does the model tell held-out data from what is none?
+"""Out-of-distribution detection: does the model distinguish held-out data from other sets?
 
-A score says how much x looks like the data, the higher the more:
+Each detection score is higher the more x looks like the data:
 
     energy        -E(x)
-    gradient      -|grad_x log p(x)|, which is small where p is flat at its top
+    gradient      -|grad_x log p(x)|, which is near 0 at the modes of p
     typicality    -|E(x) - mean E over the training data|
-    residual      -mean over levels and draws of |sigma s(x + sigma z, sigma) + z|^2 / d: how badly x is denoised; for
-                  models of many levels, and where `sigma` is given with a plain energy's score
-    truth         log p_data(x), where it is known: the ceiling
+    residual      -mean over levels and draws of |sigma s(x + sigma z, sigma) + z|^2 / d: the error of denoising x; for
+                  models of many levels, and for a plain energy if `sigma` is given
+    truth         log p_data(x), if it is known: the ceiling
 
-and beside them the trivial baselines
+They are compared with trivial baselines:
 
-    intensity     the mean pixel; for points distance, -|x - mean of the training data|
-    constant      no score at all: AUROC 0.5, FPR95 1
+    intensity     the mean pixel; for points instead distance, -|x - mean of the training data|
+    constant      the same for all points: AUROC 0.5, FPR95 1
 
-Held-out data are the positives: `ood_auroc_<score>_<set>` is the probability that
-a held-out point outscores another, `ood_aupr_..` average precision, 0.5 for a constant, `ood_fpr95_..` the share of the
-other set that passes where 95 % of the held-out data do (statistics/detection.py); `.._low` and `.._high` bound the
-95 % bootstrap interval over the points, for this one model: another seed can lie outside. Intensity is turned the way
-that separates the set at hand, which no detector could know: its AUROC is the best that this one number can do. High
-likelihood is no proof of being typical, so a model may lose to it.
+Held-out data are the positives. `ood_auroc_<score>_<set>` is the probability that a held-out point scores higher than a
+point of the other set, `ood_aupr_..` the average precision (0.5 for a constant), `ood_fpr95_..` the share of the other
+set above the threshold that 95 % of the held-out data pass (statistics/detection.py). `.._low` and `.._high` bound the
+95 % bootstrap interval over the points, for this one model; another seed can lie outside. The sign of intensity is
+chosen for each set such that its AUROC is at least 0.5, which no detector could know: it is the best that this number
+can do. Typical data need not have the highest likelihood, so a model can be worse than this baseline.
 
-Sets: `outside` (classes that the splits leave out), other data sets (`others`) of the same shape where they are found,
-uniform noise, interpolations (mean of two held-out images); for points a uniform box, shifted data.
+The sets are `outside` (classes that the splits leave out), other data sets (`others`) of the same shape if they are
+found, uniform noise and interpolations (means of two held-out images); for points a uniform box and shifted data.
 
 Eric Nalisnick et al., Do Deep Generative Models Know What They Don't Know?, 2019, arXiv:1810.09136. Eric Nalisnick et
 al., Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality, 2019, arXiv:1906.02994. Will
@@ -58,19 +58,23 @@ COLOURS = {
     "truth": "#c9a400",
 }
 Pairs = dict[str, tuple[Tensor, Tensor]]
-"""By score, those of held-out points and of others."""
+"""By name of the detection score, its values for held-out points and for the other set."""
 
 
 def residual(s: Tensor, z: Tensor, sigma: float) -> Tensor:
-    """|sigma s + z|^2 / d with the score s at x + sigma z, both (B, *shape): (B,), 1 for a score that knows nothing."""
+    """Return |sigma s + z|^2 / d, (B,), for the score s at x + sigma z; its mean is 1 if s is 0 everywhere."""
     return flat_sum((sigma * s + z) ** 2) / z[0].numel()
 
 
 @register("evaluation", "ood")
 class OutOfDistribution(Evaluation):
-    """`points`: of each set at most; `resamples`: of the bootstrap; `levels`, `draws`: noise levels and noises that the
-    residual averages over; `sigma`: of a plain energy's residual, in units of the data's scale, null: none; `shift`: of
-    shifted points, in the same units; `others`: data sets by their settings, left out where they are not found."""
+    """Distinguish held-out data from other sets by the model's scores.
+
+    `points`: most points of each set. `resamples`: resamples of the bootstrap. `levels`, `draws`: noise levels, and
+    noise vectors per level, over which the residual is averaged. `sigma`: noise level of a plain energy's residual, in
+    units of the data's scale; null leaves the residual out. `shift`: distance of shifted points, in the same unit.
+    `others`: other data sets by their settings; those that are not found are left out.
+    """
 
     metrics = (Metric("ood_*"),)
 
@@ -94,7 +98,7 @@ class OutOfDistribution(Evaluation):
         level = self._typical_energy(view)
         noise, scores = view.generator.get_state(), {}
         for name, x in sets.items():
-            view.generator.set_state(noise)  # every set meets the same noises
+            view.generator.set_state(noise)  # the same noise for every set
             scores[name] = {k: v.detach().double().cpu() for k, v in self._scores(view, x, level).items()}
         real = scores.pop("held-out")
         pairs = {name: {k: pair(k, real[k], other[k]) for k in other} for name, other in scores.items()}
@@ -108,7 +112,7 @@ class OutOfDistribution(Evaluation):
         return report
 
     def _sets(self, view: EvalView, report: Report) -> dict[str, Tensor]:
-        """Held-out points first, then what is not of the data."""
+        """Return the held-out points first, then the sets that are not of the data's law."""
         data, g = view.dataset, view.generator
         x = subset(view.held_out, self.points)
         sets = {"held-out": x}
@@ -117,7 +121,7 @@ class OutOfDistribution(Evaluation):
         if data.bounds is not None:
             sets |= self._others(data, report)
             sets["uniform"] = start_law(data).sample(len(x), g)
-            mixed = x[row_order(len(x)).to(x.device)]  # else neighbours may be of one class
+            mixed = x[row_order(len(x)).to(x.device)]  # shuffled, since neighbouring rows may be of one class
             sets["interpolation"] = (mixed + mixed.roll(1, 0)) / 2
         else:
             low, high = data.train.amin(0), data.train.amax(0)
@@ -156,7 +160,7 @@ class OutOfDistribution(Evaluation):
         return float(in_parts(partial(evaluate, view.energy), subset(view.dataset.train, 10_000), 1024).mean())
 
     def _scores(self, view: EvalView, x: Tensor, level: float | None) -> dict[str, Tensor]:
-        """(n,) each, the higher the more like the data."""
+        """Return the detection scores of x, (n,) each; the higher, the more like the data."""
         scores: dict[str, Tensor] = {}
         if level is not None:
             with torch.no_grad():
@@ -215,13 +219,9 @@ class OutOfDistribution(Evaluation):
                     range_ = "" if low is None else f" [{low:.3f}, {high:.3f}]"
                     axes.plot(fpr, tpr, label=f"{score} {metrics[key]:.3f}{range_}", **style)
                 axes.axhline(0.95, color="0.8", lw=0.8, ls=":")
-                axes.set(
-                    xlabel=f"share of '{name}' that passes", aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
-                )
-                axes.set(
-                    ylabel="share of held-out data that passes",
-                    title=f"{len(inside):,} held-out, {len(outside):,} {name}",
-                )
+                axes.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+                axes.set(xlabel=f"share of '{name}' that passes", ylabel="share of held-out data that passes")
+                axes.set_title(f"{len(inside):,} held-out, {len(outside):,} {name}")
                 below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
                 axes.legend(frameon=False, fontsize=9, title="AUROC [95 % interval]", **below)
 
@@ -229,12 +229,12 @@ class OutOfDistribution(Evaluation):
 
 
 def pair(score: str, real: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as they are; intensity turned so that its AUROC is at least one half."""
+    """Return both unchanged, but intensity with the sign for which its AUROC is at least one half."""
     return (-real, -other) if score == "intensity" and detection(real, other)[0] < 0.5 else (real, other)
 
 
 def verdict(metrics: dict[str, float], name: str, scores: list[str]) -> str:
-    """One line: the best of the model's scores against the best trivial one."""
+    """Return one line that compares the best of the model's scores with the best trivial one."""
 
     def best(some: list[str]) -> tuple[float, str]:
         return max((metrics[f"ood_auroc_{s}_{name}"], s) for s in some)

@@ -1,11 +1,11 @@
 """Precision, recall, density and coverage of samples among held-out data (statistics/prdc.py), in data space.
 
-Precision and density fall where samples lie off the data, recall and coverage where data lie off the samples; density
-exceeds 1 where samples crowd the data's densest places. `_real` is the same of as many training points in the samples'
-place: what a perfect model gets, with the spread of so few points. Its coverage is known: `prdc_coverage_expected`.
-`prdc_*_noise` is the noise at which chains begin. All of them grow or fall with the number of points: compare them at
-the same `samples` and `points` only. Distances between pixels say little about what an image shows; in a classifier's
-features they say more.
+Precision and density are low if samples lie away from the data, recall and coverage if data lie away from the samples;
+density exceeds 1 if samples concentrate where the data are densest. `_real` is the value for as many training points
+instead of samples, which a perfect model reaches up to noise; its expected coverage is `prdc_coverage_expected`.
+`prdc_*_noise` is the value for the noise at which chains begin by default. All values depend on the number of points:
+compare them only at the same number of samples and `points`. Distances between pixels say little about what an image
+shows; distances in a classifier's features say more.
 """
 
 from pydantic import PositiveInt
@@ -20,7 +20,11 @@ from ebm_lab.statistics.prdc import expected_coverage, prdc
 
 @register("evaluation", "prdc")
 class PRDC(Evaluation):
-    """`neighbours`: k, whose distance is a ball's radius; `points`: how many held-out points and samples at most."""
+    """Measure precision, recall, density and coverage of the samples.
+
+    `neighbours`: k; the radius of each point's ball is the distance to its k-th neighbour. `points`: most held-out
+    points, and most samples.
+    """
 
     metrics = (Metric("prdc_*"),)
 
@@ -36,10 +40,10 @@ class PRDC(Evaluation):
     def __call__(self, view: EvalView) -> Report:
         real, samples = _flat(subset(view.held_out, self.points)), _flat(view.samples[: self.points])
         if not samples.isfinite().all():
-            return Report(notes=["prdc: some samples are not finite, so that they have no nearest neighbours"])
+            return Report(notes=["prdc: some samples are not finite, so they have no nearest neighbours"])
         n, m = len(real), len(samples)
         values = {f"prdc_{name}": v for name, v in prdc(real, samples, self.neighbours).items()}
-        others = {"real": _flat(subset(view.dataset.train, m)), "noise": _flat(view.trajectory[0][1][:m])}
+        others = {"real": _flat(subset(view.dataset.train, m)), "noise": _flat(view.from_noise()[:m])}
         for suffix, x in others.items():
             values |= {f"prdc_{name}_{suffix}": v for name, v in prdc(real, x, self.neighbours).items()}
         values["prdc_coverage_expected"] = expected_coverage(n, m, self.neighbours)

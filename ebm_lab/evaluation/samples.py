@@ -1,7 +1,8 @@
-"""Samples drawn from noise: their energies beside the data's, and their pictures.
+"""Samples drawn from noise, or from the method's own start: their energies beside the data's, and their pictures.
 
-`gap` is mean E(data) - mean E(samples): near 0 where the sampler finds what the model holds likely and the model
-holds the data likely; far below 0, the model is sharper than its chains reach. A score network has no energies.
+`energy_gap` is mean E(data) - mean E(samples). It is near 0 if the data are likely under the model and the sampler
+finds states as likely; far below 0, the chains do not reach states as likely as the data. A score network has no
+energies.
 """
 
 import torch
@@ -18,7 +19,10 @@ from ebm_lab.core.registry import register
 
 @register("evaluation", "samples")
 class Samples(Evaluation):
-    """`shown`: how many samples the grid shows; `frames`: how many moments of each chain the film strip shows."""
+    """Report the energies of samples and draw them.
+
+    `shown`: samples in the grid. `frames`: frames of each chain in the picture of chains.
+    """
 
     metrics = (
         Metric("e_data", unit="nats"),
@@ -39,7 +43,7 @@ class Samples(Evaluation):
     def __call__(self, view: EvalView) -> Report:
         samples, report = view.samples, Report()
         if view.has("energy"):
-            drawn = {"data": subset(view.held_out, 4096), "samples": samples, "noise": view.trajectory[0][1]}
+            drawn = {"data": subset(view.held_out, 4096), "samples": samples, "noise": view.from_noise()}
             report.metrics = {f"e_{name}": float(evaluate(view.energy, x).mean()) for name, x in drawn.items()}
             report.metrics["energy_gap"] = report.metrics["e_data"] - report.metrics["e_samples"]
         if "acceptance" in view.chain_metrics:
@@ -51,14 +55,14 @@ class Samples(Evaluation):
         return report
 
     def _strip(self, view: EvalView, bounds: tuple[float, float]) -> Tensor:
-        """Rows are chains, columns moments from noise (left) to sample (right), denser at first."""
+        """Draw chains as rows, from noise (left) to sample (right), with frames closer together at first."""
         frames = [x for _, x in spread(view.trajectory, self.frames)]
         rows = torch.stack([x[:8] for x in frames], 1).flatten(0, 1)
         return pictures.grid(rows, bounds, columns=len(frames))
 
 
 def spread(trajectory: list, frames: int) -> list:
-    """At most `frames` entries of `film`, first and last among them, spaced geometrically."""
+    """Return at most `frames` entries of `trajectory`, geometrically spaced, including the first and the last."""
     last = len(trajectory) - 1
     picks = (
         {0, last} | {round(last ** (i / (frames - 2))) for i in range(frames - 1)} if last and frames > 2 else {0, last}

@@ -1,1 +1,1 @@
-"""Loggers: where a run's numbers and pictures go."""
+"""Loggers: the options of the config group `logger`, and the console and files that every run has."""

@@ -1,4 +1,4 @@
-"""What a person watches: a progress bar on a terminal, a line now and then elsewhere, a table at the end."""
+"""The console: a progress bar on a terminal or occasional lines elsewhere, and a table at the end."""
 
 import sys
 import time
@@ -14,10 +14,10 @@ from ebm_lab.core.streams import SafeStream
 
 
 class Console:
-    """Shows `headline` metrics, steps per second and the time left; `say` prints a line above the bar.
+    """Show `headline` metrics, steps per second and the time left; `say` prints a line above the bar.
 
-    Nothing that goes wrong in here ends a run: from the first failure on the console is silent, and `silenced` is told
-    why, once.
+    No failure here ends a run: after the first one the console is silent, and `silenced` is called once with the
+    reason.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class Console:
     ) -> None:
         stream = sys.stdout
         self.stream = stream if stream is None or isinstance(stream, SafeStream) else SafeStream(stream)
-        self.rich = RichConsole(file=self.stream, quiet=quiet, highlight=False, soft_wrap=True)  # pyright: ignore[reportArgumentType] (a SafeStream has all that a text stream has)
+        self.rich = RichConsole(file=self.stream, quiet=quiet, highlight=False, soft_wrap=True)  # pyright: ignore[reportArgumentType] (a SafeStream has all attributes of a text stream)
         self.steps, self.headline, self.first = steps, headline, start
-        self.began, self.spoken = time.monotonic(), 0.0
+        self.began, self.last_line = time.monotonic(), 0.0
         self.silent, self.silenced = False, silenced
         columns = (
             TextColumn("{task.description}"),
@@ -52,12 +52,12 @@ class Console:
         if not self.silent:
             try:
                 action()
-            except (Exception, SystemExit) as error:  # SystemExit: what Rich makes of a broken pipe
+            except (Exception, SystemExit) as error:  # Rich turns a broken pipe into SystemExit
                 problem = error
             problem = problem or (self.stream.lost if isinstance(self.stream, SafeStream) else None)
         if problem is not None:
             self.silent = True
-            self.silenced(f"the console fell silent: {type(problem).__name__}: {problem}")
+            self.silenced(f"console output stopped: {type(problem).__name__}: {problem}")
 
     def say(self, line: str) -> None:
         self._show(lambda: self.rich.print(line, markup=False, emoji=False))
@@ -70,16 +70,16 @@ class Console:
         text = "  ".join(f"{_short(n)} {values[n]:.4g}" for n in shown)
         self.bar.update(self.task, completed=step, metrics=text)
         now = time.monotonic()
-        if not self.rich.is_terminal and (now - self.spoken > 10 or step == self.steps):
-            self.spoken = now
+        if not self.rich.is_terminal and (now - self.last_line > 10 or step == self.steps):
+            self.last_line = now
             left = (now - self.began) / max(1, step - self.first) * (self.steps - step)
             self.rich.print(f"step {step}/{self.steps}  {text}  eta {left:.0f} s", markup=False)
 
     def image(self, name: str, image: Tensor, step: int) -> None:
-        """Pictures are for the other loggers."""
+        """Do nothing: a console shows no pictures."""
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        self.silent = False  # the bar's thread ends, and standard output is given back, whatever happened before
+        self.silent = False  # the bar must stop, and release standard output, even after a failure
         self._show(self.bar.stop)
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The run directory's own record: `metrics.jsonl` and `images/*.png`, whatever other logger a run has."""
+"""The run directory's own record, `metrics.jsonl` and `images/*.png`, which every run has."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +13,11 @@ from ebm_lab.core.pictures import save_png
 
 
 class Files:
-    """Begins after `step`: lines of later steps, left by a process that was killed, and a line cut in its middle are
-    dropped, for a resumed run writes them again. Lines with the key `event` are rollbacks; without them, steps rise."""
+    """Append metrics and pictures to a run directory, beginning after `step`.
+
+    Lines of later steps, left by a process that was killed, and incomplete lines are dropped, since the resumed run
+    writes them again. Lines with the key `event` are rollbacks; the steps of all other lines increase.
+    """
 
     def __init__(
         self,
@@ -25,7 +28,7 @@ class Files:
         say: Callable[[str], None] = print,
     ) -> None:
         self.metrics, self.images, self.say = metrics, images, say
-        self.waiting: list[str] = []
+        self.pending: list[str] = []
         self.file = open(metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         if bad := damaged(metrics):
             kept = metrics.with_name(metrics.name + ".damaged")
@@ -34,34 +37,34 @@ class Files:
         self.rewind(step, events)
 
     def rewind(self, step: int, events: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the metrics up to `step` and put each of `events` behind those of its own step; replaced whole."""
+        """Keep the metrics up to `step`, with `events` after those of the same step; replaces the file atomically."""
         self.file.close()
-        known = [*rows(self.metrics), *map(loads, self.waiting)]
+        known = [*rows(self.metrics), *map(loads, self.pending)]
         kept = [row for row in known if row["step"] <= step and "event" not in row]
         kept = sorted([*kept, *events], key=lambda row: (row["step"], "event" in row))
         write_atomic(self.metrics, "".join(dumps(row) + "\n" for row in kept))
-        self.waiting = []
+        self.pending = []
         self.file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
-        self.whole = self.file.tell()
+        self.end = self.file.tell()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self.waiting.append(dumps({"step": step, **values}) + "\n")
+        self.pending.append(dumps({"step": step, **values}) + "\n")
         self._write()
 
     def _write(self) -> None:
-        """Write what waits, behind the last whole line; what a full disk does not take waits on."""
-        lines = "".join(self.waiting).encode()
+        """Write the pending lines after the last complete one; if the disk is full, they stay pending."""
+        lines = "".join(self.pending).encode()
         try:
-            if self.file.tell() != self.whole:
-                self.file.truncate(self.whole)
-                self.file.seek(self.whole)
+            if self.file.tell() != self.end:
+                self.file.truncate(self.end)
+                self.file.seek(self.end)
             if self.file.write(lines) < len(lines):
                 raise OSError("no space left for a whole line")
         except OSError as problem:
-            if len(self.waiting) == 1:
-                self.say(f"{self.metrics} can't be written ({problem}); its lines wait in memory until it can")
+            if len(self.pending) == 1:
+                self.say(f"{self.metrics} can't be written ({problem}); its lines are kept in memory until it can")
             return
-        self.waiting, self.whole = [], self.whole + len(lines)
+        self.pending, self.end = [], self.end + len(lines)
 
     def image(self, name: str, image: Tensor, step: int) -> None:
         path = self.images / f"{name.replace('/', '_')}_{step:07d}.png"
@@ -73,18 +76,18 @@ class Files:
             self.say(f"{path} can't be written ({problem}); training goes on")
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        if self.waiting:
+        if self.pending:
             self._write()
         self.file.close()
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; one that a kill cut is left out."""
+    """Return the lines of a metrics.jsonl without incomplete ones, which a kill leaves."""
     return [row for row in map(_row, path.read_bytes().splitlines(keepends=True)) if row is not None]
 
 
 def damaged(path: Path) -> int:
-    """How many lines of a metrics.jsonl, its last one aside, are no rows: no kill leaves such."""
+    """Count the damaged lines of a metrics.jsonl but the last, which a kill can leave incomplete."""
     return sum(_row(line) is None for line in path.read_bytes().splitlines(keepends=True)[:-1])
 
 

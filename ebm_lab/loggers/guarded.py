@@ -1,4 +1,4 @@
-"""A logger whose failures end nothing: whatever a service or a plugin raises costs a run that logger's record only."""
+"""A logger whose failures do not end a run, whatever a service or a plugin raises."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,9 +10,10 @@ from ebm_lab.core.interfaces import Logger
 
 
 class Guarded:
-    """Passes on what `make` returns is told, until it raises; from then on it is only closed, and `say` was told why.
+    """Forward calls to the logger that `make` returns, until it raises.
 
-    Raises what `make` raises as UserError: a mistake in the settings is no failure of the logger.
+    After that `say` is called with the reason, and the logger is only closed. A UserError of `make` is raised, since it
+    is a mistake in the settings and not a failure of the logger.
     """
 
     def __init__(self, name: str, make: Callable[[], Logger], say: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""No logger beside the run directory's own files."""
+"""No logger besides the run directory's own files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,13 @@ from ebm_lab.core.registry import register
 
 @register("logger", "none")
 class NoLogger:
+    """Log nothing; the run directory's own files are still written."""
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def image(self, name: str, image: Tensor, step: int) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """Does nothing."""
+        """Do nothing."""

@@ -1,9 +1,9 @@
-"""Weights & Biases: online where an API key exists, else offline; never a prompt, and never the end of a run.
+"""Weights & Biases: online if an API key exists, else offline. It never prompts and never ends a run.
 
-All runs of a machine share one directory (`directory`), so that `wandb leet` and `wandb sync` find them together. The
-run opens at the first call, after training has begun, for a slow network must not delay it; whatever goes wrong in
-here is said once and the run goes on without. A service that is gone or slow costs a run `init_timeout` plus
-`finish_timeout` seconds at most; what it did not take lies on the disk for `wandb sync`.
+All runs share one directory (`directory`), so that `wandb leet` and `wandb sync` find them together. The W&B run opens
+at the first call, after training has begun, so that a slow network does not delay training. After any failure one line
+is printed and the run goes on without W&B. A slow or absent service costs at most `init_timeout` plus `finish_timeout`
+seconds; what it has not received stays on disk for `wandb sync`.
 """
 
 import json
@@ -23,16 +23,19 @@ from ebm_lab.core.shell import pasteable
 from ebm_lab.loggers.wandb_settings import check_names, switched_off
 
 TICK = "tick"
-"""A file beside W&B's own, with the last value of W&B's step."""
+"""Name of a file in W&B's run directory that holds the last value of W&B's step."""
 FACTS = ("git_commit", "command", "host", "versions", "parameters")
 
 
 @register("logger", "wandb")
 class WandB:
-    """`mode`: auto (what WANDB_MODE or WANDB_DISABLED says, else online if a key exists), online, offline or disabled;
-    `init_timeout`: seconds to wait for the service before going offline; `finish_timeout`: seconds that the end of the
-    run waits for what is not uploaded yet; `project`, `group`, `job_type`, `tags`: as W&B has them; `checkpoints`: keep
-    the last and the best checkpoint there too, as an artifact."""
+    """Log to Weights & Biases.
+
+    `mode`: online, offline, disabled, or auto (what WANDB_MODE or WANDB_DISABLED says, else online if a key exists).
+    `project`, `group`, `job_type`, `tags`: as in W&B. `checkpoints`: also upload the last and the best checkpoint, as
+    an artifact. `directory`: folder for W&B's files. `init_timeout`: seconds to wait for the service before going
+    offline. `finish_timeout`: seconds to wait at the end of the run for the upload to finish.
+    """
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class WandB:
         self.id = info.name.replace(".", "-")
         self.run: Any = None
         self.broken = switched_off(mode)
-        self.step = self.ticks = self.least = 0
+        self.step = self.ticks = self.first_tick = 0
         if not self.broken:
             check_names(project, tags)
 
@@ -79,7 +82,7 @@ class WandB:
         def finish(run: Any) -> None:
             sync = pasteable("wandb sync", _relative(Path(run.settings.sync_dir)))
             if self.checkpoints:
-                self._keep(run)
+                self._upload_checkpoints(run)
             run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float, str))})
             try:
                 run.finish(exit_code=0 if status in ("finished", "interrupted") else 1)
@@ -93,11 +96,11 @@ class WandB:
                 self.info.say(f"W&B: the service no longer takes the run ({reason}); upload the rest later: {sync}")
 
         self._try(finish)
-        if self.broken:  # or the next run of this process would be taken for a part of it
+        if self.broken:  # else W&B would add this process's next run to it
             with suppress(Exception):
                 self.run.finish(exit_code=1)
 
-    def _keep(self, run: Any) -> None:
+    def _upload_checkpoints(self, run: Any) -> None:
         import wandb
 
         artifact = wandb.Artifact(f"checkpoints-{run.id}", type="model")
@@ -108,12 +111,12 @@ class WandB:
         run.log_artifact(artifact)
 
     def _tick(self, run: Any, step: int) -> int:
-        """W&B's own step, which may never fall: the training step, ahead of it by what rollbacks and kills took back.
+        """Return W&B's step, which must never decrease: the training step plus the steps undone by rollbacks and kills.
 
-        It is kept beside W&B's own file, so that a run that goes on offline begins behind what it sent before.
+        It is saved in W&B's run directory, so that a resumed offline run continues after the steps already logged.
         """
         if step != self.step:
-            self.ticks = max(self.ticks + max(1, step - self.step), run.step, self.least)
+            self.ticks = max(self.ticks + max(1, step - self.step), run.step, self.first_tick)
             self.step = step
             with suppress(OSError):
                 Path(run.settings.sync_dir, TICK).write_text(str(self.ticks), encoding="utf-8")
@@ -132,7 +135,7 @@ class WandB:
 
     def _open(self) -> Any:
         os.environ.setdefault("WANDB_SILENT", "true")
-        # W&B's reports on itself: where the service is gone, the process's end waits for them half a minute and more.
+        # W&B's error reports would delay the end of the process by half a minute or more if the service is absent.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
@@ -142,10 +145,10 @@ class WandB:
                 return self._init(wandb, "online")
             except Exception as error:
                 self.info.say(f"W&B: the service does not take the run ({_first(error)}); logging offline instead")
-        # A failed online init keeps its run id in use within the process: the offline run takes another.
+        # A failed online init leaves its run id in use within the process, so the offline run needs another.
         suffix = "-offline" if online else ""
         earlier = self._parts(suffix)
-        self.least = 1 + max(map(_tick_of, earlier), default=-1)
+        self.first_tick = 1 + max(map(_tick_of, earlier), default=-1)
         run = self._init(wandb, "offline", suffix)
         where = Path(run.settings.sync_dir)
         parts = [_relative(part) for part in (*earlier, where)]
@@ -154,7 +157,7 @@ class WandB:
         return run
 
     def _parts(self, suffix: str) -> list[Path]:
-        """What earlier processes of the run logged, oldest first: each has a directory of its own."""
+        """Return the W&B directories of the run's earlier processes, oldest first."""
         found = (self.directory / "wandb").glob(f"*run-*-{self.id}{suffix}")
         return sorted(found, key=lambda path: path.name.partition("run-")[2])
 
@@ -171,13 +174,13 @@ class WandB:
             project=self.project,
             group=self.group,
             job_type=self.job_type,
-            tags=self.tags or None,  # None: those of WANDB_TAGS
+            tags=self.tags or None,  # None stands for those of WANDB_TAGS
             name=os.environ.get("WANDB_NAME") or self.info.name,
             id=self.id + suffix,
             config={**self.info.config, "facts": self._facts()},
             dir=self.directory,
             mode=mode,
-            resume="allow",  # offline too: an upload then adds each part of the run to those before
+            resume="allow",  # offline too, so that an upload appends each part of the run
             reinit="create_new",
             settings=wandb.Settings(
                 init_timeout=self.init_timeout,
@@ -191,7 +194,7 @@ class WandB:
         return run
 
     def _facts(self) -> dict[str, Any]:
-        """Which code made the run and where it lies, as its summary.json has told since the start."""
+        """Return the code, command and machine of the run from its summary.json, and its directory."""
         try:
             known = json.loads((self.info.path / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -200,7 +203,7 @@ class WandB:
 
 
 def describe(run: Any) -> None:
-    """Plot everything against the training step, and keep the best of what is better low or high."""
+    """Plot all metrics against the training step, and summarise by its best value each metric that has a direction."""
     run.define_metric("step", hidden=True)
     run.define_metric("*", step_metric="step")
     table = metrics()
@@ -210,8 +213,10 @@ def describe(run: Any) -> None:
 
 
 def refusal(run: Any) -> str | None:
-    """Why the service refused what came after the run was opened, as W&B's own process has written it into its log;
-    None where it took everything. wandb tells it to the terminal alone."""
+    """Return why the service refused data after the run was opened; None if it accepted everything.
+
+    The reason is read from the log of W&B's process, because wandb reports it only on the terminal.
+    """
     try:
         lines = Path(run.settings.log_internal).read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""What W&B's own variables ask for, and what it would refuse only after training began; none of it imports wandb."""
+"""Check W&B's environment variables and settings before training, without importing wandb."""
 
 import os
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from ebm_lab.core.errors import UserError, one_of
 MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
 """The values of WANDB_MODE that wandb knows."""
 FORBIDDEN = "/\\#?%:"
-"""What a project's name may not contain."""
+"""Characters that a project's name may not contain."""
 
 
 def switched_off(mode: str) -> bool:
-    """Is W&B to be left alone? `mode` is the setting; where it is `auto`, WANDB_MODE and WANDB_DISABLED decide."""
+    """Return whether W&B is disabled: by the setting `mode` or, if that is `auto`, by WANDB_MODE or WANDB_DISABLED."""
     asked = os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
     return mode == "disabled" or (mode == "auto" and (asked or os.environ.get("WANDB_MODE") == "disabled"))
 
 
 def check_names(project: str, tags: Sequence[str]) -> None:
-    """Raise UserError for a project, a tag or a variable that W&B refuses: it would do so when training has begun."""
+    """Raise UserError for a project, tag or variable that W&B would refuse after training has begun."""
     if (mode := os.environ.get("WANDB_MODE")) and mode not in MODES:
         raise one_of("WANDB_MODE", mode, MODES)
     if not 1 <= len(project) <= 128:

@@ -1,1 +1,1 @@
-"""Networks, and what models of many noise levels share."""
+"""Networks, and the shared parts of models with many noise levels."""

@@ -1,9 +1,9 @@
-"""Telling a network its noise level: Fourier features of log sigma, and a scale and a shift for each layer.
+"""Conditioning a network on its noise level: Fourier features of log sigma, and a scale and a shift for each layer.
 
     h <- (1 + gamma_l(c)) h + beta_l(c),    (gamma, beta) = W_2 silu(W_1 phi(c))
     phi(c) = (c, cos(pi k c / 2), sin(pi k c / 2)),    k = 1 ... frequencies
 
-with c in [-1, 1] the height on the ladder. W_2 begins at zero, so that an untrained network does not know its level.
+with c in [-1, 1] the height on the ladder. W_2 starts at zero, so that an untrained network ignores its level.
 
 Ethan Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, 2018, equation 2, arXiv:1709.07871.
 """
@@ -31,7 +31,7 @@ class Film(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, c: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Per layer (1 + gamma, beta), each (B, width)."""
+        """Return (1 + gamma, beta) for each layer, each (B, width)."""
         angles = c[:, None] * self.frequencies
         phi = torch.cat([c[:, None], angles.cos(), angles.sin()], 1)
         both = self.outer(nn.functional.silu(self.inner(phi)))
@@ -41,7 +41,7 @@ class Film(nn.Module):
 
 
 class FilmMLP(nn.Module):
-    """A perceptron told its level: (B, inputs) and heights (B,) or (1,) -> (B, outputs)."""
+    """A perceptron conditioned on its level: (B, inputs) and heights (B,) or (1,) -> (B, outputs)."""
 
     def __init__(self, inputs: int, hidden: list[int], outputs: int, activation: str) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
     sigma(u) = sigma_max^(1 - u) sigma_min^u,    u in [0, 1],    sigma_i = sigma((i - 1) / (L - 1))
 
-sigma_max about the largest distance between two data points, so that the data blurred by it is nearly a Gaussian and
-chains cross from any mode to any other; sigma_min where the blur hardly shows.
+Choose sigma_max near the largest distance between two data points, so that the data blurred by it are nearly Gaussian
+and chains cross from any mode to any other, and sigma_min so small that its blur hardly shows.
 
 Yang Song and Stefano Ermon, Improved Techniques for Training Score-Based Generative Models, 2020, techniques 1 and 2,
 arXiv:2006.09011.
@@ -34,30 +34,31 @@ class Ladder:
     levels: int
 
     def sigma(self, u: float) -> float:
-        """The level at the fraction u of the way down, geometrically."""
+        """Return the level at the fraction u of the way down, geometrically."""
         return self.sigma_max ** (1 - u) * self.sigma_min**u
 
     def rung(self, i: int) -> float:
-        """sigma_{i+1}: i = 0 is sigma_max, i = levels - 1 is sigma_min."""
+        """Return sigma_{i+1}: i = 0 gives sigma_max, i = levels - 1 gives sigma_min."""
         return self.sigma(i / (self.levels - 1))
 
     def spread(self, u: Tensor) -> Tensor:
-        """sigma(u) for fractions u, any shape."""
+        """Compute sigma(u) for fractions u, any shape."""
         high, low = math.log(self.sigma_max), math.log(self.sigma_min)
         return torch.exp(high + (low - high) * u)
 
     def between(self, i: int, pieces: int) -> list[float]:
-        """The levels from rung i to rung i + 1 in `pieces` geometric steps: pieces + 1 of them, both ends included."""
+        """Return the levels from rung i to rung i + 1 in `pieces` geometric steps: pieces + 1 levels, including both
+        ends."""
         return [self.sigma((i + k / pieces) / (self.levels - 1)) for k in range(pieces + 1)]
 
     def height(self, sigma: Tensor) -> Tensor:
-        """log sigma on a scale of -1 at sigma_min to 1 at sigma_max: what networks are told."""
+        """Rescale log sigma to -1 at sigma_min and 1 at sigma_max, the form in which networks receive it."""
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
         return (sigma.log() - low) * (2 / (high - low)) - 1
 
 
 def largest_distance(x: Tensor, points: int = 4000) -> float:
-    """The largest distance between two of `points` rows of x (n, *shape), drawn at random."""
+    """Return the largest distance between two of `points` random rows of x (n, *shape)."""
     flat = subset(x, points).flatten(1)
     return max(float(torch.cdist(part, flat).max()) for part in flat.split(500))
 
@@ -65,12 +66,13 @@ def largest_distance(x: Tensor, points: int = 4000) -> float:
 def make_ladder(
     dataset: Dataset, sigma_min: Sigma, sigma_max: Sigma, levels: int, notes: list[str] | None = None
 ) -> tuple[Ladder, dict[str, float]]:
-    """The ladder, and the values that `auto` chose from the training data, to two digits; what there is to tell of them
-    is added to `notes`.
+    """Build the ladder, and return it with the values that `auto` chose from the training data, to two digits.
 
-    sigma_max: the largest distance; sigma_min: for points the bandwidth that maximises the leave-one-out likelihood, or
-    what costs 0.01 nats if that is less (distributions/blur.py); for images, whose pixels are exact, a tenth of
-    the data's scale.
+    Notes for the user on these are added to `notes`.
+
+    For `auto`, sigma_max is the largest distance. For points, sigma_min is the bandwidth that maximises the
+    leave-one-out likelihood, or the level that costs 0.01 nats if that is lower (distributions/blur.py); for images,
+    whose pixels are exact, it is a tenth of the data's scale.
     """
     chosen = {}
     if sigma_max == "auto":

@@ -1,4 +1,4 @@
-"""Building blocks that several energies share."""
+"""Building blocks shared by several energies."""
 
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ _MODULES: dict[str, type[nn.Module]] = {
 
 
 class Activated(Part):
-    """A model with the setting `activation`, on which it depends whether its score is smooth."""
+    """A model with the setting `activation`, which determines whether its score is smooth."""
 
     @classmethod
     def offers_of(cls, *, activation: Activation = "silu", **settings: Any) -> Offers:
@@ -33,10 +33,10 @@ def make_activation(name: str) -> nn.Module:
 
 
 def initialise(net: nn.Module) -> None:
-    """He's initialisation of every linear layer but the last: weights N(0, 2 / fan_in), biases N(0, 1).
+    """Apply He's initialisation to every linear layer but the last: weights N(0, 2 / fan_in), biases N(0, 1).
 
-    torch's default lets the signal shrink from layer to layer, and chain-based training then rests for thousands of
-    steps on densities without fine structure (a ring for eight Gaussians).
+    With torch's default the signal shrinks from layer to layer, and chain-based training then stays for thousands of
+    steps at densities without fine structure (a ring for eight Gaussians).
     Kaiming He et al., Delving Deep into Rectifiers, 2015, equation 10.
     """
     *hidden, _ = [m for m in net.modules() if isinstance(m, nn.Linear)]
@@ -51,9 +51,9 @@ ConfineShape = Literal["isotropic", "covariance"]
 class Quadratic(nn.Module):
     """The fixed quadratic that makes Z exist: |W (x - mean)|^2 / (2 width^2) per sample, (B, *shape) -> (B,).
 
-    shape `isotropic`: W = 1 / scale of the data; `covariance`: W = L^-1 with L L' the training data's covariance plus
-    floor * scale^2 * I, so that chains from anywhere come down to where a Gaussian fit to the data lives; a floor of
-    data_noise^2 and a width of 1 make that the Gaussian fit to the noisy data. width None: no quadratic, 0.
+    shape `isotropic`: W = 1 / scale of the data. shape `covariance`: W = L^-1 with L L' the training data's covariance
+    plus floor * scale^2 * I, so that chains from anywhere descend to the Gaussian fitted to the data; with a floor of
+    data_noise^2 and a width of 1, it is the Gaussian fitted to the noisy data. width None: no quadratic, 0.
     """
 
     mean: Tensor
@@ -78,7 +78,7 @@ class Quadratic(nn.Module):
         return u.square().sum(1) / (2 * self.width**2)
 
     def with_gradient(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """Value, (B,), and gradient, (B, *shape)."""
+        """Compute the value, (B,), and the gradient, (B, *shape)."""
         if self.width is None:
             return 0.0, 0.0
         whiten, flat = self.whiten, x.flatten(1) - self.mean
@@ -88,7 +88,7 @@ class Quadratic(nn.Module):
         return u.square().sum(1) / (2 * self.width**2), pull.view(x.shape)
 
     def curvature(self, v: Tensor) -> Tensor | float:
-        """sum_k v_k' Hess v_k, (B,), for v (K, B, *shape)."""
+        """Compute sum_k v_k' Hess v_k, (B,), for v (K, B, *shape)."""
         if self.width is None:
             return 0.0
         flat = v.flatten(2)

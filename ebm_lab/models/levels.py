@@ -3,9 +3,9 @@
     base:  N(mean, v^2 I),    v^2 = sigma^2 + scale^2
     -log density of the base:  |x - mean|^2 / (2 v^2) + d log v + d/2 log 2 pi
 
-With the training data's mean and scale the base is right about q_sigma where sigma is large, and it makes Z exist at
-every level; a network learns what it misses. An energy of many levels is a plain energy at its lowest level:
-`forward(x)` is E(x, sigma_min). A score network has a score and no energy.
+With the training data's mean and scale the base is close to q_sigma for large sigma, and it makes Z exist at every
+level; a network learns the rest. An energy of many levels is a plain energy at its lowest level: `forward(x)` is
+E(x, sigma_min). A score network has a score and no energy.
 
 Yang Song and Stefano Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, 2019, section 4,
 arXiv:1907.05600.
@@ -28,8 +28,8 @@ from ebm_lab.models.ladder import Ladder, Sigma, make_ladder
 
 
 class NoiseLevels(Part, Model, ABC):
-    """A model of every level of its `ladder`. sigma: a float, or (B,), one level per sample, in data units; None: the
-    lowest level."""
+    """A model of every level of its `ladder`. `sigma` is a float or (B,), one level per sample, in data units; None
+    means the lowest level."""
 
     offers = frozenset({"score", "smooth", "levels"})
 
@@ -39,22 +39,25 @@ class NoiseLevels(Part, Model, ABC):
         super().__init__()
         self.ladder: Ladder
         self.notes: list[str] = []
-        """Lines for the user, said once at the start of a run."""
+        """Lines for the user, printed once at the start of a run."""
         self.ladder, self.resolved = make_ladder(dataset, sigma_min, sigma_max, levels, self.notes)
         self.register_buffer("mean", dataset.mean.clone())
         self.scale = dataset.scale
 
     @abstractmethod
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
-        """grad_x log q_sigma(x), (B, *shape) -> (B, *shape), None: of the lowest level. Detached unless
-        `create_graph`."""
+        """Compute grad_x log q_sigma(x), (B, *shape) -> (B, *shape); None is the lowest level.
+
+        Detached unless `create_graph`.
+        """
 
     def prior(self) -> Distribution:
-        """The base at sigma_max: nearly q_sigma_max."""
+        """Return the base at sigma_max, which is nearly q_sigma_max."""
         return IsotropicGaussian(self.mean, math.hypot(self.ladder.sigma_max, self.scale))
 
     def inputs(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """(u, sigma, v): u = (x - mean) / v, (B, *shape); sigma and v, (B,), or (1,) where all samples share one."""
+        """Return (u, sigma, v): u = (x - mean) / v, (B, *shape); sigma and v, (B,), or (1,) if all samples share one
+        level."""
         known = isinstance(sigma, Tensor)
         sigma = sigma.reshape(-1) if known else torch.full((1,), sigma, dtype=x.dtype, device=x.device)
         v = (sigma**2 + self.scale**2).sqrt()
@@ -68,11 +71,11 @@ class NoiseEnergy(NoiseLevels, Energy):
 
     @abstractmethod
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
-        """What the network adds at u = (x - mean) / v (B, *shape) and sigma (B,) or (1,): (B,), growing more slowly
-        than |u|^2."""
+        """Compute the network's part at u = (x - mean) / v (B, *shape) and sigma (B,) or (1,): (B,), growing more
+        slowly than |u|^2."""
 
     def energy(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """E(x, sigma), (B, *shape) -> (B,)."""
+        """Compute E(x, sigma), (B, *shape) -> (B,)."""
         u, sigma, v = self.inputs(x, sigma)
         d = self.mean.numel()
         return 0.5 * flat_sum(u * u) + d * (v.log() + 0.5 * math.log(2 * math.pi)) + self.correction(u, sigma)
@@ -98,7 +101,7 @@ class ScoreNetwork(NoiseLevels):
 
     @abstractmethod
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
-        """F at u (B, *shape) and sigma (B,) or (1,): (B, *shape)."""
+        """Compute F at u (B, *shape) and sigma (B,) or (1,): (B, *shape)."""
 
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
         sigma = self.ladder.sigma_min if sigma is None else sigma
@@ -111,7 +114,7 @@ class ScoreNetwork(NoiseLevels):
 
 
 def tweedie(model: NoiseLevels, x: Tensor, sigma: float) -> Tensor:
-    """E[x_0 | x_0 + sigma z = x] = x + sigma^2 s(x, sigma), (B, *shape).
+    """Compute E[x_0 | x_0 + sigma z = x] = x + sigma^2 s(x, sigma), (B, *shape).
 
     Bradley Efron, Tweedie's Formula and Selection Bias, 2011, equation 2.
     """
@@ -119,8 +122,10 @@ def tweedie(model: NoiseLevels, x: Tensor, sigma: float) -> Tensor:
 
 
 def data_score(model: EnergyFn, x: Tensor, create_graph: bool = False) -> Tensor:
-    """The model's score of the data, (B, *shape): -grad E, at the lowest level where there are many. Detached unless
-    `create_graph`."""
+    """Compute the model's score of the data, (B, *shape): -grad E, at the lowest level if there are many.
+
+    Detached unless `create_graph`.
+    """
     if "levels" in features_of(model):
         levels = cast(NoiseLevels, model)
         return levels.score(x, levels.ladder.sigma_min, create_graph)
@@ -128,7 +133,8 @@ def data_score(model: EnergyFn, x: Tensor, create_graph: bool = False) -> Tensor
 
 
 def require_images(dataset: Dataset, name: str) -> tuple[int, int, int]:
-    """(C, H, W) of the data set's samples; refuses anything else, and names the energy that takes it."""
+    """Return (C, H, W) of the data set's samples; if they are not images, raise UserError and suggest another
+    energy."""
     shape = dataset.event_shape
     if len(shape) != 3:
         kind = name.partition("_")[0]

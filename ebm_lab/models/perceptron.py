@@ -1,17 +1,17 @@
-"""A perceptron's derivatives in its input, and theirs in its parameters, written by hand.
+"""Hand-written derivatives of a perceptron in its input, and the parameters' gradients of these.
 
     f(u) = w . a_n + c,    a_l = act(h_l),    h_l = W_l a_{l-1} + b_l,    a_0 = u
     grad f = p_0:          p_n = w,           p_{l-1} = W_l' (p_l act'(h_l))
     sum_k v_k' Hess f v_k = sum_l p_l . act''(h_l) sum_k tau_lk^2,    tau_lk = W_l t_{l-1,k},  t_lk = act'(h_l) tau_lk
 
-with t_0k = v_k. Automatic differentiation gives the same numbers, at two to three times the cost where it has to
-differentiate its own backward pass: it splits the activation's derivative into many small operations. With cotangents
+with t_0k = v_k. Automatic differentiation gives the same numbers, at two to three times the cost when it differentiates
+its own backward pass, because it splits the activation's derivative into many small operations. With cotangents
 F of f, P of grad f and C of the curvature, the parameters' gradient is that of
 
     S = F f + w . mu_n,    mu_0 = P,    m_l = W_l mu_{l-1},    mu_l = act'(h_l) m_l + C act''(h_l) sum_k tau_lk^2
 
-for mu is the derivative of a along P, plus C times its second derivatives along v. The adjoint of mu_l in S is p_l,
-known from before; so one more pass forward (mu) and one back (the adjoints of a and t) are all.
+since mu is the derivative of a along P, plus C times its second derivatives along v. The adjoint of mu_l in S is p_l,
+which is already known, so one more forward pass (mu) and one backward pass (the adjoints of a and t) suffice.
 
 Barak A. Pearlmutter, Fast Exact Multiplication by the Hessian, 1994 (the derivative of a gradient along a direction).
 """
@@ -29,7 +29,8 @@ Slopes = Callable[[Tensor, bool], tuple[Tensor, Tensor, Tensor, Tensor | None]]
 
 
 def _silu(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """a = h s, s = sigmoid(h):  a' = s + a (1 - s),  a'' = (1 - s) (2 a' - a),  a''' = (2 - 3 s) a'' - (1 - s) a'."""
+    """Compute a = h s, s = sigmoid(h):  a' = s + a (1 - s),  a'' = (1 - s) (2 a' - a),  a''' = (2 - 3 s) a'' - (1 - s)
+    a'."""
     s = h.sigmoid()
     a, v = h * s, s - 1
     a1 = (s + a).addcmul_(a, s, value=-1)
@@ -50,7 +51,7 @@ def _tanh(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None
 
 
 def _gelu(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """h Phi(h), with phi' = -h phi."""
+    """Compute h Phi(h), with phi' = -h phi."""
     q = h * h
     phi, whole = (-0.5 * q).exp() / (2 * torch.pi) ** 0.5, 0.5 * (1 + (h * 0.5**0.5).erf())
     return h * whole, whole + h * phi, phi * (2 - q), phi * h * (q - 4) if third else None
@@ -73,17 +74,18 @@ BACK: dict[type[nn.Module], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 """p act'(h) in one pass over memory, from h and a = act(h)."""
 USUAL = {kind: kind().extra_repr() for kind in BACK}
-"""What an activation says of its settings where they are torch's own."""
+"""The `extra_repr` of each activation with torch's default settings."""
 
 
 def _onednn(x: Tensor, y: Tensor) -> bool:
-    """Not where a step is traced to be compiled: the compiler chooses its own products."""
+    """Return whether to call oneDNN: not while a step is traced, since the compiler chooses its own products."""
     cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available() and _get_current_dispatch_mode() is None
     return cpu and x.dtype == y.dtype == torch.float32
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W' + b, (N, i) -> (N, o), without a graph; by oneDNN where that is faster (twice, on CPUs MKL neglects)."""
+    """Compute x W' + b, (N, i) -> (N, o), without a graph; by oneDNN where it is faster (twice, on CPUs that MKL
+    neglects)."""
     if len(x) >= 64 and min(weight.shape) >= 16 and _onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     if bias is None and len(weight) < 16:  # few outputs: half the time, and the same bits
@@ -92,7 +94,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def outer(y: Tensor, x: Tensor) -> Tensor:
-    """sum_n y_n x_n', (o, i) for y (N, o) and x (N, i), without a graph; likewise."""
+    """Compute sum_n y_n x_n', (o, i) for y (N, o) and x (N, i), without a graph; by oneDNN where it is faster."""
     if x.shape[1] < 16:
         return (x.T @ y).T.contiguous()
     if _onednn(y, x) and min(*y.shape, x.shape[1]) >= 64:
@@ -101,14 +103,14 @@ def outer(y: Tensor, x: Tensor) -> Tensor:
 
 
 class Perceptron(NamedTuple):
-    """Linear layers, the last with one output, with the activation `act` between them."""
+    """Linear layers with the activation `act` between them; the last layer has one output."""
 
     weights: list[Tensor]
     biases: list[Tensor]
     act: nn.Module
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """f(u), (B,), and grad f, (B, d), for u (B, d); of a `detached` one."""
+        """Compute f(u), (B,), and grad f, (B, d), for u (B, d); self must be `detached`."""
         *weights, last = self.weights
         *biases, shift = self.biases
         act, back, layers, a = self.act.forward, BACK[type(self.act)], [], u
@@ -125,14 +127,14 @@ class Perceptron(NamedTuple):
         return Perceptron([w.detach() for w in self.weights], [b.detach() for b in self.biases], self.act)
 
     def derivatives(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """f(u), (B,), grad f, (B, d), and sum_k v_k' Hess f v_k, (B,), for u (B, d) and v (K, B, d), K = 0 allowed;
-        differentiable in the parameters, once, and not in u or v."""
+        """Compute f(u), (B,), grad f, (B, d), and sum_k v_k' Hess f v_k, (B,), for u (B, d) and v (K, B, d), K = 0
+        allowed; differentiable in the parameters, once, and not in u or v."""
         params = [p for pair in zip(self.weights, self.biases, strict=True) for p in pair]
         return Derivatives.apply(SMOOTH[type(self.act)], u, v, *params)  # pyright: ignore[reportReturnType]
 
 
 def perceptron(net: nn.Sequential, smooth: bool) -> Perceptron | None:
-    """`net` as a Perceptron; None where it is anything else, or if `smooth` where act''' is not known here."""
+    """Return `net` as a Perceptron, or None if it is anything else, or if `smooth` and act''' is not known here."""
     modules = list(net)
     acts, layers = modules[1::2], [m for m in modules[::2] if type(m) is nn.Linear and m.bias is not None]
     known = SMOOTH if smooth else BACK
@@ -144,7 +146,7 @@ def perceptron(net: nn.Sequential, smooth: bool) -> Perceptron | None:
 
 
 class Layer(NamedTuple):
-    """What a hidden layer l keeps for the backward pass; the last two are None for K = 0."""
+    """The tensors of hidden layer l saved for the backward pass; the last two are None for K = 0."""
 
     stack: Tensor
     """a_{l-1}, then t_{l-1,k}: (1 + K, B, i)."""
@@ -191,7 +193,7 @@ class Derivatives(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple:  # pyright: ignore[reportIncompatibleMethodOverride]
         f_bar, p_bar, c_bar = cotangents
         n = len(ctx.needs_input_grad) - 3
-        saved = ctx.saved_tensors  # asked once: under a checkpoint, each time computes them anew
+        saved = ctx.saved_tensors  # read once: under a checkpoint, each access computes them again
         params, end, kept = saved[:n], saved[n], saved[n + 1 :]
         width = len(Layer._fields)
         layers = [(w, Layer(*kept[width * i : width * (i + 1)])) for i, w in enumerate(params[:-2:2])]

@@ -1,10 +1,10 @@
-"""The probability-flow ODE of a model of many noise levels, and the likelihood that it gives.
+"""The probability-flow ODE of a model of many noise levels, and its likelihood.
 
     dx / d log sigma = -sigma^2 s(x, sigma)
     log q_sigma_min(x) = log prior(x(sigma_max)) + int over log sigma of div(-sigma^2 s) along the path from x
 
-carries the law q_sigma from level to level without noise (g^2 = d sigma^2 / dt, drift -g^2 s / 2). In log sigma the
-field has about one time scale at all levels, so fixed Runge-Kutta steps serve: their error is seen by doubling them.
+The ODE carries the law q_sigma from level to level without noise (g^2 = d sigma^2 / dt, drift -g^2 s / 2). In log sigma
+the field has about one time scale at all levels, so fixed Runge-Kutta steps suffice. Double them to see their error.
 
 Yang Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, 2021, equations 13 and 39,
 arXiv:2011.13456.
@@ -24,14 +24,14 @@ Field = Callable[[tuple[Tensor, ...], float], tuple[Tensor, ...]]
 
 
 def heun_step(field: Field, y: tuple[Tensor, ...], t: float, h: float) -> tuple[Tensor, ...]:
-    """One step of Heun's method, of second order, for dy/dt = field(y, t)."""
+    """Take one step of Heun's second-order method for dy/dt = field(y, t)."""
     k1 = field(y, t)
     k2 = field(tuple(a + h * k for a, k in zip(y, k1, strict=True)), t + h)
     return tuple(a + h / 2 * (p + q) for a, p, q in zip(y, k1, k2, strict=True))
 
 
 def rk4_step(field: Field, y: tuple[Tensor, ...], t: float, h: float) -> tuple[Tensor, ...]:
-    """One step of the classical Runge-Kutta method, of fourth order, for dy/dt = field(y, t)."""
+    """Take one step of the classical fourth-order Runge-Kutta method for dy/dt = field(y, t)."""
     k1 = field(y, t)
     k2 = field(tuple(a + h / 2 * k for a, k in zip(y, k1, strict=True)), t + h / 2)
     k3 = field(tuple(a + h / 2 * k for a, k in zip(y, k2, strict=True)), t + h / 2)
@@ -41,7 +41,7 @@ def rk4_step(field: Field, y: tuple[Tensor, ...], t: float, h: float) -> tuple[T
 
 
 def flow(model: NoiseLevels) -> Field:
-    """dx / d log sigma of the state (x,)."""
+    """Return dx / d log sigma as a field of the state (x,)."""
 
     def field(y: tuple[Tensor, ...], log_sigma: float) -> tuple[Tensor, ...]:
         sigma = math.exp(log_sigma)
@@ -51,10 +51,10 @@ def flow(model: NoiseLevels) -> Field:
 
 
 def flow_log_prob(model: NoiseLevels, x: Tensor, steps: int, v: Tensor | None = None) -> Tensor:
-    """log q_sigma_min(x) in nats, (B, *shape) -> (B,), by `steps` Runge-Kutta steps in log sigma.
+    """Compute log q_sigma_min(x) in nats, (B, *shape) -> (B,), by `steps` Runge-Kutta steps in log sigma.
 
-    The divergence is exact without v (d backward passes); with v (B, *shape), E[v v'] = I, it is Hutchinson's estimate,
-    unbiased, with one v along each path.
+    Without v the divergence is exact, in d backward passes. With v (B, *shape), E[v v'] = I, it is Hutchinson's
+    unbiased estimate, with one v along each path.
     """
 
     def field(y: tuple[Tensor, ...], log_sigma: float) -> tuple[Tensor, ...]:

@@ -1,8 +1,9 @@
-"""A small U-Net that is told its noise level: images (B, C, H, W) to images of the same shape.
+"""A small U-Net conditioned on its noise level: images (B, C, H, W) to images of the same shape.
 
-Residual blocks down to half the size and up again, one pair per entry of `channels`; what goes up is added to what
-went down at the same size. Each convolution of a block is scaled and shifted by the noise level (conditioning.py).
-No normalisation, so that an image's output depends on it smoothly and alone.
+There is one pair of residual blocks per entry of `channels`, each at half the size of the one before: one on the way
+down, and one on the way up, to whose input the output of the first is added. Each block scales and shifts its first
+convolution by the noise level (conditioning.py). There is no normalisation, so that an image's output depends smoothly
+on that image alone.
 
 Olaf Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, 2015, arXiv:1505.04597.
 Jonathan Ho et al., Denoising Diffusion Probabilistic Models, 2020, appendix B, arXiv:2006.11239.
@@ -16,7 +17,7 @@ from ebm_lab.models.layers import make_activation
 
 
 class Block(nn.Module):
-    """x + conv(act(film(conv(act(x))))); the second convolution begins at zero."""
+    """x + conv(act(film(conv(act(x))))); the second convolution is initialised to zero."""
 
     def __init__(self, width: int, activation: str) -> None:
         super().__init__()

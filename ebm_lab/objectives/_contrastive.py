@@ -1,9 +1,10 @@
-"""What maximum-likelihood training by Markov chains has in common, whatever the chains begin from.
+"""The base class of objectives that follow the likelihood's gradient with Markov chains, wherever the chains begin.
 
     grad L = E_data[ grad_theta E(x) ] - E_chains[ grad_theta E(x_neg) ]
 
-the gradient of the negative log-likelihood where the chains have reached the model's law. The surrogate loss
-mean E(x) - mean E(sg x_neg) has this gradient; its value is no likelihood. An objective adds where its chains begin.
+This is the gradient of the negative log-likelihood if the chains have reached the model's law. The surrogate loss
+mean E(x) - mean E(sg x_neg), where sg stops the gradient, has this gradient, but its value is not a likelihood. Each
+objective defines where its chains begin.
 
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 3, arXiv:2101.03288.
 """
@@ -21,14 +22,17 @@ from ebm_lab.distributions.start import start_law
 
 
 def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor]:
-    """(E(x), E(sg x_neg)), (B,) and (B_neg,), in one forward pass."""
+    """Return (E(x), E(sg x_neg)), (B,) and (B_neg,), from one forward pass."""
     e_pos, e_neg = stacked(energy, x, x_neg.detach())
     return e_pos, e_neg
 
 
 class Contrastive(Objective):
-    """`data_noise`: std of Gaussian noise added to the data, in units of its scale; `energy_l2`: weight of
-    mean(E(x)^2 + E(x_neg)^2), which keeps energies near zero (Du and Mordatch 2019)."""
+    """Contrast the energies of data and of chains.
+
+    `data_noise`: std of Gaussian noise added to the data, in units of the data's scale. `energy_l2`: weight of the
+    penalty mean(E(x)^2 + E(x_neg)^2), which keeps energies near zero (Du and Mordatch 2019).
+    """
 
     headline = ("gap", "e_pos", "acceptance")
     sampler: Sampler
@@ -49,10 +53,10 @@ class Contrastive(Objective):
 
     @abstractmethod
     def negatives(self, x: Tensor) -> Chain:
-        """Chains at the end of their steps, as many as the (noisy) data x (B, *shape)."""
+        """Return the final states of the chains, as many as there are (noisy) data x (B, *shape)."""
 
     def extra(self, chain: Chain) -> Loss | None:
-        """What an objective adds to the contrast; None: nothing."""
+        """Return a further term of the loss; None if there is none."""
         return None
 
     def forward(self, batch: Batch) -> Loss:
@@ -71,9 +75,10 @@ class Contrastive(Objective):
         return Loss(loss, metrics, grad_evals=chain.grad_evals + 2 * len(x) + (extra.grad_evals if extra else 0))
 
     def advance(self, x: Tensor, refresh: int = 0) -> Chain:
-        """`refresh` independence-Metropolis steps from the starting noise, then the sampler's steps, from x.
+        """Advance chains at x by `refresh` independence-Metropolis steps, then by the sampler's steps.
 
-        Both leave the model's law as it is; what the sampler adapts is kept for the next call.
+        The independence steps propose draws of the starting noise and leave the model's law invariant. The sampler's
+        state is kept for the next call.
         """
         refreshed = []
         with frozen(self.energy):
@@ -84,7 +89,7 @@ class Contrastive(Objective):
         return chain._replace(metrics=chain.metrics | ({"refreshed": torch.stack(refreshed).mean()} if refresh else {}))
 
     def run_sampler(self, sampler: Sampler, x: Tensor, differentiable: bool = False) -> Chain:
-        """Call `sampler` from x, with the state that is kept from call to call; the first call begins it."""
+        """Call `sampler` from x and keep its state for the next call; the first call creates the state."""
         state = self.sampler_state or sampler.begin(self.energy, x, self.generator)
         chain = sampler(self.energy, x, state, generator=self.generator, differentiable=differentiable)
         self.sampler_state = chain.state

@@ -1,9 +1,9 @@
-"""A Gaussian kernel that moves a point, and the log ratio of its two directions.
+"""A Gaussian kernel that displaces points, and the log ratio of its two directions.
 
     x' = m + r (x - m) + w z,    z ~ N(0, I)
     log p_c(x' | x) - log p_c(x | x') = (1 - r^2) (|x - m|^2 - |x' - m|^2) / (2 w^2)
 
-With r = 1 it is symmetric and the ratio is 0; with r < 1 it pulls towards m, and is symmetric under
+With r = 1 the kernel is symmetric and the log ratio is 0; with r < 1 it pulls towards m, and is reversible under
 N(m, w^2 / (1 - r^2) I).
 """
 
@@ -17,7 +17,7 @@ from ebm_lab.core.functional import flat_sum, per_sample
 
 
 def move(x: Tensor, z: Tensor, centre: Tensor, pull: float, width: Tensor) -> tuple[Tensor, Tensor]:
-    """(x', log p_c(x' | x) - log p_c(x | x')), (B, *shape) and (B,), with r = 1 - pull and one width (B,) per point."""
+    """Return (x', log p_c(x' | x) - log p_c(x | x')), (B, *shape) and (B,), with r = 1 - pull and widths w (B,)."""
     r, wide = 1 - pull, per_sample(width, x)
     if r == 1:
         return x + wide * z, torch.zeros_like(width)
@@ -28,8 +28,11 @@ def move(x: Tensor, z: Tensor, centre: Tensor, pull: float, width: Tensor) -> tu
 
 @dataclass(frozen=True)
 class Kernel:
-    """`centre` (*shape); `pull`: 1 - r; each point's width is log-uniform in [narrow, wide], data units. A pair is
-    judged given its width, so that the ratio stays the formula's."""
+    """The kernel with a random width per point.
+
+    `centre`: m, (*shape). `pull`: 1 - r. Each width is log-uniform in [narrow, wide], in data units. The ratio is
+    conditional on the pair's width, so that the formula holds.
+    """
 
     centre: Tensor
     pull: float
@@ -37,7 +40,7 @@ class Kernel:
     wide: float
 
     def __call__(self, x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """(x', log p_c(x' | x) - log p_c(x | x')) with z and the widths drawn."""
+        """Return (x', log p_c(x' | x) - log p_c(x | x')) for random z and widths."""
         z = torch.empty_like(x).normal_(generator=generator)
         low, high = math.log(self.narrow), math.log(self.wide)
         width = torch.empty(len(x), dtype=x.dtype, device=x.device).uniform_(generator=generator)

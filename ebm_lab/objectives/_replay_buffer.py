@@ -1,7 +1,7 @@
 """A replay buffer: many Markov chains, a few of which advance at each training step.
 
-Chains return to the slots that they came from, so none is lost or doubled. Positions and ages are registered
-buffers: they live on the model's device and travel in the checkpoint.
+Chains return to the slots that they came from, so that none is lost or duplicated. Positions and ages are registered
+buffers: they are on the model's device and in its checkpoints.
 
 Yilun Du and Igor Mordatch, Implicit Generation and Modeling with Energy-Based Models, 2019.
 """
@@ -13,7 +13,7 @@ from ebm_lab.core.functional import per_sample
 
 
 class ReplayBuffer(nn.Module):
-    """`x`: (size, *shape) chain positions; `age`: (size,) sampler steps since each chain's last restart."""
+    """Persistent chains. `x`: positions, (size, *shape). `age`: sampler steps since the last restart, (size,)."""
 
     x: Tensor
     age: Tensor
@@ -24,17 +24,17 @@ class ReplayBuffer(nn.Module):
         self.register_buffer("age", torch.zeros(len(x), dtype=torch.int64, device=x.device))
 
     def draw(self, n: int, generator: Generator) -> Tensor:
-        """n distinct slots, (n,) indices."""
+        """Draw the indices of n distinct slots, (n,)."""
         return torch.randperm(len(self.x), generator=generator, device=self.x.device)[:n]
 
     def restart(self, slots: Tensor, fresh: Tensor, probability: float, generator: Generator) -> Tensor:
-        """Each of `slots` begins anew at its row of `fresh` with this probability; returns positions (n, *shape)."""
+        """Restart each of `slots` at its row of `fresh` with this probability; returns positions (n, *shape)."""
         u = torch.empty(len(slots), device=self.x.device).uniform_(generator=generator)
-        anew = u < probability
-        self.age[slots] = torch.where(anew, 0, self.age[slots])
-        return torch.where(per_sample(anew, fresh), fresh, self.x[slots])
+        restarts = u < probability
+        self.age[slots] = torch.where(restarts, 0, self.age[slots])
+        return torch.where(per_sample(restarts, fresh), fresh, self.x[slots])
 
     def put(self, slots: Tensor, x: Tensor, steps: int) -> None:
-        """Write the chains back where they came from, `steps` older."""
+        """Write the chains back to their slots, `steps` older."""
         self.x[slots] = x
         self.age[slots] += steps

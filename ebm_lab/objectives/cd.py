@@ -2,20 +2,21 @@
 
     grad L = E_data[ grad_theta E(x) ] - E_{q_k}[ grad_theta E(x_neg) ],    q_k: k sampler steps FROM THE DATA
 
-Follows the gradient of KL(p || p_theta) - KL(q_k || p_theta) up to a neglected term. Chains that begin at the data are
-near the model's law at once, so few steps do; regions far from the data are never visited, so a mode where there is no
-data goes unseen. With an unadjusted sampler its fixed point is off (for a Gaussian of variance s,
-(2 / eps^2)(1 - sqrt(1 - eps^2 / s)) instead of 1 / s); with MALA or HMC it is the likelihood's.
+This is the gradient of KL(p || p_theta) - KL(q_k || p_theta) up to a neglected term. Chains that begin at the data are
+near the model's law from the start, so few steps suffice; but they never visit regions far from the data, so a mode of
+the model without data goes unnoticed. With an unadjusted sampler the fixed point is biased (for a Gaussian of variance
+s it is (2 / eps^2)(1 - sqrt(1 - eps^2 / s)) instead of 1 / s); with MALA or HMC it is the likelihood's.
 
 The neglected term is that q_k depends on theta too:
 
     grad_theta [ KL(p || p_theta) - KL(q_k || p_theta) ]  =  grad L - grad_theta KL(q_k || p_sg(theta)),
     KL(q_k || p_sg(theta)) = E_{q_k}[ E_sg(theta)(x) ] - H(q_k) + const
 
-by chains that are differentiated through. `neglected_term` multiplies it: 1 is the exact gradient, 0 is CD. The
-published code adds + KL(q_k || p_sg(theta)), which is -1 here: to leading order this cancels grad L instead of mending
-it. For a Gaussian (E = a x^2 / 2, a = 0.9; data of variance 1.7; Langevin, eps = 0.5, k = 1) the exact gradient in a is
-0.1065 = 0.0555 + 0.0510, and -1 leaves 0.0044; for k = 1 and eps -> 0, exact / grad L -> 2, so that nothing is left.
+which is computed by differentiating through the chains. `neglected_term` multiplies it: 1 is the exact gradient, 0 is
+CD. The published code adds + KL(q_k || p_sg(theta)), which is -1 here: to leading order this cancels grad L instead of
+correcting it. For a Gaussian (E = a x^2 / 2, a = 0.9; data of variance 1.7; Langevin, eps = 0.5, k = 1) the exact
+gradient in a is 0.1065 = 0.0555 + 0.0510, and -1 leaves 0.0044; for k = 1 and eps -> 0, exact / grad L -> 2, so that -1
+leaves nothing.
 
 Geoffrey E. Hinton, Training Products of Experts by Minimizing Contrastive Divergence, 2002, equation 5.
 Yilun Du, Shuang Li, Joshua Tenenbaum and Igor Mordatch, Improved Contrastive Divergence Training of Energy Based
@@ -40,23 +41,24 @@ from ebm_lab.statistics.entropy import nearest_neighbour_entropy
 
 
 def chain_divergence(energy: EnergyFn, x_neg: Tensor, entropy: Tensor) -> Tensor:
-    """E_sg(theta)(x_neg) - H, (B,), for chains x_neg (B, *shape) and entropies (B,) or 0-d that carry their own
-    dependence on theta: its mean is KL(q_k || p_sg(theta)) - log Z."""
+    """Return E_sg(theta)(x_neg) - H, (B,), whose mean is KL(q_k || p_sg(theta)) - log Z.
+
+    Chains x_neg (B, *shape) and entropies (B,) or 0-d are differentiable in theta.
+    """
     with frozen(energy):
         return evaluate(energy, x_neg) - entropy
 
 
 @register("objective", "cd")
 class CD(Contrastive):
-    """k is the sampler's `steps`. `data_noise` and `energy_l2` as in _contrastive.py; the chains begin at the noisy
-    data.
+    """Train with chains of k steps from the (noisy) data; k is the sampler's `steps`.
 
-    `neglected_term`: the signed coefficient of the neglected term, 0 to leave it out; it needs a sampler without accept
-    and reject, since that they depend on theta has no derivative along the chain. `neglected_steps`: the last so many
-    steps are differentiated through (null: all), a bias at that much less memory and time. `neglected_entropy`: weight
-    of H within the term, estimated by nearest neighbours in the batch, with a noise that has no finite variance in
-    fewer than three dimensions; 1 is exact. The published code has -1, 1 and 0.3 / D for D dimensions, with neighbours
-    among earlier chains.
+    `neglected_term`: signed coefficient of the neglected term, 0 to leave it out. It needs a sampler without an
+    accept-reject step, whose dependence on theta has no derivative along the chain. `neglected_steps`: only this number
+    of last steps is differentiated through (null: all); fewer steps bias the term and save memory and time.
+    `neglected_entropy`: weight of H within the term; 1 is exact. H is estimated by nearest neighbours in the batch, and
+    its noise has no finite variance in fewer than three dimensions. The published code has -1, 1 and 0.3 / D for D
+    dimensions, with neighbours among earlier chains.
     """
 
     def __init__(
@@ -86,9 +88,9 @@ class CD(Contrastive):
 
     @classmethod
     def needs_of(cls, *, neglected_term: float = 0.0, **settings: Any) -> Iterable[Need]:
-        asked = [("energy", "smooth"), ("sampler", "reparameterised")] if neglected_term else []
+        needed = [("energy", "smooth"), ("sampler", "reparameterised")] if neglected_term else []
         setting = f"objective.neglected_term={neglected_term:g}"
-        return (*super().needs_of(**settings), *[Need(role, feature, setting) for role, feature in asked])
+        return (*super().needs_of(**settings), *[Need(role, feature, setting) for role, feature in needed])
 
     def negatives(self, x: Tensor) -> Chain:
         if not self.neglected_term:
@@ -110,5 +112,5 @@ class CD(Contrastive):
         entropy = nearest_neighbour_entropy(chain.x)
         divergence = chain_divergence(self.energy, chain.x, self.neglected_entropy * entropy).mean()
         metrics = {"chain_entropy": entropy.detach().mean(), "chain_divergence": divergence.detach()}
-        # The energy's gradient at the chains' end, and each gradient along the chain differentiated once more.
+        # One gradient of the energy at the end of each chain, and a second derivative at each step along it.
         return Loss(-self.neglected_term * divergence, metrics, len(chain.x) * (1 + self.neglected_steps))

@@ -1,15 +1,16 @@
-"""Conditional noise-contrastive estimation: tell a data point from its own displaced copy. No Z.
+"""Conditional noise-contrastive estimation: classify which of two points is the datum and which its displaced copy.
 
     G(x, x') = E(x') - E(x) + log p_c(x' | x) - log p_c(x | x'),    x' ~ p_c(. | x)
     L = 2 E_x E_x'[ softplus(-G) ]
 
-G is the log odds that x and not x' is the datum. The minimiser is the data's law, up to the constant that Z would fix,
-for any kernel p_c that connects the space. For a symmetric kernel the two last terms cancel; for another they must not
-be left out, and their sign matters. As the kernel's width goes to 0, (L - 2 log 2) / width^2 tends to half the loss of
-score matching, with its blindness to the weights of far modes; a kernel that jumps between modes sees them.
+G is the log odds that x and not x' is the datum; it does not contain Z. For any kernel p_c that connects the space the
+minimiser is the data's law, up to the constant that Z would fix. For a symmetric kernel the last two terms cancel; for
+any other they must not be left out, and their sign matters. As the kernel's width goes to 0, (L - 2 log 2) / width^2
+tends to half the loss of score matching, which is blind to the weights of distant modes; a kernel that jumps between
+modes is not.
 
-Two points x' = x - v and x' = x + v instead of a Gaussian kernel give the shifted-data form (equation 26 of the
-tutorial), the mean of this L over the two.
+The mean of L over the two points x' = x - v and x' = x + v, instead of a Gaussian kernel, is the shifted-data form
+(equation 26 of the tutorial).
 
 Ciwan Ceylan and Michael U. Gutmann, Conditional Noise-Contrastive Estimation of Unnormalised Models, 2018,
 arXiv:1806.03664.
@@ -31,7 +32,7 @@ from ebm_lab.objectives._kernels import Kernel
 
 
 def conditional_odds(energy: EnergyFn, x: Tensor, x_new: Tensor, log_ratio: Tensor | float) -> tuple[Tensor, Tensor]:
-    """(G, E(x)), (B,) and (B,): log_ratio (B,) is log p_c(x' | x) - log p_c(x | x')."""
+    """Return (G, E(x)), (B,) each, where log_ratio (B,) is log p_c(x' | x) - log p_c(x | x')."""
     e, e_new = stacked(energy, x, x_new)
     return e_new - e + log_ratio, e
 
@@ -39,24 +40,27 @@ def conditional_odds(energy: EnergyFn, x: Tensor, x_new: Tensor, log_ratio: Tens
 def conditional_nce(
     energy: EnergyFn, x: Tensor, x_new: Tensor, log_ratio: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, G, E(x)), each (B,), for one displaced point x_new (B, *shape) per point x (B, *shape)."""
+    """Return (loss, G, E(x)), (B,) each, for one displaced point x_new (B, *shape) per point x (B, *shape)."""
     odds, e = conditional_odds(energy, x, x_new, log_ratio)
     return 2 * softplus(-odds), odds, e
 
 
 def shifted_nce(energy: EnergyFn, x: Tensor, v: Tensor) -> Tensor:
-    """softplus(E(x) - E(x - v)) + softplus(E(x) - E(x + v)), (B,): the shifted-data form."""
+    """Return the shifted-data form, softplus(E(x) - E(x - v)) + softplus(E(x) - E(x + v)), (B,)."""
     behind, ahead = (conditional_nce(energy, x, x + shift, 0.0)[0] for shift in (-v, v))
     return 0.5 * (behind + ahead)
 
 
 class Displaced(Objective):
-    """Objectives that compare each datum with its displaced copies. Settings: the kernel's `width_min` and `width_max`,
-    between which each pair's width is log-uniform, in units of the data's scale; `pull` in [0, 1): how far it pulls
-    towards the data's mean (0: symmetric); `copies` per datum; `data_noise`: std of Gaussian noise added to the data,
-    in units of its scale."""
+    """Compare each datum with its displaced copies.
+
+    `width_min`, `width_max`: range of the kernel's width, log-uniform for each pair, in units of the data's scale.
+    `pull` in [0, 1): how far the kernel pulls towards the data's mean (0: symmetric). `copies`: displaced copies per
+    datum. `data_noise`: std of Gaussian noise added to the data, in units of the data's scale.
+    """
 
     headline = ("loss", "accuracy")
+    validates = True
     needs_float32 = "compares the energies of near points"
 
     def __init__(
@@ -81,7 +85,7 @@ class Displaced(Objective):
 
     @abstractmethod
     def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss, G, E(x)), each (B,)."""
+        """Return (loss, G, E(x)), (B,) each."""
 
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)
@@ -94,7 +98,7 @@ class Displaced(Objective):
 
 @register("objective", "cnce")
 class CNCE(Displaced):
-    """Settings as in Displaced."""
+    """Conditional NCE, with the loss 2 softplus(-G)."""
 
     def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return conditional_nce(self.energy, x, x_new, log_ratio)

@@ -2,12 +2,13 @@
 
     L = 1/2 E_x E_eps | sigma s(x + sigma eps) + eps |^2,    eps ~ N(0, I),    s = -grad_x E
 
-which is sigma^2 times Vincent's loss. Its minimiser is the score of q_sigma = p * N(0, sigma^2 I), the data blurred by
-sigma, not of p: a small sigma is nearly unbiased, and noisy (the variance of its gradient grows as 1 / sigma^2).
-No sampler and no Z; blind to the weights of modes that lie many sigma apart.
+This is sigma^2 times Vincent's loss. Its minimiser is the score of q_sigma = p * N(0, sigma^2 I), the data blurred by
+sigma, not the score of p: a small sigma is nearly unbiased but noisy (the variance of the gradient grows as
+1 / sigma^2). The loss needs no sampler and no Z; it is blind to the weights of modes that lie many sigma apart.
 
-The control variate takes half of sigma^2 c from each value, c = (2 / sigma) eps . s(x) + (|eps|^2 - d) / sigma^2, whose
-mean is 0: the same minimiser, and a variance that stays bounded as sigma -> 0. It depends on theta and is not detached.
+The control variate subtracts sigma^2 c / 2 from each value, c = (2 / sigma) eps . s(x) + (|eps|^2 - d) / sigma^2. Its
+mean is 0, so the minimiser is the same, and the variance stays bounded as sigma -> 0. It depends on theta and is not
+detached.
 
 Pascal Vincent, A Connection Between Score Matching and Denoising Autoencoders, 2011, equation 11.
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 10, arXiv:2101.03288.
@@ -30,33 +31,36 @@ from ebm_lab.distributions.blur import noise_level
 
 
 def denoising_score_matching(energy: EnergyFn, x: Tensor, eps: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, energy, score) at the noisy points x + sigma eps: (B,), (B,), (B, *shape)."""
+    """Return (loss, energy, score) at the noisy points x + sigma eps: (B,), (B,), (B, *shape)."""
     e, grad = energy_and_grad(energy, x + sigma * eps, create_graph=True)
     return 0.5 * flat_sum((eps - sigma * grad) ** 2), e, -grad
 
 
 AUTO = 4 / 3
-"""`sigma: auto` in units of the leave-one-out bandwidth, where its blur costs little."""
+"""The value of `sigma: auto` in units of the leave-one-out bandwidth, if its blur costs little."""
 
 
 def dsm_control_variate(energy: EnergyFn, x: Tensor, eps: Tensor, sigma: float) -> Tensor:
-    """sigma^2 c / 2 at the clean points x, (B,): to be taken from the loss of the same x and eps."""
+    """Return sigma^2 c / 2 at the clean points x, (B,), to be subtracted from the loss of the same x and eps."""
     s = score(energy, x, create_graph=True)
     return sigma * flat_sum(eps * s) + 0.5 * (flat_sum(eps * eps) - x[0].numel())
 
 
 @register("objective", "dsm")
 class DSM(Objective):
-    """Settings: `sigma`, the noise level in data units; `auto` takes 4/3 of the bandwidth that maximises the
-    leave-one-out likelihood of a kernel density estimate on the training data, but for points no more than what costs
-    0.01 nats (distributions/blur.py): a little more blur than the bandwidth costs little in few dimensions and weighs
-    neighbouring modes against each other by many more points. `antithetic`: each noise vector is used with both signs,
-    which cancels the odd part of the gradient's variance (most of it when sigma is small) at twice the cost.
-    `control_variate`: take away sigma^2 c / 2, which cancels its leading term, at twice the cost; antithetic noise
-    cancels that term too, so it is one or the other.
+    """Denoise the data at one noise level.
+
+    `sigma`: noise level in data units. `auto` is 4/3 of the bandwidth that maximises the leave-one-out likelihood of a
+    kernel density estimate on the training data, but for points no more than the level whose blur costs 0.01 nats
+    (distributions/blur.py): in few dimensions a little more blur than the bandwidth costs little, and many more points
+    then determine the weights of neighbouring modes. `antithetic`: use each noise vector with both signs, which cancels
+    the odd part of the gradient's variance (most of it if sigma is small) at twice the cost. `control_variate`:
+    subtract sigma^2 c / 2, which cancels the leading term of the variance, at twice the cost. Antithetic noise cancels
+    that term too, so only one of the two can be used.
     """
 
     headline = ("loss", "score_norm")
+    validates = True
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
 
     def __init__(
@@ -72,7 +76,7 @@ class DSM(Objective):
         super().__init__(energy)
         if antithetic and control_variate:
             raise UserError(
-                "objective.control_variate=true: needs objective.antithetic=false, for both cancel one term"
+                "objective.control_variate=true: needs objective.antithetic=false, since both cancel the same term"
             )
         self.control_variate = control_variate
         self.generator = generator

@@ -1,12 +1,12 @@
-"""Energy discrepancy: the datum's energy against that of points around its blurred copy. No sampler, no score, no Z.
+"""Energy discrepancy: contrast the datum's energy with the energies of points around its blurred copy.
 
     ED = E_x[ E(x) ] - E_x E_y[ U(y) ],    y = x + sqrt(t) xi,    U(y) = -log E_xi' exp(-E(y + sqrt(t) xi'))
     loss = log( w / M + sum_i omega_i exp(E(x) - E(y + sqrt(t) xi'_i)) ),    omega_i = 1 / M,    i = 1 .. M
 
-The minimiser of ED is the data's law, for every t; ED / t tends to the loss of score matching as t -> 0, and its
-gradient to the likelihood's as t -> infinity. The loss estimates U by M samples and is biased by it: w steadies the
-logarithm, and what remains of the bias falls with M. Too small a t for M gives (M / (M + 1)) of score matching's loss
-where w = 1, and with w = 0 a loss whose minimiser is wrong.
+It needs no sampler, no score and no Z. The minimiser of ED is the data's law for every t; ED / t tends to the loss of
+score matching as t -> 0, and its gradient tends to the likelihood's as t -> infinity. The loss estimates U by M
+samples, which biases it: w stabilises the logarithm, and the remaining bias falls with M. If t is too small for M, the
+loss with w = 1 is M / (M + 1) times that of score matching, and with w = 0 its minimiser is wrong.
 
 Tobias Schroder, Zijing Ou, Jen Ning Lim, Yingzhen Li, Sebastian J. Vollmer and Andrew B. Duncan, Energy Discrepancies:
 A Score-Independent Loss for Energy-Based Models, 2023, arXiv:2307.06431.
@@ -27,8 +27,10 @@ from ebm_lab.core.registry import register
 def energy_discrepancy(
     energy: EnergyFn, x: Tensor, x_neg: Tensor, w: float, log_omega: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(loss, E(x)), (B,) and (B,): x_neg (M, B, *shape) lie around the blurred copies of x (B, *shape) with log
-    weights log_omega (M,), 1 / M each where it is None."""
+    """Return (loss, E(x)), (B,) each, for points x_neg (M, B, *shape) around the blurred copies of x (B, *shape).
+
+    log_omega (M,) are the log weights of the points; None: 1 / M each.
+    """
     m, e = len(x_neg), evaluate(energy, x)
     log_weights = e.new_full((m,), -math.log(m)) if log_omega is None else log_omega
     rise = log_weights[:, None] + e - evaluate(energy, x_neg.flatten(0, 1)).view(m, -1)
@@ -39,10 +41,14 @@ def energy_discrepancy(
 
 @register("objective", "ed")
 class ED(Objective):
-    """Settings: `blur`: sqrt(t), in units of the data's scale; `samples`: M; `w` as above; `data_noise`: std of
-    Gaussian noise added to the data, in units of its scale."""
+    """Contrast each datum with `samples` points around its blurred copy.
+
+    `blur`: sqrt(t), in units of the data's scale. `samples`: M. `w`: weight of the constant that stabilises the
+    logarithm. `data_noise`: std of Gaussian noise added to the data, in units of the data's scale.
+    """
 
     headline = ("loss",)
+    validates = True
     needs_float32 = "weighs the energies of near points against each other"
 
     def __init__(

@@ -1,19 +1,19 @@
-"""Finite-difference sliced score matching: three energies per point, and no derivative in x.
+"""Finite-difference sliced score matching: three energies per point instead of derivatives in x.
 
     plain:             L = E_x E_v (d / eps^2) { [E(x+v) - E(x-v)]^2 / 8 - [E(x+v) + E(x-v) - 2 E(x)] }
     variance-reduced:  L = E_x E_v { 1/2 |s|^2 - (d / eps^2) [E(x+v) + E(x-v) - 2 E(x)] },    s = -grad_x E
 
-with v uniform on the sphere |v| = eps. As eps -> 0 they tend to the two forms of sliced score matching with v on the
-sphere of radius sqrt(d), with an error of O(eps^2), and so to the data's own score. The plain form differentiates
-nothing in x; the reduced one differentiates once.
+with v uniform on the sphere |v| = eps. As eps -> 0 they tend, with an error of O(eps^2), to the two forms of sliced
+score matching with v on the sphere of radius sqrt(d), whose minimiser is the data's own score. The plain form takes no
+derivative in x, the variance-reduced form takes one.
 
-What a finite difference sees of a kink (ReLU): the second difference is 0 unless the kink lies between x - v and x + v,
-and then of order 1 / eps, so that its mean over x is the kink's true share of E_x[v' (Hess E) v], which second
-derivatives miss. Any activation will do, with a variance that grows as 1 / eps.
+Finite differences handle kinks (ReLU) correctly: the second difference is 0 unless the kink lies between x - v and
+x + v, and is then of order 1 / eps, so that its mean over x is the kink's true share of E_x[v' (Hess E) v], which
+second derivatives miss. So any activation can be used, but with kinks the variance grows as 1 / eps.
 
-In float32 the second difference loses about 1e-7 |E| to rounding, times d / eps^2; truncation takes over where features
-are narrow. For features a tenth of the data's scale wide and energies of 10 nats the two errors cross near
-eps / sqrt(d) = 0.01 of the scale; rounding averages out, truncation does not, and 0.01 to 0.05 keeps both small
+In float32 the rounding error of the second difference is about 1e-7 |E|, times d / eps^2; for narrow features the
+truncation error is larger. For features a tenth of the data's scale wide and energies of 10 nats the two errors cross
+near eps / sqrt(d) = 0.01 of the scale; rounding averages out, truncation does not, and 0.01 to 0.05 keeps both small
 (`python scripts/theory.py out=docs only=estimators`).
 
 Tianyu Pang, Kun Xu, Chongxuan Li, Yang Song, Stefano Ermon and Jun Zhu, Efficient Learning of Generative Models via
@@ -32,22 +32,26 @@ from ebm_lab.objectives.ssm import projections
 
 
 def finite_difference_ssm(energy: EnergyFn, x: Tensor, v: Tensor, variance_reduced: bool) -> tuple[Tensor, Tensor]:
-    """(loss, energy), (B,) and (B,), for one displacement v (B, *shape), |v| = eps, per point x (B, *shape)."""
+    """Return (loss, energy), (B,) each, for one displacement v (B, *shape), |v| = eps, per point x (B, *shape)."""
     d, eps_2 = x[0].numel(), flat_sum(v * v)
     e, ahead, behind = stacked(energy, x, x + v, x - v)
-    bend = ahead + behind - 2 * e
+    second_difference = ahead + behind - 2 * e
     if variance_reduced:
-        return 0.5 * flat_sum(score(energy, x, create_graph=True) ** 2) - d / eps_2 * bend, e
-    return d / eps_2 * ((ahead - behind) ** 2 / 8 - bend), e
+        return 0.5 * flat_sum(score(energy, x, create_graph=True) ** 2) - d / eps_2 * second_difference, e
+    return d / eps_2 * ((ahead - behind) ** 2 / 8 - second_difference), e
 
 
 @register("objective", "fdssm")
 class FDSSM(Objective):
-    """Settings: `step`: eps / sqrt(d), the displacement per coordinate, in units of the data's scale;
-    `variance_reduced`: the second form; `data_noise`: std of Gaussian noise added to the data, in units of its scale,
-    for data that lie on a thin set, whose score is infinite."""
+    """Match the score by finite differences along one random direction per point.
+
+    `step`: displacement per coordinate, eps / sqrt(d), in units of the data's scale. `variance_reduced`: use the second
+    form. `data_noise`: std of Gaussian noise added to the data, in units of the data's scale; for data that lie on a
+    thin set, whose score is infinite.
+    """
 
     headline = ("loss",)
+    validates = True
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
     needs_float32 = "takes differences of energies over short steps"
 

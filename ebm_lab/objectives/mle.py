@@ -3,8 +3,8 @@
     grad L = E_data[ grad_theta E(x) ] - E_{q_k}[ grad_theta E(x_neg) ],    q_k: k sampler steps from noise
 
 Long runs (k large enough to reach the model's law) follow the likelihood's gradient. Short runs (the preset
-`mle_short`) train a sampler instead: k steps from noise come to match the data, and the energy is no log-density. Its
-samples are those of exactly k steps, so there `sample_steps` follows the sampler's `steps`.
+`mle_short`) train a sampler instead: k steps from noise come to match the data, but the energy is not a log-density.
+Its samples are those of exactly k steps, so the preset sets `sample_steps` to the sampler's `steps`.
 
 Erik Nijkamp, Mitch Hill, Song-Chun Zhu and Ying Nian Wu, Learning Non-Convergent Non-Persistent Short-Run MCMC Toward
 Energy-Based Model, 2019, arXiv:1904.09770.
@@ -21,9 +21,11 @@ from ebm_lab.objectives._contrastive import Contrastive
 
 @register("objective", "mle")
 class MLE(Contrastive):
-    """k is the sampler's `steps`; noise is the data set's `start`. `refresh`: independence-Metropolis proposals of that
-    noise before them, exact steps that settle how much mass each mode gets where noise and model overlap (few
-    dimensions). `data_noise` and `energy_l2` as in _contrastive.py."""
+    """Train with chains of k steps from noise: k is the sampler's `steps`, the noise the data set's `start`.
+
+    `refresh`: number of independence-Metropolis steps before the sampler's steps, with proposals from that noise. They
+    are exact, and give each mode its right mass if noise and model overlap (in few dimensions).
+    """
 
     def __init__(
         self,

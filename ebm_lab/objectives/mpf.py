@@ -2,11 +2,11 @@
 
     K = E_x E_x'[ exp(-G / 2) ],    G(x, x') = E(x') - E(x) + log p_c(x' | x) - log p_c(x | x'),    x' ~ p_c(. | x)
 
-the rate at which probability flows from the data to displaced points under dynamics that leave the model's law as it
-is. No sampler and no Z. The minimiser is the data's law, up to a constant, for any kernel that connects the space:
-at G's true value the flow from x to x' equals the flow back. As the kernel's width goes to 0,
-4 (K - 1) / width^2 tends to the loss of score matching. The exponential weights few pairs heavily where the kernel is
-wide: conditional NCE is the same with softplus in its place, and calmer.
+K is the rate at which probability flows from the data to displaced points under dynamics that leave the model's law
+invariant. It needs no sampler and no Z. The minimiser is the data's law, up to a constant, for any kernel that connects
+the space: at G's true value the flow from x to x' equals the flow back. As the kernel's width goes to 0,
+4 (K - 1) / width^2 tends to the loss of score matching. If the kernel is wide, the exponential gives few pairs a large
+weight; conditional NCE has softplus in its place, and is more stable.
 
 Jascha Sohl-Dickstein, Peter Battaglino and Michael R. DeWeese, Minimum Probability Flow Learning, 2011,
 arXiv:0906.4779.
@@ -23,14 +23,14 @@ from ebm_lab.objectives.cnce import Displaced, conditional_odds
 def minimum_probability_flow(
     energy: EnergyFn, x: Tensor, x_new: Tensor, log_ratio: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(exp(-G / 2), G, E(x)), each (B,), for one displaced point x_new (B, *shape) per point x (B, *shape)."""
+    """Return (exp(-G / 2), G, E(x)), (B,) each, for one displaced point x_new (B, *shape) per point x (B, *shape)."""
     odds, e = conditional_odds(energy, x, x_new, log_ratio)
     return (-odds / 2).exp(), odds, e
 
 
 @register("objective", "mpf")
 class MPF(Displaced):
-    """Settings as in Displaced (cnce.py)."""
+    """Minimum probability flow, with the loss exp(-G / 2)."""
 
     def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return minimum_probability_flow(self.energy, x, x_new, log_ratio)

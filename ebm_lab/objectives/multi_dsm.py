@@ -2,9 +2,9 @@
 
     L = E_sigma E_x E_z 1/2 | sigma s(x + sigma z, sigma) + z |^2,    z ~ N(0, I),    log sigma uniform over the ladder
 
-the weight lambda = sigma^2 makes every level count alike. The minimiser at each level is the score of
-q_sigma = p * N(0, sigma^2 I). High levels carry the weights of separated modes, which no single level sees; an energy
-can be held to them by the time term
+The weight sigma^2 lets all levels contribute equally. The minimiser at each level is the score of
+q_sigma = p * N(0, sigma^2 I). High levels determine the weights of separated modes, to which a single low level is
+blind; the time term makes an energy consistent over the levels:
 
     L_t = E 1/2 (d - |z|^2 - dE(x + sigma z, sigma) / d log sigma)^2 / (2 d)
 
@@ -34,18 +34,18 @@ from ebm_lab.models.levels import NoiseEnergy, NoiseLevels
 
 
 def space_loss(s: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-    """1/2 |sigma s + z|^2, (B,), for scores s at x + sigma z."""
+    """Return 1/2 |sigma s + z|^2, (B,), for scores s at x + sigma z."""
     return 0.5 * flat_sum((per_sample(sigma, z) * s + z) ** 2)
 
 
 def time_loss(rate: Tensor, z: Tensor) -> Tensor:
-    """1/2 (d - |z|^2 - rate)^2 / (2 d), (B,), for rate = dE / d log sigma at x + sigma z."""
+    """Return 1/2 (d - |z|^2 - rate)^2 / (2 d), (B,), for rate = dE / d log sigma at x + sigma z."""
     d = z[0].numel()
     return 0.5 * (d - flat_sum(z * z) - rate) ** 2 / (2 * d)
 
 
 def draw_levels(ladder: Ladder, n: int, discrete: bool, generator: Generator, like: Tensor) -> Tensor:
-    """(n,) levels, log sigma uniform: one draw from each of n equal parts of the ladder, so that a batch covers it."""
+    """Draw levels (n,) with log sigma uniform, one in each of n equal parts of the ladder, to cover all of it."""
     u = torch.empty(n, dtype=like.dtype, device=like.device).uniform_(generator=generator)
     u = (torch.arange(n, device=like.device) + u) / n
     if discrete:
@@ -55,10 +55,14 @@ def draw_levels(ladder: Ladder, n: int, discrete: bool, generator: Generator, li
 
 @register("objective", "multi_dsm")
 class MultiDSM(Objective):
-    """Settings: `levels`: continuous, or the ladder's discrete ones; `antithetic`: each noise vector with both signs;
-    `time_weight`: weight of the time term, for energies only."""
+    """Denoise the data at all levels of the model's ladder.
+
+    `levels`: draw continuous levels or the ladder's discrete ones. `antithetic`: use each noise vector with both signs.
+    `time_weight`: weight of the time term, for energies only.
+    """
 
     headline = ("loss", "space", "time")
+    validates = True
     needs = (Need("energy", "levels"), Need("dataset", "continuous"))
 
     def __init__(
@@ -76,8 +80,8 @@ class MultiDSM(Objective):
 
     @classmethod
     def needs_of(cls, *, time_weight: float = 0.0, **settings: Any) -> Iterable[Need]:
-        asked = [Need("energy", "energy", f"objective.time_weight={time_weight:g}")] if time_weight else []
-        return (*super().needs_of(**settings), *asked)
+        needed = [Need("energy", "energy", f"objective.time_weight={time_weight:g}")] if time_weight else []
+        return (*super().needs_of(**settings), *needed)
 
     def forward(self, batch: Batch) -> Loss:
         x, model = batch.x, cast(NoiseLevels, self.energy)

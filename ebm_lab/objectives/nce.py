@@ -1,11 +1,11 @@
-"""Noise-contrastive estimation: tell data from noise by the model's own density, with a learnt log Z.
+"""Noise-contrastive estimation: classify data and noise by the model's own density, with a learnt log Z.
 
     h(x) = log p_theta(x) - log p_n(x) - log k,    log p_theta = -E(x) - c
     L = E_p[ softplus(-h(x)) ] + k E_{p_n}[ softplus(h(x)) ]
 
 with k noise samples per datum (`noise_ratio` = noise / data; the tutorial's nu is its inverse). At the optimum
-E + c = -log p for any noise that covers the data, so c is log Z. As k grows the gradient tends to the likelihood's,
-with an error of O(1 / k); the closer the noise is to the data, the less k matters. Noise narrower than the data fails.
+E + c = -log p for any noise that covers the data, so c is log Z. As k grows the gradient tends to the likelihood's with
+an error of O(1 / k); the closer the noise is to the data, the less k matters. Noise narrower than the data fails.
 
 Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012, eq. 8.
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, section 5, arXiv:2101.03288.
@@ -31,7 +31,7 @@ from ebm_lab.distributions.noise import NoiseLaw, fit_noise
 def noise_contrastive_estimation(
     energy: EnergyFn, log_z: Tensor, x: Tensor, x_noise: Tensor, noise: Distribution
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss per datum (B,), h of the data (B,), h of the noise (k B,)) for x (B, *shape), x_noise (k B, *shape).
+    """Return (loss per datum (B,), h of the data (B,), h of the noise (k B,)) for x (B, *shape), x_noise (k B, *shape).
 
     The noise's term is averaged over the k samples of each datum and multiplied by k, so that the mean is L.
     """
@@ -44,13 +44,17 @@ def noise_contrastive_estimation(
 
 @register("objective", "nce")
 class NCE(Objective):
-    """Settings: `noise`: gaussian (full covariance), mixture (of `components` such Gaussians, fitted by EM), uniform
-    (the data's range with a margin) or flow (a normalising flow, fitted by maximum likelihood in some seconds at the
-    start), each fitted to the training data and widened by `widen` (1 keeps its std);
-    `noise_ratio`: k; `data_noise`: std of Gaussian noise added to the data, in units of its scale."""
+    """Classify data against noise that is fitted to the training data.
+
+    `noise`: gaussian (full covariance), mixture (of `components` such Gaussians, fitted by EM), uniform (the data's
+    range with a margin) or flow (a normalising flow, fitted by maximum likelihood in some seconds at the start).
+    `widen`: factor of the noise's std, 1 for the fitted one. `noise_ratio`: k. `data_noise`: std of Gaussian noise
+    added to the data, in units of the data's scale.
+    """
 
     headline = ("loss", "accuracy", "log_z")
-    needs_float32 = "tells data from noise by energies less log-densities"
+    validates = True
+    needs_float32 = "classifies data and noise by energies minus log-densities"
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class NCE(Objective):
 
     @torch.no_grad()
     def _log_z_under_noise(self, n: int = 4096) -> Tensor:
-        """log of the mean of exp(-E) / p_n over noise samples: where c begins."""
+        """Return the initial value of c: the log of the mean of exp(-E) / p_n over noise samples."""
         x = self.noise.sample(n, self.generator)
         return torch.logsumexp(-evaluate(self.energy, x) - self.noise.log_prob(x), 0) - math.log(n)
 
@@ -86,6 +90,6 @@ class NCE(Objective):
         x_noise = self.noise.sample(self.k * len(x), self.generator)
         values, h_data, h_noise = noise_contrastive_estimation(self.energy, self.log_z, x, x_noise, self.noise)
         loss = values.mean()
-        told_apart = 0.5 * ((h_data > 0).float().mean() + (h_noise < 0).float().mean())
-        metrics = {"loss": loss.detach(), "accuracy": told_apart, "log_z": self.log_z.detach().clone()}
+        accuracy = 0.5 * ((h_data > 0).float().mean() + (h_noise < 0).float().mean())
+        metrics = {"loss": loss.detach(), "accuracy": accuracy, "log_z": self.log_z.detach().clone()}
         return Loss(loss, metrics, grad_evals=len(x) * (1 + self.k))

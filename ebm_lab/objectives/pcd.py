@@ -2,10 +2,10 @@
 
     grad L = E_data[ grad_theta E(x) ] - E_chains[ grad_theta E(x_neg) ]
 
-with chains that persist from one parameter update to the next. Biased by chains that lag behind the model and by an
-unadjusted sampler's step. `restart` is the probability per visit that a chain begins anew from noise, which keeps
-chains able to find every mode and biases the negative samples toward short runs. `refresh` independence-Metropolis
-proposals per visit do the same without bias, where noise and model overlap (few dimensions): each is an exact step.
+The chains persist from one parameter update to the next. The gradient is biased because chains lag behind the model,
+and by the step of an unadjusted sampler. `restart` is the probability per visit that a chain begins anew from noise,
+which lets chains find every mode, but biases the negative samples towards short runs. `refresh` independence-Metropolis
+steps per visit do the same without bias if noise and model overlap (in few dimensions), because each step is exact.
 
 Tijmen Tieleman, Training Restricted Boltzmann Machines using Approximations to the Likelihood Gradient, 2008.
 Yilun Du and Igor Mordatch, Implicit Generation and Modeling with Energy-Based Models, 2019 (buffer, restarts, E^2).
@@ -28,9 +28,11 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 @register("objective", "pcd")
 class PCD(Contrastive):
-    """Settings: `buffer_size` chains, of which a batch advances per step by the sampler's steps; `restart`, the
-    probability per visit of beginning anew from noise; `refresh`, independence-Metropolis proposals from that noise per
-    visit; `data_noise` and `energy_l2` as in _contrastive.py."""
+    """Train with persistent chains, of which a batch advances by the sampler's steps at each training step.
+
+    `buffer_size`: number of chains. `restart`: probability per visit that a chain begins anew from noise. `refresh`:
+    number of independence-Metropolis steps per visit, with proposals from that noise.
+    """
 
     rows = ("buffer.x", "buffer.age")
 

@@ -2,10 +2,10 @@
 
     J = E_x[ 1/2 |s|^2 + tr(grad_x s) ],    s = -grad_x E,  tr(grad_x s) = -Laplacian of E
 
-equals 1/2 E|s_data - s|^2 up to a constant: the minimiser is the data's own score, with no noise, no sampler and no Z.
-No variance but the data's, at a cost that grows with the dimension d: about d / 2 to d times that of a sliced step. The
-tutorial's equation 8 prints + for the Laplacian; the sign here is the one that matches D_F. Blind to the weights of
-modes that lie far apart; needs a twice differentiable energy.
+J equals 1/2 E|s_data - s|^2 up to a constant, so the minimiser is the data's own score; no noise, sampler or Z is
+needed. The only variance is that of the data, but the cost grows with the dimension d: about d / 2 to d times that of a
+sliced step. The tutorial's equation 8 prints + for the Laplacian; the sign here is the one that matches D_F. The loss
+is blind to the weights of modes that lie far apart, and needs a twice differentiable energy.
 
 Aapo Hyvarinen, Estimation of Non-Normalized Statistical Models by Score Matching, 2005, theorem 1.
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 8, arXiv:2101.03288.
@@ -21,22 +21,26 @@ from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 
 COSTLY = 16
-"""Above this dimension a step costs ten sliced ones or more (`python scripts/theory.py out=docs only=estimators`)."""
+"""Dimension above which a step costs at least ten sliced ones (`python scripts/theory.py out=docs only=estimators`)."""
 
 
 def implicit_score_matching(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, energy, score), (B,), (B,), (B, *shape), at the points x (B, *shape)."""
+    """Return (loss, energy, score), (B,), (B,), (B, *shape), at the points x (B, *shape)."""
     e, s, trace = score_and_trace(energy, x, chunk)
     return 0.5 * flat_sum(s * s) + trace, e, s
 
 
 @register("objective", "sm")
 class SM(Objective):
-    """Settings: `chunk`: how many of the d second derivatives are taken at once; fewer than d bounds the memory to that
-    of one chunk and costs up to twice the time. `data_noise`: std of Gaussian noise added to the data, in units of its
-    scale, for data that lie on a thin set, whose score is infinite."""
+    """Match the score with the exact trace of the Hessian.
+
+    `chunk`: number of the d second derivatives that are computed at once; fewer than d limits the memory to that of one
+    chunk and takes up to twice the time. `data_noise`: std of Gaussian noise added to the data, in units of the data's
+    scale; for data that lie on a thin set, whose score is infinite.
+    """
 
     headline = ("loss", "score_norm")
+    validates = True
     needs = (Need("energy", "energy"), Need("energy", "smooth"), Need("dataset", "continuous"))
 
     def __init__(

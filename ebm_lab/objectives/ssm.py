@@ -3,10 +3,11 @@
     plain:             L = E_x E_v [ 1/2 (v . s)^2 + v' (grad_x s) v ]
     variance-reduced:  L = E_x E_v [ 1/2 |s|^2     + v' (grad_x s) v ]        s = -grad_x E,  grad_x s = -Hess E
 
-with projections v of E[v v'] = I: standard normal, Rademacher (+-1), or uniform on the sphere of radius sqrt(d). Both
-equal implicit score matching in the mean over v, hence 1/2 E|s_data - s|^2 up to a constant: the minimiser is the
-data's own score, with no noise and no Z. The published equations 15 and 17 print + v' (Hess E) v; the sign here is the
-one that matches D_F. Blind to the weights of modes that lie far apart; needs a twice differentiable energy.
+with random projections v with E[v v'] = I: standard normal, Rademacher (+-1), or uniform on the sphere of radius
+sqrt(d). In the mean over v both equal implicit score matching, hence 1/2 E|s_data - s|^2 up to a constant, so the
+minimiser is the data's own score; no noise or Z is needed. The published equations 15 and 17 print + v' (Hess E) v; the
+sign here is the one that matches D_F. The loss is blind to the weights of modes that lie far apart, and needs a twice
+differentiable energy.
 
 Yang Song, Sahaj Garg, Jiaxin Shi and Stefano Ermon, Sliced Score Matching, 2019, equations 7 and 8, arXiv:1905.07088.
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equations 15 and 17, arXiv:2101.03288.
@@ -30,8 +31,10 @@ Projection = Literal["gaussian", "rademacher", "sphere"]
 def sliced_score_matching(
     energy: EnergyFn, x: Tensor, v: Tensor, variance_reduced: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, energy, score), (B,), (B,), (B, *shape), for one projection v (B, *shape) per point x (B, *shape), or the
-    mean loss over K of them, v (K, B, *shape)."""
+    """Return (loss, energy, score), (B,), (B,), (B, *shape), at the points x (B, *shape).
+
+    v holds one projection per point, (B, *shape), or K of them, (K, B, *shape), over which the loss is averaged.
+    """
     v = v if v.ndim > x.ndim else v[None]
     e, s, curvature = score_and_curvature(energy, x, v)
     square = flat_sum(s * s) if variance_reduced else (v * s).flatten(2).sum(2).square().mean(0)
@@ -39,7 +42,7 @@ def sliced_score_matching(
 
 
 def projections(like: Tensor, law: Projection, generator: Generator) -> Tensor:
-    """Random directions v with E[v v'] = I, one for each sample of `like` (B, *shape)."""
+    """Draw directions v with E[v v'] = I, one for each sample of `like` (B, *shape)."""
     v = torch.empty_like(like)
     if law == "rademacher":
         return v.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
@@ -52,11 +55,15 @@ def projections(like: Tensor, law: Projection, generator: Generator) -> Tensor:
 
 @register("objective", "ssm")
 class SSM(Objective):
-    """Settings: `projection`, the law of v; `variance_reduced`: the second form (never plain with Rademacher in one
-    dimension, where both agree); `projections`: how many v per point, all in one batch; `data_noise`: std of Gaussian
-    noise added to the data, in units of its scale, for data that lie on a thin set, whose score is infinite."""
+    """Match the score along random projections.
+
+    `projection`: law of v. `variance_reduced`: use the second form (with Rademacher in one dimension both are the
+    same). `projections`: number of v per point, all in one batch. `data_noise`: std of Gaussian noise added to the
+    data, in units of the data's scale; for data that lie on a thin set, whose score is infinite.
+    """
 
     headline = ("loss", "score_norm")
+    validates = True
     needs = (Need("energy", "energy"), Need("energy", "smooth"), Need("dataset", "continuous"))
 
     def __init__(

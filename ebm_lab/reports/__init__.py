@@ -1,1 +1,1 @@
-"""Pages over runs: methods side by side, and all runs of a directory."""
+"""Reports: a comparison of methods, and an overview of all runs in a directory."""

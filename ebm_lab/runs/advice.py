@@ -1,4 +1,4 @@
-"""What to try after trouble: the settings that what was seen points at, the likeliest first."""
+"""Suggest settings to change after a run has gone wrong, the likeliest remedy first."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -8,9 +8,11 @@ from ebm_lab.training.guard import Trouble
 
 
 class Shape(NamedTuple):
-    """What a data set may have to do with trouble: its `scale`; `far`, the distance of its furthest point from the
-    mean; `tails`: that this is more than ten times what is usual; `uneven`: that the widths of its coordinates differ a
-    thousandfold."""
+    """Properties of a data set that can cause trouble.
+
+    scale: of the data set; far: distance of the furthest point from the mean; tails: whether `far` is more than ten
+    times the usual distance; uneven: whether the coordinates' standard deviations differ more than a thousandfold.
+    """
 
     scale: float = 1.0
     far: float = 0.0
@@ -26,18 +28,20 @@ def shape_of(dataset: Dataset) -> Shape:
 
 
 RATE = 0.1
-"""A learning rate above it is the likeliest cause of whatever was seen."""
+"""A learning rate above this is the likeliest cause of any trouble."""
 NARROW = 0.01
-"""A noise level below this part of the data's scale: a score's variance grows as the inverse of its square."""
+"""A noise level below this fraction of the data's scale is too low: the score's variance grows as 1 / sigma^2."""
 WIDE = 5.0
-"""A confining quadratic wider than it lets chains go further than the guard does."""
+"""A confining quadratic wider than this lets chains go further than the guard allows."""
 CURVED = ("ssm", "sm", "fdssm")
-"""Objectives whose loss has the unit of a squared score, 1 / length^2."""
+"""Objectives whose loss has the unit of a squared score, 1 / length^2, and so depends on the data's unit."""
 
 
 class Settings:
-    """The settings of a run by their full keys, the sampler's only where the training has `chains`. Nothing is true of
-    a setting that the run has not."""
+    """The settings of a run by their full keys; the sampler's only if the training uses `chains`.
+
+    Each comparison is false for a setting that the run does not have.
+    """
 
     def __init__(self, config: Mapping[str, Any], chains: bool) -> None:
         groups = ("optim", "energy", "objective", "dataset", *(["sampler"] if chains else []))
@@ -67,8 +71,11 @@ class Settings:
 
 
 def advice(troubles: Iterable[Trouble], config: Mapping[str, Any], chains: bool, dataset: Dataset | None = None) -> str:
-    """What to try, by kind of trouble; names only settings that this config has, the sampler's only where the training
-    has `chains`. The shape of the data counts where they are given."""
+    """Return a sentence that says what to try, by kind of trouble.
+
+    It names only settings that this config has, the sampler's only if the training uses `chains`. If the data set is
+    given, its shape is taken into account.
+    """
     kinds = {t.kind for t in troubles}
     has = Settings(config, chains)
     shape = Shape() if dataset is None else shape_of(dataset)
@@ -94,7 +101,7 @@ def advice(troubles: Iterable[Trouble], config: Mapping[str, Any], chains: bool,
 
 
 def of_sampler(kinds: set[str], has: Settings) -> list[str]:
-    """Chains that leave, stand still or drive the energy up: their step, and their noise."""
+    """Suggest sampler settings for chains that leave the data, stand still or drive the energy up."""
     if not kinds & {"chains", "gap", "acceptance", "finite"}:
         return []
     found = {
@@ -107,7 +114,7 @@ def of_sampler(kinds: set[str], has: Settings) -> list[str]:
 
 
 def of_data(kinds: set[str], has: Settings, shape: Shape) -> list[str]:
-    """Data of an extreme unit, where a loss or a sampler has one, or of widths that one step size can't serve."""
+    """Suggest scaling for data of an extreme unit, or whose coordinates' widths are too uneven for one step size."""
     unit = not 0.01 < shape.scale < 100 and has.equal("objective.name", *CURVED)
     raw = has.equal("dataset.scaling", "none") and (unit or shape.uneven)
     found = {
@@ -118,7 +125,7 @@ def of_data(kinds: set[str], has: Settings, shape: Shape) -> list[str]:
 
 
 def of_noise(kinds: set[str], has: Settings, shape: Shape) -> list[str]:
-    """Noise levels that are too low for the loss to be calm, or leave out where the data or the model have mass."""
+    """Suggest noise levels: those in use make the loss too noisy, or miss regions where data or model have mass."""
     if not kinds & {"loss", "finite", "likelihood"}:
         return []
     lost, blind = "likelihood" in kinds, has.equal("objective.name", *CURVED)

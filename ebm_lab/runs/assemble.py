@@ -1,4 +1,4 @@
-"""From a plain config to a trainer: settings, then parts, then what trains them."""
+"""Build a trainer from a plain config: settings, then parts, then optimisers, guard and schedule."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +13,7 @@ from ebm_lab.training.batches import Batches
 from ebm_lab.training.compile.policy import should_compile
 from ebm_lab.training.compile.step import CompiledSteps
 from ebm_lab.training.distributed import Processes
+from ebm_lab.training.early_stopping import EarlyStopping
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients
 from ebm_lab.training.guard import Guard
@@ -26,10 +27,11 @@ def assemble(
     processes: Processes = Processes(),  # noqa: B008 (it has no state)
     dataset: Dataset | None = None,
 ) -> tuple[Trainer, dict[str, Any]]:
-    """Build a trainer from a plain config; returns it with the resolved config, in which every `auto` has its value and
-    every path is absolute. dataset: the config's, where it is built already.
+    """Build a trainer from a plain config; return it with the resolved config.
 
-    Raises UserError, before any side effect beyond importing plugins, for whatever does not fit.
+    In the resolved config every `auto` is replaced by its value and every path is absolute. dataset: the config's data
+    set if it is built already. Raises UserError if parts do not fit together; until then the only side effect is the
+    import of plugins.
     """
     parts = build_parts(config, processes, dataset)
     s, objective = parts.settings, parts.objective
@@ -37,7 +39,12 @@ def assemble(
     ema = EMA(parts.trained, s.ema)
     batches = Batches(parts.dataset, s.batch_size, s.seed, s.accumulate, processes.rank, processes.world)
     compiling = decide_compile(parts)
-    resolved = {**parts.config, "compile": "on" if compiling else "off"}
+    stopping = decide_early_stopping(parts)
+    resolved = {
+        **parts.config,
+        "compile": "on" if compiling else "off",
+        "early_stopping": "off" if stopping is None else "on",
+    }
     record = parts.dataset.record
     state = State(
         objective=objective,
@@ -48,6 +55,7 @@ def assemble(
         config=resolved,
         data=None if record is None else vars(record),
         processes=processes,
+        early_stopping=stopping,
     )
     trainer = Trainer(
         state=state,
@@ -67,7 +75,7 @@ def assemble(
 
 
 def build_optimisers(config: Mapping[str, Any], parts: Parts) -> dict[str, Optimiser]:
-    """Build an optimiser for each player: `optim` is for all, `optim.players.<name>` for one of them."""
+    """Build an optimiser for each player: `optim` applies to all, `optim.players.<name>` overrides it for one."""
     shared = dict(config.get("optim") or {})
     own = shared.pop("players", None) or {}
     players = parts.objective.players()
@@ -91,7 +99,7 @@ def build_optimisers(config: Mapping[str, Any], parts: Parts) -> dict[str, Optim
 
 
 def decide_compile(parts: Parts) -> bool:
-    """Decide whether the step is compiled: it takes accumulate=1, float32 and one process."""
+    """Decide whether to compile the step; compiling requires accumulate=1, float32 and one process."""
     s = parts.settings
     served = s.accumulate == 1 and s.precision == "float32" and parts.processes.world == 1
     if not served and s.compile in ("on", True):
@@ -100,8 +108,26 @@ def decide_compile(parts: Parts) -> bool:
     return served and should_compile(s.compile, s.steps, numbers, s.runs_alike)
 
 
+def decide_early_stopping(parts: Parts) -> EarlyStopping | None:
+    """Decide whether the run stops early by the loss on held-out points; `auto` does for points of over two dimensions.
+
+    Raises UserError if it is asked for and the objective's loss does not measure the quality of the model.
+    """
+    asked, shape = parts.settings.early_stopping, parts.dataset.event_shape
+    if not parts.objective.validates:
+        if asked in ("on", True):
+            raise UserError(
+                f"early_stopping=on: the loss of objective '{parts.config['objective']['name']}' does not tell how "
+                f"good the model is; give early_stopping=off"
+            )
+        return None
+    if asked in ("on", True) or (asked == "auto" and len(shape) == 1 and shape[0] > 2):
+        return EarlyStopping(parts.objective, parts.dataset, parts.generator, parts.settings.seed)
+    return None
+
+
 def build_guard(config: Mapping[str, Any], dataset: Dataset) -> Guard:
-    """Build the guard, told whether the chains are cold, or at another temperature than 1."""
+    """Build the guard and tell it whether the chains' noise or temperature differs from 1."""
     sampler = config.get("sampler") or {}
     cold = sampler.get("noise_scale", 1.0) != 1.0
     tempered = cold or sampler.get("temperature", 1.0) != 1.0

@@ -1,4 +1,4 @@
-"""Check the data, the precision and the parts of a batch, before training, with one line for what is wrong."""
+"""Check the data, the precision and the division of a batch before training; a fault is reported in one line."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ from ebm_lab.core.transforms import ROUNDING
 from ebm_lab.models.levels import data_score
 
 SCALES = (1e-12, 1e12)
-"""Scales of data whose squares, and those of their inverses, float32 holds with room to spare."""
+"""Range of data scales whose squares and inverse squares float32 represents with room to spare."""
 
 
 def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
-    """Refuse data with nan or inf, and data without a scale that float32 can work with."""
+    """Reject data with nan or inf, and data whose scale float32 cannot work with."""
     who = f"dataset={config['dataset']['name']}"
     for split in ("train", "val", "test"):
         bad = ~getattr(dataset, split).isfinite()
@@ -39,7 +39,7 @@ def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
 
 
 def _check_resolution(dataset: Dataset, config: Mapping[str, Any], who: str) -> None:
-    """Refuse points so far from zero that the numbers next to them are no fine steps of their standard deviation."""
+    """Reject points so far from zero that float rounding there is coarse beside the data's standard deviation."""
     train = dataset.train.flatten(1)
     std = train.double().std(0)
     step = train.abs().amax(0).double() * (torch.finfo(train.dtype).eps / 2)
@@ -53,14 +53,14 @@ def _check_resolution(dataset: Dataset, config: Mapping[str, Any], who: str) -> 
 
 
 def _way_out(dataset: Dataset, config: Mapping[str, Any]) -> str:
-    """The way out, as the end of a line."""
+    """Return a remedy as the end of an error line."""
     if config["dataset"].get("scaling") == "none":
         return "; dataset.scaling=none: choose dataset.scaling=standardize"
     return "" if dataset.bounds is not None else "; give data of mean about 0 and scale about 1"
 
 
 def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> None:
-    """Send two samples through the energy, so that shapes which don't fit are told now and in one line."""
+    """Send two samples through the energy, so that a shape mismatch is reported early and in one line."""
     try:
         with torch.no_grad():
             if "energy" in features_of(energy):
@@ -75,7 +75,7 @@ def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> Non
 
 
 def check_parts(objective: Objective, batch_size: int, accumulate: int, world: int) -> None:
-    """Refuse a batch that can't be cut into equal parts for the processes and passes, or not without another loss."""
+    """Reject a batch that can't be cut into equal parts for the processes and passes without changing the loss."""
     parts = accumulate * world
     if batch_size % parts:
         shared = f"the {world} processes" + (f" times accumulate={accumulate}" if accumulate > 1 else "")
@@ -92,7 +92,7 @@ def check_parts(objective: Objective, batch_size: int, accumulate: int, world: i
 
 
 def check_precision(objective: Objective, sampler: Sampler | None, config: Mapping[str, Any]) -> None:
-    """Refuse bfloat16 where energies are compared: their differences would be lost in its eight bits."""
+    """Reject bfloat16 if energies are compared: its eight significant bits would lose their differences."""
     precision = config["precision"]
     if precision == "float32":
         return
@@ -104,12 +104,12 @@ def check_precision(objective: Objective, sampler: Sampler | None, config: Mappi
     trains = sampler is not None and "sampler" in wiring_of(type(objective))
     if trains and "reparameterised" not in features_of(sampler):
         raise UserError(
-            f"precision={precision}: sampler '{config['sampler']['name']}' accepts and refuses by differences of "
-            f"energies, which bfloat16 rounds away; choose precision=float32 or sampler=langevin"
+            f"precision={precision}: sampler '{config['sampler']['name']}' accepts or rejects by energy differences, "
+            f"which bfloat16 rounds away; choose precision=float32 or sampler=langevin"
         )
 
 
 def check_layout(energy: nn.Module, name: str) -> None:
-    """Refuse channels_last for an energy without convolutions."""
+    """Reject channels_last for an energy without convolutions."""
     if not any(p.ndim == 4 for p in energy.parameters()):
-        raise UserError(f"channels_last=true: energy '{name}' has no convolutions, which alone it makes faster")
+        raise UserError(f"channels_last=true: it speeds up convolutions only, and energy '{name}' has none")

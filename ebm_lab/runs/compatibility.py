@@ -1,7 +1,7 @@
-"""Compare what the components of a run need with what the others offer, before anything but the data set is built.
+"""Check that each component of a run offers what the others need, before anything but the data set is built.
 
-The objective is compared with the energy, the data and the sampler; the sampler with what the objective gives it and
-with the model that the run evaluates; and so on into the components that are nested in these.
+The objective is checked against the energy, the data and the sampler; the sampler against the energy that the objective
+gives it and against the model that the run evaluates; components nested in these are checked in the same way.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,13 +30,13 @@ ASKS: dict[tuple[str, str], tuple[str, str]] = {
     ("dataset", "images"): ("needs images (C, H, W)", ""),
     ("dataset", "classes"): ("needs class labels", "has none"),
 }
-"""(What who needs the feature does, what who lacks it is), by role and feature."""
+"""By role and feature: what the component that needs the feature does, and how the one that lacks it is described."""
 FEW = 5
-"""More options than so many are not listed."""
+"""The largest number of options that an error line lists."""
 
 
 class Role(NamedTuple):
-    """What a role is called in a line for the user, and what it offers; None: unknown until it is built."""
+    """What a role is called in an error line, and the features it offers; None if unknown until it is built."""
 
     who: str
     offers: Offers | None
@@ -45,11 +45,11 @@ class Role(NamedTuple):
 def check_fit(
     run: Mapping[str, Choice], dataset: Dataset, temperature: float = 1.0, built: Mapping[str, object] | None = None
 ) -> None:
-    """Refuse a run whose components lack what others need of them.
+    """Reject a run whose components lack what others need of them.
 
-    run: the choices of `energy` and `objective`, of `sampler` and `evaluation_sampler` where there are, and of
-    evaluations; temperature: of the samples; built: components whose features are asked of themselves. Raises UserError
-    with the first fault.
+    run: the choices of `energy`, `objective`, the evaluations and, if present, `sampler` and `evaluation_sampler`;
+    temperature: of the samples; built: components that exist already, whose own features count instead of their
+    choice's. Raises UserError with the first fault.
     """
     for line in faults(run, dataset, temperature, built):
         raise UserError(line)
@@ -85,7 +85,7 @@ def faults(
 
 
 def _faults(choice: Choice, roles: Mapping[str, Role], run: Mapping[str, Choice]) -> Iterator[str]:
-    """Yield the faults of a choice and of those nested in it. The roles that are not given are not asked."""
+    """Yield the faults of a choice and of those nested in it; needs of roles that are not given are skipped."""
     known = {role: offers for role, (_, offers) in roles.items() if offers is not None}
     for need in unmet(choice.needs, known):
         yield _line(choice, need, roles, run)
@@ -107,7 +107,7 @@ def _misfits(choice: Choice) -> Iterator[str]:
 
 
 def _derived(objective: Choice, what: str) -> Derive:
-    """What an objective makes of the energy's features: `sampled` or `modelled`."""
+    """Return how an objective changes the energy's features for the sampler: `sampled` or `modelled`."""
     learns = objective.part
     if learns is None or not issubclass(learns, Objective):
         return same
@@ -115,15 +115,15 @@ def _derived(objective: Choice, what: str) -> Derive:
 
 
 def _seen(model: Role, derive: Derive, user: Choice) -> Role:
-    """The model as it is where `user` puts it to use."""
+    """Return the model as `user` presents it."""
     if model.offers is None or derive(model.offers) == model.offers:
         return model
     return Role(f"what {user.kind} '{user.name}' makes of {model.who}", derive(model.offers))
 
 
 def _line(choice: Choice, need: Need, roles: Mapping[str, Role], run: Mapping[str, Choice]) -> str:
-    """Say who needs what, who lacks it, and what to choose."""
-    asks, lacks = ASKS.get((need.role, need.feature), (f"needs a {need.role} with '{need.feature}'", "has it not"))
+    """Return a line that says what needs which feature, what lacks it, and what to choose."""
+    asks, lacks = ASKS.get((need.role, need.feature), (f"needs a {need.role} with '{need.feature}'", "lacks it"))
     who = f"{need.setting}:" if need.setting else f"{choice.path} '{choice.name}'"
     holder = f"{roles[need.role].who} {lacks}"
     if need.role == "dataset":
@@ -134,7 +134,7 @@ def _line(choice: Choice, need: Need, roles: Mapping[str, Role], run: Mapping[st
 
 
 def _instead(need: Need, roles: Mapping[str, Role], run: Mapping[str, Choice]) -> Iterator[str]:
-    """Yield what would meet a need in the place of what does not."""
+    """Yield options that meet the need, in place of the component that does not."""
     if need.role not in run:
         return
     other = run[need.role]
@@ -148,7 +148,7 @@ def _instead(need: Need, roles: Mapping[str, Role], run: Mapping[str, Choice]) -
 
 
 def _otherwise(choice: Choice, need: Need, roles: Mapping[str, Role]) -> Iterator[str]:
-    """Yield what to choose in the place of who has the need."""
+    """Yield options without the need, in place of the component that has it."""
     if need.setting:
         key, _, value = need.setting.partition("=")
         yield f"{key}={'false' if value == 'true' else 0}"
@@ -165,13 +165,13 @@ def _otherwise(choice: Choice, need: Need, roles: Mapping[str, Role]) -> Iterato
 
 
 def _class(kind: str, name: str) -> type[Part]:
-    """The registered class; Part itself for one that declares nothing."""
+    """Return the registered class, or Part itself for one that declares no features."""
     found: Any = names(kind)[name]
     return found if isinstance(found, type) and issubclass(found, Part) else Part
 
 
 def _having(kind: str, feature: str, roles: Mapping[str, Role] | None = None) -> list[str]:
-    """The options of `kind` that offer a feature and can work with the data."""
+    """Return the options of `kind` that offer a feature and can work with the data."""
     data = (roles or {}).get("dataset")
     known = {"dataset": data.offers} if data is not None and data.offers is not None else {}
     parts = {name: _class(kind, name) for name in sorted(names(kind))}
@@ -179,5 +179,5 @@ def _having(kind: str, feature: str, roles: Mapping[str, Role] | None = None) ->
 
 
 def _either(options: list[str]) -> str:
-    """a, b or c"""
+    """Join options as "a, b or c"."""
     return " or ".join(filter(None, (", ".join(options[:-1]), *options[-1:])))

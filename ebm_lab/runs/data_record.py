@@ -1,4 +1,4 @@
-"""What a run keeps of its data: enough to know them again, and to draw samples without them."""
+"""What a run keeps of its data: enough to recognise them later, and to draw samples without them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,12 +15,15 @@ from ebm_lab.core.transforms import Affine
 
 SPLITS = ("train", "val", "test")
 PROBES = 4
-"""How many test rows the true log-density is kept of."""
+"""Number of test rows for which the true log-density is kept."""
 
 
 def fingerprints(dataset: Dataset) -> dict[str, str]:
-    """Digests of the whole splits, their labels and the rows outside. Those that the data set gives itself, of raw
-    rows, stand for the digests of its splits, whose last bits another machine may round otherwise."""
+    """Return digests of the whole splits, their labels and the out-of-distribution rows.
+
+    If the data set gives digests of its raw rows itself, these replace the splits' digests: the last bits of a
+    transformed split may round differently on another machine.
+    """
     found = dataset.digests or {s: digest([getattr(dataset, s)]) for s in SPLITS}
     if dataset.labels:
         found = {**found, "labels": digest([dataset.labels[s] for s in SPLITS])}
@@ -29,8 +32,11 @@ def fingerprints(dataset: Dataset) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecord:
-    """rows: of each whole split; digests: as `fingerprints` makes them; shape, mean, scale and bounds: as the data set
-    has them; shift, unit: of its transform; log_prob: of the first test rows, where the law is known."""
+    """What a run keeps of its data.
+
+    rows: number in each whole split; digests: see `fingerprints`; shape, mean, scale, bounds: the data set's; shift,
+    unit: of its transform; log_prob: true log-density of the first test rows, if it is known.
+    """
 
     rows: dict[str, int]
     digests: dict[str, str]
@@ -44,7 +50,7 @@ class DataRecord:
 
     @classmethod
     def of(cls, dataset: Dataset, rows: Mapping[str, int], digests: Mapping[str, str]) -> "DataRecord":
-        """The record of a data set; rows and digests: from before it was cut to `max_train`."""
+        """Make the record of a data set; rows and digests are those from before it was cut to `max_train`."""
         log_prob = dataset.log_prob(subset(dataset.test, PROBES))
         return cls(
             rows=dict(rows),
@@ -60,7 +66,7 @@ class DataRecord:
 
     @classmethod
     def read(cls, values: object, where: object) -> "DataRecord":
-        """The record from a checkpoint, `where`; raises UserError where it is none."""
+        """Read the record in the checkpoint `where`; raise UserError if the values are not a record."""
         kinds = {"rows": dict, "digests": dict, "shape": list, "bounds": list | None, "log_prob": list | None}
         kinds |= {"mean": Tensor, "shift": Tensor, "unit": Tensor, "scale": float}
         names = {f.name for f in fields(cls)}
@@ -77,7 +83,7 @@ class DataRecord:
         return cls(**{**values, **tensors})
 
     def differences(self, now: "DataRecord") -> str:
-        """What of the data is no longer as it was, as the end of a line; the empty string: nothing."""
+        """Say which parts of the data changed, as the end of a line; return an empty string if none did."""
         parts = [s for s in SPLITS if self.digests.get(s) != now.digests.get(s)]
         if parts:
             counts = [", ".join(f"{r.rows.get(s)} {s}" for s in SPLITS) for r in (self, now)]
@@ -88,7 +94,7 @@ class DataRecord:
         return f"the {_listed(kinds)} changed" if kinds else ""
 
     def _facts(self, now: "DataRecord") -> list[str]:
-        """The facts that differ by more than rounding."""
+        """Return the names of the properties that differ by more than rounding."""
         close = torch.allclose
         pairs = {
             "shape": self.shape == now.shape and self.mean.shape == now.mean.shape,
@@ -105,7 +111,7 @@ class DataRecord:
 
 
 def _same(a: Tensor, b: Tensor, unit: Tensor) -> bool:
-    """Equal to 1e-6 of the raw data's unit?"""
+    """Return whether two tensors are equal to 1e-6 of the raw data's unit."""
     return a.shape == b.shape and bool(((a.double() - b.double()).abs() <= 1e-6 * unit.double().abs()).all())
 
 
@@ -114,9 +120,9 @@ def _listed(names: list[str]) -> str:
 
 
 class KeptData(Dataset):
-    """A run's data set of which the record alone is at hand: place, size, bounds and transform, and no rows.
+    """A run's data set without its rows: mean, scale, bounds and transform come from the record.
 
-    why: said to whoever asks for rows.
+    why: the reason for their absence, given in the error if rows are asked for.
     """
 
     def __init__(self, record: DataRecord, why: str) -> None:
@@ -136,7 +142,7 @@ class KeptData(Dataset):
         raise AttributeError(name)
 
     def fill(self, seed: int) -> None:
-        """Make rows of noise with the kept mean and scale, until `forget`: components allocate by the rows' number."""
+        """Put noise with the kept mean and scale in place of the rows until `forget`; components need their number."""
         limit = max(1024, 2**24 // max(1, self.mean.numel()))
         n, generator = max(2, min(limit, int(self.kept.rows.get("train", 2)))), stream(seed, "placeholder")
         noise = torch.empty(n, *self.mean.shape).normal_(generator=generator)

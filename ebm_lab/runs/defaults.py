@@ -1,4 +1,4 @@
-"""The values that `configs/` gives an evaluation, for a run that was made without it."""
+"""Default settings of an evaluation from `configs/`, for a run whose config does not have it."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import yaml
 from ebm_lab.core.errors import UserError, one_of
 
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,\s*([^}]*))?\}")
-"""${key} and ${oc.select:key,default}, as a YAML refers to the run's config."""
+"""Matches ${key} and ${oc.select:key,default}, by which a YAML refers to the run's config."""
 
 
 def config_dir() -> Path:
@@ -23,8 +23,8 @@ def config_dir() -> Path:
 
 
 def evaluation_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an evaluation: the run's own where its config has them, else those of
-    configs/evaluation/<name>.yaml with its references to the run's config resolved."""
+    """Return the settings of an evaluation: the run's own if its config has them, else those of
+    configs/evaluation/<name>.yaml, with references to the run's config resolved."""
     own = (config.get("evaluation") or {}).get(name)
     if own:
         return dict(own)
@@ -47,7 +47,7 @@ def _resolved(node: Any, config: Mapping[str, Any], who: str) -> Any:
     for part in found[1].split("."):
         if not isinstance(value, Mapping) or part not in value:
             if found[2] is None:
-                raise UserError(f"{who}: its YAML refers to '{found[1]}', which the run's config has not")
+                raise UserError(f"{who}: its YAML refers to '{found[1]}', which the run's config lacks")
             return yaml.safe_load(found[2])
         value = value[part]
     return value

@@ -7,8 +7,10 @@ from ebm_lab.training.state import State
 
 
 def take_weights(state: State, path: str) -> None:
-    """Copy the averaged weights of another run's energy into this one's, with the mean and the scale of its data: the
-    energy is the one that the other run learnt."""
+    """Copy the averaged weights of another run's energy, with the mean and scale of its data, into this run's energy.
+
+    The result is exactly the energy that the other run learnt. Raises UserError if the shapes differ.
+    """
     run = RunDir.open(path, "init_from")
     other_energy = load_run(run.path, evaluation={}, data="kept").energy
     theirs = other_energy.state_dict()
@@ -23,10 +25,7 @@ def take_weights(state: State, path: str) -> None:
         )
     energy.load_state_dict(theirs)
     own = dict(energy.named_modules())
-    for (
-        name,
-        other,
-    ) in other_energy.named_modules():  # weights bring a mean along, but no scale
+    for name, other in other_energy.named_modules():  # the state_dict holds the mean, but not the scale
         if name in own and isinstance(getattr(other, "scale", None), float):
             own[name].scale = other.scale
     for average, parameter in zip(state.ema.average, state.ema.parameters, strict=True):

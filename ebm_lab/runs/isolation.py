@@ -1,8 +1,8 @@
-"""Keep a run apart from the process that calls it.
+"""Isolate a run from the global settings of the process that calls it.
 
 Torch, NumPy and Python hold settings that change what the same code computes: autocast, grad mode, default dtype,
-threads and more. `isolated` gives its body the settings of a fresh process and gives the caller's back afterwards, so
-that a run depends on its config alone and leaves nothing behind.
+threads and more. `isolated` runs its body under the settings of a fresh process and restores the caller's afterwards,
+so that a run depends on its config alone and changes no global setting.
 """
 
 import os
@@ -14,16 +14,16 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 Setting = tuple[Callable[[], Any], Callable[[Any], Any], Any]
-"""How a process-wide setting is read, how it is written, and its value within a run."""
+"""A process-wide setting: its getter, its setter, and its value within a run."""
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
     """Run the body, or as a decorator the function, under the settings of a fresh process.
 
-    What belongs to a thread is kept per thread. What belongs to the process stays set while any thread is within, and
-    comes back as the first one found it. The global random generators and `os.environ` are kept in the main thread
-    alone: another thread that put back old values would undo what the main thread did meanwhile.
+    Thread-local settings are restored per thread. Process-wide ones stay set while any thread is inside, and are then
+    restored to what the first thread found. The global random generators and `os.environ` are restored in the main
+    thread only: another thread would undo what the main thread changed meanwhile.
     """
     main = threading.current_thread() is threading.main_thread()
     with _thread(), _process(), _surroundings() if main else nullcontext():
@@ -32,18 +32,18 @@ def isolated() -> Iterator[None]:
 
 @contextmanager
 def _thread() -> Iterator[None]:
-    """Autocast, grad and inference mode, default device, denormal numbers and NumPy's errors, as at the start."""
+    """Reset autocast, grad and inference mode, default device, denormal numbers and NumPy's error handling."""
     import numpy as np
     import torch
 
-    flushed = sys.float_info.min / 2 == 0  # torch has no way to ask
+    flushed = sys.float_info.min / 2 == 0  # torch has no getter for this
     cast = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     depth = torch.autocast_increment_nesting() - 1
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
-        if torch.get_default_device().type != "cpu":  # a device context slows every call, so only where it is needed
+        if torch.get_default_device().type != "cpu":  # a device context slows every call, so enter it only if needed
             stack.enter_context(torch.device("cpu"))
         for kind in cast:
             torch.set_autocast_enabled(kind, False)
@@ -62,14 +62,14 @@ def _thread() -> Iterator[None]:
 
 _lock = threading.Lock()
 _within: list[int] = []
-"""The threads within `isolated`, once for each time."""
+"""Ids of the threads inside `isolated`, once for each entry."""
 _before: list[tuple[int, list[Any]]] = []
-"""Thread count and settings as the first thread found them, while any is within."""
+"""Thread count and settings as the first thread found them, while any thread is inside."""
 
 
 @contextmanager
 def _process() -> Iterator[None]:
-    """The settings that all threads share."""
+    """Reset the settings that all threads share."""
     import torch
 
     me, settings = threading.get_ident(), _settings()
@@ -91,7 +91,7 @@ def _process() -> Iterator[None]:
 
 
 def _settings() -> list[Setting]:
-    """Torch's, in the order in which they are to be read and written: a general one before those that follow it."""
+    """List torch's settings in the order to read and write them: a general one before those that follow it."""
     import torch
 
     b = torch.backends
@@ -117,7 +117,7 @@ def _settings() -> list[Setting]:
 
 
 def _exchange(get: Callable[[], Any], put: Callable[[Any], Any], value: Any) -> Any:
-    """Set a setting, where it differs, and return what it was; one that can't be asked for, None, stays as it is."""
+    """Set a setting if its value differs, and return the old value; leave it alone if it can't be read (None)."""
     before = get()
     if None not in (before, value) and before != value:
         put(value)
@@ -125,7 +125,7 @@ def _exchange(get: Callable[[], Any], put: Callable[[Any], Any], value: Any) -> 
 
 
 def _matmul_precision() -> str | None:
-    """None where the caller used `fp32_precision`, after which torch refuses to be asked in the old way."""
+    """Return the precision, or None if the caller used `fp32_precision`, after which torch rejects the old getter."""
     import torch
 
     try:
@@ -144,7 +144,7 @@ def _setter(owner: Any, name: str) -> Callable[[Any], Any]:
 
 @contextmanager
 def _surroundings() -> Iterator[None]:
-    """The global random generators, which start alike for every run, the environment, and two libraries' settings."""
+    """Seed the global random generators; restore them, the environment and two libraries' settings afterwards."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""The data of a run that exists: those that it was trained on, or what it kept of them; never others."""
+"""Find the data of an existing run: those that it was trained on, or what it kept of them; never other data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,13 +24,13 @@ LOADED = 'scripts/sample.py and load_run(..., data="kept") need no data'
 
 
 def record_in(content: Mapping[str, Any], where: object) -> DataRecord | None:
-    """What a checkpoint says of its data; None where an earlier version wrote it."""
+    """Read what a checkpoint says of its data; None if an earlier version wrote it."""
     return DataRecord.read(content["data"], where) if "data" in content else None
 
 
 def same_data(config: Mapping[str, Any], content: Mapping[str, Any], where: object) -> Dataset:
-    """The data set of a run's config. Raises UserError where it is gone or, by the checkpoint `where`, is no longer
-    what it was."""
+    """Build the data set of a run's config. Raises UserError if it is gone or differs from the record in `content`, the
+    checkpoint read from `where`."""
     settings = run_settings(config)
     import_plugins(settings.plugins)
     try:
@@ -45,7 +45,7 @@ def same_data(config: Mapping[str, Any], content: Mapping[str, Any], where: obje
 
 
 def way_out(config: Mapping[str, Any], content: Mapping[str, Any], otherwise: str) -> str:
-    """What can be done where `same_data` finds none, as the end of its line; `otherwise`: without any data."""
+    """Return remedies for an error of `same_data`, as the end of its line; `otherwise` is the one without any data."""
     own = config.get("dataset") or {}
     try:
         find("dataset", str(own.get("name")))
@@ -60,17 +60,20 @@ def _places(own: Mapping[str, Any]) -> list[str]:
 
 
 def _key(config: Mapping[str, Any]) -> str:
-    """The setting that the data came by, with its value."""
+    """Return the setting that says where the data are, with its value."""
     own = config.get("dataset") or {}
     return next((f"dataset.{key}={own[key]}" for key in _places(own)), f"dataset={own.get('name')}")
 
 
 def without_rows(config: Mapping[str, Any], content: Mapping[str, Any], where: object, why: str) -> Parts:
-    """The trained parts with what the run kept of its data in their place. Raises UserError where the energy or the
-    sampler computes more from its data than the run keeps."""
+    """Restore the trained parts, with what the run kept of its data in place of the data set.
+
+    Raises UserError if the energy or the sampler computes more from the data than the run keeps. This is tested by
+    building both twice, beside different rows of noise: what depends on the rows then differs.
+    """
     record, name = record_in(content, where), str((config.get("dataset") or {}).get("name"))
     if record is None:
-        raise UserError(f"{why}; an earlier version trained the run, which kept nothing of its data")
+        raise UserError(f"{why}; the run was trained by an earlier version, which kept nothing of its data")
     if getattr(find("dataset", name), "start", None) is not None:
         raise UserError(f"{why}; and dataset '{name}' begins chains in its own way, which the run does not keep")
     built = [_built(config, content, KeptData(record, why), seed) for seed in (0, 1)]
@@ -84,7 +87,7 @@ def without_rows(config: Mapping[str, Any], content: Mapping[str, Any], where: o
 
 
 def _built(config: Mapping[str, Any], content: Mapping[str, Any], data: KeptData, seed: int) -> Parts:
-    """The parts beside rows of noise, which are taken away again: what depends on them differs from seed to seed."""
+    """Build and restore the parts beside rows of noise drawn from `seed`, which are removed afterwards."""
     data.fill(seed)
     data.to(pick_device(config["device"]))
     parts = build_parts({**config, "evaluation": {}}, dataset=data)
@@ -96,12 +99,12 @@ def _built(config: Mapping[str, Any], content: Mapping[str, Any], data: KeptData
 
 
 def _answers(energy: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """What a model says at x."""
+    """Compute the model's score at x and, if it has one, its energy."""
     known = {"energy": evaluate(energy, x).detach()} if "energy" in features_of(energy) else {}
     return {**known, "score": data_score(energy, x).detach()}
 
 
 def _values(part: object) -> dict[str, Tensor]:
-    """The numbers that a component holds."""
+    """Return the numbers among a component's attributes as tensors."""
     held = {k: v for k, v in vars(part).items() if isinstance(v, int | float | Tensor)} if part is not None else {}
     return {k: torch.as_tensor(v).double() for k, v in held.items()}

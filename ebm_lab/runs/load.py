@@ -1,4 +1,4 @@
-"""Take back what a run has learnt, from its directory, and use it: samples, scores, log-densities, evaluations."""
+"""Load a trained run from its directory."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,13 @@ def load_run(
     dataset: Mapping[str, str | os.PathLike[str]] | None = None,
     data: Literal["same", "kept"] = "same",
 ) -> LoadedRun:
-    """Load a run: its energy, data set, sampler and objective. Raises UserError where the data are gone or changed.
+    """Load a run: its energy, data set, sampler and objective. Raises UserError if the data are gone or changed.
 
     which: the last checkpoint or the best on the validation split; ema: averaged weights, or raw ones; plugins: the
-    modules to import for the run's own components, none unless named here; evaluation: settings by name, instead of
-    those that the run had; dataset: where the data lie now, {"path": ...} or {"root": ...}; data: `kept` does without
-    data that are gone or have changed: `run.dataset` then has the place, size, bounds and transform that the run kept
-    of them, and no rows.
+    modules to import for the run's own components, none unless named here; evaluation: settings by name, in place of
+    the run's own; dataset: where the data are now, {"path": ...} or {"root": ...}; data: with `kept`, a run loads even
+    if its data are gone or changed: `run.dataset` then has the mean, scale, bounds and transform that the run kept, and
+    no rows.
     """
     run = RunDir.open(path, "run")
     place, own = pick_device(device), run.read_config()
@@ -64,7 +64,7 @@ def load_run(
 
 
 def _restored(config: dict[str, Any], content: Mapping[str, Any], file: Path, keep: bool) -> Parts:
-    """The trained parts on their own data; where those are gone or changed, on what the run kept of them if `keep`."""
+    """Restore the trained parts with their data set; if it is gone or changed and `keep`, with what the run kept."""
     try:
         known = same_data(config, content, file)
     except NotRegistered:

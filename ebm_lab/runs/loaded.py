@@ -1,4 +1,4 @@
-"""A run taken back from its directory, for use: samples, scores and log-densities, in the units of the raw data."""
+"""A run loaded from its directory: samples, scores and log-densities, in the units of the raw data."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,8 +24,10 @@ from ebm_lab.training.evaluations import Evaluations
 
 
 class LogZ(NamedTuple):
-    """log Z in nats, an error of it (a bound for quadrature, a standard error for AIS, 0 for a formula, nan where it is
-    learnt, for nothing bounds it then), and where it comes from: formula, quadrature, learnt or ais."""
+    """log Z in nats, its error, and its source: formula, quadrature, learnt or ais.
+
+    The error is 0 for a formula, a bound for quadrature, a standard error for AIS and nan (unknown) if log Z is learnt.
+    """
 
     value: float
     error: float
@@ -33,18 +35,19 @@ class LogZ(NamedTuple):
 
 
 class LogDensity(NamedTuple):
-    """values: (B,) log p(x) in nats; log_z: what was taken for log Z, whose error all values share."""
+    """values: (B,) log p(x) in nats; log_z: the log Z that was used, whose error all values share."""
 
     values: Tensor
     log_z: LogZ
 
 
 class LoadedRun:
-    """A trained run. `energy` holds the weights asked for, in eval mode; `dataset` and `objective` are its parts,
-    `sampler` is the one that draws samples; `config` and `summary` what its directory says; `content` its checkpoint.
+    """A trained run.
 
-    `sample`, `score` and `log_prob` speak raw units: those of the data before the data set's transform. raw=False means
-    the space in which the energy sees the data.
+    `energy` holds the weights asked for, in eval mode; `dataset` and `objective` are its parts; `sampler` draws its
+    samples; `config` and `summary` come from its directory; `content` is its checkpoint. `sample`, `score` and
+    `log_prob` use raw units, those of the data before the data set's transform; raw=False uses the space in which the
+    energy sees the data.
     """
 
     def __init__(
@@ -84,11 +87,11 @@ class LoadedRun:
         temperature: float | None = None,
         raw: bool = True,
     ) -> Tensor:
-        """Draw n samples, (n, *shape), by the run's sampler from noise.
+        """Draw n samples, (n, *shape), by the run's sampler, starting from noise.
 
-        generator: on the run's device; without one, each call draws further samples, the same in each process.
-        steps, temperature: of the sampler; the run's own by default. Raises UserError where the run has no sampler, or
-        one that goes through noise levels by its own settings.
+        generator: on the run's device; without one, each call continues a stream that is the same in every process.
+        steps, temperature: of the sampler; the run's own by default. Raises UserError if the run has no sampler, or if
+        they are given for a sampler that goes through noise levels by its own settings.
         """
         if self.sampler is None:
             raise UserError(f"run={self.path}: it has no sampler to draw samples with")
@@ -104,7 +107,7 @@ class LoadedRun:
         return self._out(view.samples.cpu(), raw)
 
     def check_sampling(self, **given: float | None) -> None:
-        """Refuse steps and temperatures for a sampler that has its own."""
+        """Reject steps and temperatures for a sampler that goes through noise levels by its own settings."""
         if self.sampler is None or "stationary" in features_of(self.sampler):
             return
         for key, value in given.items():
@@ -116,16 +119,22 @@ class LoadedRun:
 
     @isolated()
     def score(self, x: Tensor, *, raw: bool = True) -> Tensor:
-        """Compute the model's score grad_x log p(x) at x (B, *shape), (B, *shape), detached; of many noise levels, at
-        the lowest. In raw units it is grad_raw log p_raw = score(x) / scale, with x = (raw - shift) / scale."""
+        """Compute the model's score grad_x log p(x) at x (B, *shape); returns (B, *shape), detached.
+
+        A model of many noise levels is taken at the lowest. In raw units the score is grad_raw log p_raw = score(x) /
+        scale, with x = (raw - shift) / scale.
+        """
         found = data_score(self.energy, self._in(x, raw)).detach()
         return found / self.dataset.transform.scale.to(found) if raw else found
 
     @isolated()
     def log_prob(self, x: Tensor, *, raw: bool = True) -> LogDensity:
-        """Compute log p(x) = -E(x) - log Z in nats at x (B, *shape); in raw units log p_raw(raw) = log p(x) + log |dx /
-        draw|. log Z comes from the energy's formula, from quadrature in one and two dimensions, from the objective
-        where it learns one, or from annealed importance sampling. Raises UserError for a model without an energy."""
+        """Compute log p(x) = -E(x) - log Z in nats at x (B, *shape).
+
+        In raw units it is log p_raw(raw) = log p(x) + log |dx / draw|. log Z comes from the energy's formula, from
+        quadrature in one and two dimensions, from the objective if it learns log Z, or from annealed importance
+        sampling. Raises UserError for a model without an energy.
+        """
         log_z = self.log_z
         z = self._in(x, raw)
         with torch.no_grad():
@@ -154,10 +163,10 @@ class LoadedRun:
 
     @isolated()
     def evaluate(self, name: str, **settings: Any) -> Report:
-        """Do one evaluation on the test split: its metrics, pictures and notes.
+        """Run one evaluation on the test split; return its metrics, pictures and notes.
 
-        settings: instead of the run's own, or of those in configs/evaluation/<name>.yaml. Raises UserError where the
-        evaluation says nothing about this run, with the reason.
+        settings: override the run's own, or those in configs/evaluation/<name>.yaml. Raises UserError, with the reason,
+        if the evaluation does not apply to this run.
         """
         values = {**evaluation_settings(name, self.config), **settings}
         evaluator = build("evaluation", values, f"evaluation.{name}", **self.parts.wiring)

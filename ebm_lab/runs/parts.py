@@ -23,11 +23,11 @@ from ebm_lab.training.evaluations import Evaluations, Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a run is made of.
+    """The components of a run.
 
-    config: the given config in which every path is absolute and every `auto` that the parts settle has its value;
-    resolved: those settings by their full keys; wiring: what constructors may ask for, by name; generator: the
-    objective's random stream; evaluation_sampler: the training's own, where the config has no other.
+    config: the given config with absolute paths and with values in place of every `auto` that the parts resolve;
+    resolved: those values by their full keys; wiring: arguments that constructors may ask for, by name; generator: the
+    objective's random stream; evaluation_sampler: the training's sampler unless the config names another.
     """
 
     settings: RunSettings
@@ -45,7 +45,7 @@ class Parts:
 
     @property
     def evaluations(self) -> Evaluations:
-        """The evaluations, with what they look at."""
+        """The evaluations, bound to this run's objective, data set and sampler."""
         s = self.settings
         return Evaluations(
             evaluators=self.evaluators,
@@ -60,7 +60,7 @@ class Parts:
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """The parameters of all players, in the order of their averages in a checkpoint."""
+        """Parameters of all players, in the order of their averages in a checkpoint."""
         return [p for parameters in self.objective.players().values() for p in parameters]
 
 
@@ -69,9 +69,9 @@ def build_parts(
     processes: Processes = Processes(),  # noqa: B008 (it has no state)
     dataset: Dataset | None = None,
 ) -> Parts:
-    """Build the parts of a run from a plain config. dataset: the config's, where it is built already.
+    """Build the parts of a run from a plain config. dataset: the config's data set if it is built already.
 
-    Raises UserError, before any side effect beyond importing plugins, for whatever does not fit.
+    Raises UserError if parts do not fit together; until then the only side effect is the import of plugins.
     """
     settings = run_settings(config)
     import_plugins(settings.plugins)
@@ -100,7 +100,7 @@ def build_parts(
     check_parts(objective, settings.batch_size, settings.accumulate, processes.world)
     check_precision(objective, sampler, config)
     processes.share(objective)
-    if not processes.first:  # what was built before is the same for all; what is drawn from here on, its own
+    if not processes.first:  # the parts above are equal in all processes; random draws from here on differ
         wiring["generator"].manual_seed(seed_of(settings.seed, processes.own("objective")))
     evaluators = {name: choices[f"evaluation.{name}"].build(**wiring) for name in config.get("evaluation") or {}}
     resolved = {"objective": objective.resolved, "energy": getattr(energy, "resolved", getattr(energy, "chosen", {}))}
@@ -123,7 +123,7 @@ def build_parts(
 
 
 def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torch.device) -> Dataset:
-    """Build the data set on `device`, cut to `max_train`; refuses data that nothing can be learnt from."""
+    """Build the data set on `device`, cut to `max_train` rows; reject data that can't be trained on."""
     dataset: Dataset = build("dataset", config.get("dataset") or {})
     rows, digests = {s: len(getattr(dataset, s)) for s in SPLITS}, fingerprints(dataset)
     if settings.max_train is not None:
@@ -137,7 +137,7 @@ def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torc
 
 
 def parse_choices(config: Mapping[str, Any]) -> dict[str, Choice]:
-    """Check the settings of a run's energy, objective, evaluations and, where there is one, sampler."""
+    """Check the settings of a run's energy, objective, evaluations and, if it has any, samplers."""
     choices = {kind: parse(kind, config.get(kind) or {}) for kind in ("energy", "objective")}
     for key in ("sampler", "evaluation_sampler"):
         if (config.get(key) or {}).get("name", "none") != "none":  # a recipe may have left settings without a name

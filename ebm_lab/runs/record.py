@@ -1,4 +1,4 @@
-"""What a run tells about itself: its name, the lines above its progress bar, the facts in its summary."""
+"""Describe a run: its name, the lines above its progress bar, the facts in its summary."""
 
 import hashlib
 import json
@@ -34,14 +34,14 @@ def label(config: Mapping[str, Any]) -> str:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Of what a config asks for: equal for two runs that would give the same numbers."""
+    """Hash what a config asks for; the hash is equal for two runs that would give the same numbers."""
     free = ("resume", "output_dir", "logger", "plugins", "device", "runs_alike")
     asked = {k: v for k, v in config.items() if k not in free}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def introduce(trainer: Trainer, run: RunDir) -> None:
-    """The lines above the progress bar."""
+    """Print the lines above the progress bar."""
     state, dataset = trainer.state, trainer.evaluations.dataset
     config, device, world = state.config, state.generator.device, state.processes.world
     choice = "  ".join(
@@ -52,7 +52,7 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
         f"{parameters(trainer):,} parameters; {len(dataset.train):,} training points of shape {dataset.event_shape}; "
         f"{device}, {torch.get_num_threads()} thread(s)"
         + (f", {world} processes" if world > 1 else "")
-        + ("; its second step compiles them all, some half a minute" if trainer.compiled else "")
+        + ("; compiling takes about half a minute at the second step" if trainer.compiled else "")
     )
     for line in (*trainer.notes, *left_out(trainer)):
         trainer.say(line)
@@ -67,7 +67,10 @@ def parameters(trainer: Trainer) -> int:
 
 
 def left_out(trainer: Trainer) -> list[str]:
-    """A line for each evaluation that was asked for and does not apply, and for a likelihood that nothing replaces."""
+    """Return a line for each requested evaluation that does not apply.
+
+    An evaluation may do so silently; the absence of `likelihood` is reported unless another one gives a likelihood.
+    """
     view = trainer.evaluations.view("test", trainer.state.step)
     lines, likelihoods = [], {"likelihood", "flow_likelihood", "ais"}
     evaluators = trainer.evaluations.evaluators
@@ -80,9 +83,9 @@ def left_out(trainer: Trainer) -> list[str]:
 
 
 def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None], note: Callable[[str], None]) -> Logger:
-    """The logger that the config asks for, for a run in `path`; `note` is told of a failure in it, which ends nothing.
+    """Build the config's logger for a run in `path`. Raises UserError for a mistake in its settings.
 
-    Raises UserError for a mistake in its settings.
+    A failure of the logger is passed to `note` and does not end the run.
     """
     values = trainer.state.config.get("logger") or {"name": "none"}
     info = RunInfo(path.name, path, trainer.state.config, say)
@@ -91,18 +94,18 @@ def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None], note:
 
 def check_logger(trainer: Trainer) -> None:
     """Raise UserError, before a run is made, for a mistake in the logger's settings."""
-    build_logger(trainer, Path("check"), say, note=lambda line: None)  # a failure is told when the run has begun
+    build_logger(trainer, Path("check"), say, note=lambda line: None)  # a failure is reported when the run begins
 
 
 def rows(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a summary that the table at the end shows."""
+    """Select the part of a summary that the final table shows."""
     hidden = {"pid", "request", "host", "said", "versions", "git_commit", "command", "format"}
     shown = {k: v for k, v in summary.items() if k not in hidden and not k.startswith(("startup_", "eval_"))}
     return {k: v for k, v in shown.items() if v is not None}
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:
-    """Facts of this process for the summary."""
+    """Collect facts about this process for the summary."""
     packages = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
     versions = {"python": platform.python_version(), "ebm_lab": metadata.version("ebm_lab")}
     for package in packages:
@@ -124,7 +127,7 @@ def describe(trainer: Trainer) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the working directory, with '+' if it has changes; None outside a repository."""
+    """Return the commit of the working directory, with '+' if it has changes; None outside a repository."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, timeout=5)
         dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, timeout=5)

@@ -1,4 +1,4 @@
-"""Take up a run where its last checkpoint left it."""
+"""Resume a run from its last checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +20,13 @@ from ebm_lab.training.distributed import Processes
 from ebm_lab.training.trainer import Trainer
 
 ENDED = ("finished", "diverged")
-"""What resuming does not change."""
+"""Status of a run that `resume=auto` does not continue."""
 ORDER = {"failed": 1, "diverged": 2, "finished": 3, "interrupted": 4}
-"""Which of several runs of one command `resume=auto` takes: the highest."""
+"""Rank by status: of several runs of one command, `resume=auto` takes the highest."""
 
 
 def unfinished(root: Path, config: Mapping[str, Any], request: str) -> tuple[Path | None, dict[str, Any]]:
-    """What `resume=auto` finds: the path of a run that has ended, or else the config to go on with."""
+    """Resolve `resume=auto`: return the run's path if it has ended, else None, and the config to continue with."""
     found = earlier(root, request)
     if found is None:
         return None, {**config, "resume": None}
@@ -34,17 +34,17 @@ def unfinished(root: Path, config: Mapping[str, Any], request: str) -> tuple[Pat
     if status in ENDED:
         say(
             f"resume=auto: {found.path} has ended; nothing is left to do (it is {status}; leave resume=auto out for "
-            f"another run)"
+            f"a new run)"
         )
         return found.path, dict(config)
     return None, again(found, config)
 
 
 def earlier(root: Path, request: str) -> RunDir | None:
-    """The run under `root` to go on with, of those that were asked for the same and that no process has now.
+    """Find the run under `root` to continue, among those with the same request that no process holds.
 
-    One that was interrupted comes first, the furthest of several; then one that has ended, then one that failed. The
-    names, which a clock gave, only break ties: a clock may be set back.
+    An interrupted run comes first, then a finished, a diverged and a failed one; among equals the one with most steps.
+    The names, which hold the time, only break ties, for a clock may be set back.
     """
     best: tuple[tuple[int, int], RunDir] | None = None
     for run in runs_under(root):
@@ -62,14 +62,14 @@ def earlier(root: Path, request: str) -> RunDir | None:
 
 
 def reached(run: RunDir, summary: Mapping[str, Any]) -> int:
-    """The last step of a run that its files tell of; a process that was killed has only written it into its metrics."""
+    """Return the last step that a run's files record; a killed process has written it to its metrics only."""
     told = rows(run.metrics_file) if run.metrics_file.is_file() else []
     step = summary.get("step")
     return max([step if isinstance(step, int) else 0, *(row["step"] for row in told[-1:])])
 
 
 def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that continues `run`, with what this process was told of its machine."""
+    """Return the config that continues `run`, with this command's data paths, device, logger and plugins."""
     return {
         **run.read_config(),
         **{k: config[k] for k in ("dataset", "device", "logger", "plugins")},
@@ -78,7 +78,7 @@ def again(run: RunDir, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, RunDir]:
-    """The run that `config["resume"]` names, at its last checkpoint; other keys were merged into its config before."""
+    """Open the run `config["resume"]` at its last checkpoint; `config` holds the run's own values already."""
     run = RunDir.open(config["resume"], "resume")
 
     def take() -> str:
@@ -109,7 +109,7 @@ def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Proc
     check_processes(run, len(content.get("processes", [None])), processes.world)
     trainer.state.restore(content)
     trainer.keep_candidate()
-    if trainer.state.step >= trainer.schedule.steps and status in ENDED:  # else its last evaluation was cut short
+    if trainer.state.step >= trainer.schedule.steps and status in ENDED:  # otherwise the final evaluation is missing
         raise UserError(
             f"resume={run.path}: already at step {trainer.state.step} of {trainer.schedule.steps}; "
             f"give steps=<more> to train it further"
@@ -123,7 +123,7 @@ def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Proc
 
 
 def _data(config: Mapping[str, Any], run: RunDir, content: Mapping[str, Any]) -> Dataset:
-    """The data that the run was trained on; refuses others, and a config that was edited to name others."""
+    """Load the data that the run was trained on; reject other data, also if the config was edited to name them."""
     try:
         return same_data(config, content, run.last)
     except UserError as error:
@@ -132,10 +132,10 @@ def _data(config: Mapping[str, Any], run: RunDir, content: Mapping[str, Any]) ->
 
 
 def check_processes(run: RunDir, there: int, here: int) -> None:
-    """Refuse to go on with another number of processes than a run was trained by."""
+    """Reject a number of processes that differs from the one that trained the run."""
     if there != here:
         start = f"torchrun --nproc_per_node={there} train.py" if there > 1 else "python train.py"
         raise UserError(
-            f"resume={run.path}: {there} process(es) trained it and {here} would go on: each has random numbers and "
-            f"chains of its own; start it with {start}"
+            f"resume={run.path}: it was trained by {there} process(es) and can't go on with {here}, for each has its "
+            f"own random numbers and chains; start it with {start}"
         )

@@ -1,4 +1,4 @@
-"""A run's own directory: made for it alone, and described by `config.yaml` and `summary.json`."""
+"""The directory of a run: created for it alone, and described by `config.yaml` and `summary.json`."""
 
 import fcntl
 import os
@@ -25,15 +25,23 @@ ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("dataset", "image_folder"): {"range": "auto", "background": None},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
-"""Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
-LATER_KEYS = {"accumulate": 1, "precision": "float32", "channels_last": False, "compile": "off", "runs_alike": 1}
-"""The same for keys of the run itself."""
+"""Settings added to a component since its first version, with the values that reproduce its earlier behaviour."""
+LATER_KEYS = {
+    "accumulate": 1,
+    "precision": "float32",
+    "channels_last": False,
+    "compile": "off",
+    "runs_alike": 1,
+    "early_stopping": "off",
+}
+"""The same for root keys of the config."""
 
 
 class RunDir:
-    """Paths of one run. `create` never returns a directory that existed.
+    """The paths of one run. `create` never returns a directory that existed.
 
-    `last`: the newest checkpoint; `good`: the last one that the guard has proven; `candidate`: one that it may prove.
+    `last`: the newest checkpoint; `good`: the last one that the guard approved; `candidate`: one that the guard has yet
+    to judge.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +56,7 @@ class RunDir:
 
     @classmethod
     def create(cls, root: Path, label: str) -> "RunDir":
-        """A new directory under `root`/runs named by the time to the microsecond and `label`."""
+        """Create a directory under `root`/runs, named by the time to the microsecond and `label`."""
         label = re.sub(r"[^\w.+-]", "_", label)
         while True:
             stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
@@ -66,7 +74,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: str | Path, key: str) -> "RunDir":
-        """An existing run of a format that this version reads; raises UserError, naming `key`, if `path` is none."""
+        """Open an existing run; raise UserError, naming `key`, if `path` is not one of a format that is read here."""
         run = cls(Path(path))
         try:
             if not run.path.is_dir():
@@ -82,7 +90,7 @@ class RunDir:
         return run
 
     def way_out(self) -> Path | None:
-        """A link in the run directory by which a run that someone else made would have its files written elsewhere."""
+        """Find a link that leads out of the run directory: by it, someone else's run could write files elsewhere."""
         home = self.path.resolve()
         for folder, folders, files in os.walk(self.path):
             for entry in (Path(folder, name) for name in (*folders, *files)):
@@ -92,21 +100,23 @@ class RunDir:
 
     @property
     def root(self) -> Path:
-        """The output directory that the run lies in, whatever its config says; the run itself where it lies alone."""
+        """The output directory that the run lies in, whatever its config says; the run's own if it is in no `runs`."""
         path = self.path if self.path.parent.name == RUNS else self.path.absolute()
         return path.parent.parent if path.parent.name == RUNS else self.path
 
     def hold(self) -> bool:
-        """Take the run for this process until `release` or its end, whatever ends it; False: another has it. Raises
-        UserError where the run can't be written."""
+        """Lock the run for this process until `release` or the process's end; return False if another one holds it.
+
+        Raises UserError if the run can't be written.
+        """
         try:
             held = open(self.lock_file, "a", encoding="utf-8")  # noqa: SIM115 (closed in release)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._held = held
                 self._try_writing()
-                for half in self.path.rglob("*.tmp"):  # what a process that was killed had not finished writing
-                    half.unlink(missing_ok=True)
+                for unfinished in self.path.rglob("*.tmp"):  # left by a process that was killed while writing
+                    unfinished.unlink(missing_ok=True)
             except BaseException:
                 held.close()
                 self._held = None
@@ -122,7 +132,7 @@ class RunDir:
         return True
 
     def _try_writing(self) -> None:
-        """Raises OSError where training could not write; leaves everything as it was."""
+        """Raise OSError if training could not write here; change no file."""
         for folder in (self.path, self.images, self.last.parent):
             folder.mkdir(exist_ok=True)
             try:
@@ -134,7 +144,7 @@ class RunDir:
                 open(file, "ab").close()
 
     def release(self) -> None:
-        """Let go of the run; one that was stopped before it began leaves no directory behind."""
+        """Unlock the run; remove its directory if it was stopped before it began."""
         if self._held is not None:
             if not any(f.exists() for f in (self.summary_file, self.good, self.last)):
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -142,7 +152,7 @@ class RunDir:
             self._held = None
 
     def alive(self) -> bool:
-        """Does a process hold the run, on this machine or on another that shares the file system?"""
+        """Return whether a process holds the run, on this machine or on another that shares the file system."""
         if self._held is not None:
             return True
         if not self.lock_file.is_file():
@@ -161,8 +171,11 @@ class RunDir:
             raise UserError(f"{self.config_file}: can't be written ({error.strerror})") from None
 
     def read_config(self) -> dict[str, Any]:
-        """The values the run used, and those of settings that came later. What it writes is kept within the directory
-        that the run lies in, and it downloads nothing: someone else may have written it."""
+        """Read the values that the run used, completed by settings that were added since.
+
+        Someone else may have written the config: output paths are therefore confined to the directory that the run lies
+        in, and downloads are turned off.
+        """
         try:
             config = {**LATER_KEYS, **_mapping(self.config_file, yaml.safe_load)}
             for group in GROUPS:
@@ -187,11 +200,11 @@ class RunDir:
         write_atomic(self.summary_file, dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
-        """The summary; a `running` whose process is gone reads as `interrupted`."""
+        """Read the summary; the status `running` becomes `interrupted` if the process is gone."""
         try:
             summary = _mapping(self.summary_file, loads)
         except UserError as error:
-            raise UserError(f'{error}; to go on without it, let it hold {{"status": "interrupted"}}') from None
+            raise UserError(f'{error}; to go on without it, write {{"status": "interrupted"}} into it') from None
         found = summary.get("format", FORMAT)
         if not isinstance(found, int) or found > FORMAT:
             raise UserError(f"{self.path}: run directory of format {found}, and this version reads format {FORMAT}")
@@ -201,7 +214,7 @@ class RunDir:
 
 
 def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """What a text file holds by name; raises UserError where it is damaged."""
+    """Read a text file that holds values by name; raise UserError if it is damaged."""
     try:
         found = parse(file.read_text(encoding="utf-8"))
         sound = isinstance(found, dict) and _named(found)
@@ -214,7 +227,7 @@ def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def _named(node: Any) -> bool:
-    """Are all keys names, however deep?"""
+    """Return whether all keys are texts, at every depth."""
     if isinstance(node, dict):
         return all(isinstance(key, str) for key in node) and all(map(_named, node.values()))
     return all(map(_named, node)) if isinstance(node, list) else True
@@ -225,7 +238,7 @@ def _within(path: str, root: Path) -> bool:
 
 
 def runs_under(root: Path) -> Iterator[RunDir]:
-    """The runs under `root`/runs, newest first; a directory that no run finished making is none."""
+    """Yield the runs under `root`/runs, newest first; skip directories without a config or a summary."""
     folders = sorted((root / RUNS).iterdir(), reverse=True) if (root / RUNS).is_dir() else []
     for path in folders:
         run = RunDir(path)

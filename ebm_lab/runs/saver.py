@@ -1,4 +1,4 @@
-"""The checkpoints of a run: where each is written, and which one a run takes up again."""
+"""Write the checkpoints of a run, and find the one from which it resumes."""
 
 import os
 from collections.abc import Mapping
@@ -15,31 +15,31 @@ from ebm_lab.training import checkpoint
 
 
 class RunSaver:
-    """The checkpoints under `run`; read to `device`."""
+    """Writes and reads the checkpoints of `run`; tensors are read to `device`."""
 
     def __init__(self, run: RunDir, device: torch.device | str) -> None:
         self.run, self.device = run, device
 
     def write(self, which: Literal["last", "best", "good"], content: Mapping[str, Any]) -> None:
-        """Replace that checkpoint; raises OSError and leaves the old one where it can't be written."""
+        """Replace a checkpoint; if it can't be written, raise OSError and leave the old one."""
         checkpoint.save({"last": self.run.last, "best": self.run.best, "good": self.run.good}[which], dict(content))
 
     def propose(self) -> None:
-        """Set the last checkpoint aside as one that may prove good."""
+        """Copy the last checkpoint to the candidate, which the guard has yet to judge."""
         checkpoint.copy(self.run.last, self.run.candidate)
 
     def promote(self) -> None:
-        """Make the candidate the good checkpoint; where it is gone, a process that was killed had done so."""
+        """Make the candidate the good checkpoint; a missing one was promoted by a process that was then killed."""
         if self.run.candidate.is_file():
             os.replace(self.run.candidate, self.run.good)
 
-    def good(self) -> dict[str, Any]:
-        """Read the good checkpoint."""
-        return checkpoint.load(self.run.good, self.device)
+    def read(self, which: Literal["best", "good"]) -> dict[str, Any]:
+        """Read that checkpoint."""
+        return checkpoint.load({"best": self.run.best, "good": self.run.good}[which], self.device)
 
 
 def of_run(run: RunDir, file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """`load` one of a run's checkpoints; where it can't be read, the error names those that can."""
+    """Load one of a run's checkpoints; if it can't be read, the error names those that can."""
     try:
         return checkpoint.load(file, device)
     except UserError as error:
@@ -47,8 +47,10 @@ def of_run(run: RunDir, file: Path, device: torch.device | str = "cpu") -> dict[
 
 
 def newest(run: RunDir, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The state that a resumed run takes up: its last one, or the initial one if it was killed before there was
-    another; None if it was killed before that. An older one is never taken in silence."""
+    """Load the checkpoint from which a run resumes: the last one, or the initial one if there was no other yet.
+
+    Returns None if the run was killed before its first. Raises UserError rather than take an older checkpoint silently.
+    """
     if run.last.is_file():
         return of_run(run, run.last, device)
     if run.good.is_file():
@@ -61,7 +63,7 @@ def newest(run: RunDir, device: torch.device | str = "cpu") -> dict[str, Any] | 
 
 
 def _others(run: RunDir, file: Path) -> str:
-    """The whole checkpoints of a run beside `file`, as the end of a line."""
+    """Name the undamaged checkpoints of a run other than `file`, as the end of a line."""
     whole: dict[str, int] = {}
     for other in (run.last, run.best, run.good, run.candidate):
         with suppress(UserError):

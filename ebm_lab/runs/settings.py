@@ -1,4 +1,4 @@
-"""The root keys of a run's config, checked; its plugins, device and threads."""
+"""Check the root keys of a run's config; import its plugins; choose its device and threads."""
 
 import importlib
 import importlib.util
@@ -37,6 +37,7 @@ class RunSettings:
     compile: Literal["auto", "on", "off"] | bool
     runs_alike: PositiveInt
     ema: NonNegativeFloat
+    early_stopping: Literal["auto", "on", "off"] | bool
     log_every: PositiveInt
     eval_every: PositiveInt
     checkpoint_every: PositiveInt
@@ -50,7 +51,7 @@ class RunSettings:
 
 
 def run_settings(config: Mapping[str, Any]) -> RunSettings:
-    """The root keys of `config`, checked."""
+    """Check the root keys of `config` and return them."""
     root = {k: v for k, v in config.items() if k not in GROUPS}
     settings = RunSettings(**check(RunSettings, root, ""))
     if settings.ema >= 1:
@@ -63,7 +64,7 @@ def import_plugins(names: list[str]) -> None:
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
             module = name.removesuffix(".py").replace("/", ".").strip(".")
-            raise UserError(f"plugins=[{name}]: a module goes by its name, not by its file's; write plugins=[{module}]")
+            raise UserError(f"plugins=[{name}]: give the module's name, not its file; write plugins=[{module}]")
         refuse_hidden(name)
         try:
             importlib.import_module(name)
@@ -74,7 +75,7 @@ def import_plugins(names: list[str]) -> None:
 
 
 def refuse_hidden(name: str) -> None:
-    """Refuse a module of the working directory that Python does not find, for it has another of that name."""
+    """Reject a module of the working directory that is hidden by another one of the same name."""
     top = name.split(".")[0]
     mine = [file for file in (Path(f"{top}.py"), Path(top, "__init__.py")) if top and file.is_file()]
     if not mine:
@@ -84,13 +85,13 @@ def refuse_hidden(name: str) -> None:
     if found is None or (os.path.exists(origin) and any(os.path.samefile(file, origin) for file in mine)):
         return
     raise UserError(
-        f"plugins=[{name}]: by that name Python has {origin or 'a module of its own'}, which hides {mine[0]} here; "
-        f"rename yours"
+        f"plugins=[{name}]: Python finds {origin or 'a module of its own'} under that name, which hides {mine[0]} "
+        f"here; rename yours"
     )
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: cuda where there is one, else cpu."""
+    """Return the torch device; `auto` is cuda if available, else cpu."""
     allowed = ("auto", "cpu", "cuda")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -107,8 +108,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_threads(threads: int | str, dataset: Dataset) -> int:
-    """auto: one where a sample has fewer than 512 numbers (too little work to share out), else up to four of its
-    share of the cores."""
+    """Return the number of threads; `auto` is one if a sample has fewer than 512 numbers (too little work to divide),
+    else up to four of this process's share of the cores."""
     if isinstance(threads, int):
         return threads
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

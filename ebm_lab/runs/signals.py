@@ -1,4 +1,4 @@
-"""What a run does when it is asked to stop."""
+"""Stop a run on a signal without losing its state."""
 
 import signal
 import threading
@@ -8,11 +8,11 @@ from ebm_lab.training.trainer import Trainer
 
 
 class Signals:
-    """Within: SIGINT, SIGTERM and SIGHUP end the run and lose nothing; `trainer.stop` names the last one.
+    """Context in which SIGINT, SIGTERM and SIGHUP end the run without losing anything; `trainer.stop` names the last.
 
-    While it trains they end it after the current step, with a checkpoint; a second SIGINT at once. Its last evaluation
-    they end at once, for all that was trained is on the disk. While it closes they change nothing any more. A SIGHUP
-    that is ignored, as nohup has it, stays so.
+    While the run trains, a signal ends it after the current step, with a checkpoint; a second SIGINT ends it at once.
+    The last evaluation ends at once, for the trained state is already on the disk. While the run closes, signals have
+    no effect. A SIGHUP that is ignored, as under nohup, stays ignored.
     """
 
     def __init__(self, trainer: Trainer) -> None:

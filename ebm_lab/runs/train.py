@@ -1,4 +1,4 @@
-"""The life of a run: its directory, its loggers, its end; and how to take one up again or load what it trained."""
+"""Run a config from start to end: make or resume its directory, train, evaluate, and write the summary."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ from ebm_lab.training.distributed import Processes
 from ebm_lab.training.trainer import Trainer
 
 EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75, "SIGHUP": 75}
-"""Exit status of the command line by the run's status, or by the signal that ended it; 2 is a mistake in the settings.
-75 is what sysexits.h calls a temporary failure: run the same again, with resume."""
+"""Exit status by the run's status, or by the signal that ended it; 2 is a mistake in the settings. 75 is the temporary
+failure of sysexits.h: run the same command again, with resume."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: its directory, `summary.json` as a dict, and the trained energy with averaged weights."""
+    """The result of a run: its directory, `summary.json` as a dict, and the trained energy with averaged weights."""
 
     path: Path
     summary: dict[str, Any]
@@ -53,9 +53,9 @@ class Result:
 
 @isolated()
 def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float, float] | None = None) -> Result:
-    """Run a plain config to its end; `resume` in it continues a run, `init_from` takes over another run's weights.
+    """Run a plain config to its end; its `resume` continues a run, its `init_from` starts from another run's weights.
 
-    `began`: wall and CPU clock at the start of the process, for the costs in the summary; now, if not given.
+    began: wall and CPU clock at the start of the process, for the costs in the summary; now by default.
     """
     began = began or (time.perf_counter(), time.process_time())
     processes = Processes.join()
@@ -83,7 +83,7 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
 
 
 def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
-    """A new run directory, held by the first process and known to all."""
+    """Create a run directory; the first process holds it, and all processes get its path."""
     held: list[RunDir] = []
 
     def make() -> Path:
@@ -103,21 +103,21 @@ def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
 def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tuple[float, float]) -> Result:
     state = trainer.state
     trainer.saver = RunSaver(run, state.generator.device)
-    with ExitStack() as stopped_before_it_began:
+    with ExitStack() as on_early_exit:
         console = Console(trainer.schedule.steps, state.step, state.objective.headline, quiet, trainer.note)
-        stopped_before_it_began.callback(console.close, {})
+        on_early_exit.callback(console.close, {})
         trainer.say = console.say
         trainer.clock.start(state.costs, time.perf_counter() - began[0], time.process_time() - began[1])
         if state.processes.first:
             files = Files(run.metrics_file, run.images, state.step, state.guard.events, console.say)
-            stopped_before_it_began.callback(files.close, {})
+            on_early_exit.callback(files.close, {})
             trainer.rewound = files.rewind
             logger = build_logger(trainer, run.path, console.say, trainer.say_once)
-            stopped_before_it_began.callback(logger.close, {"status": "interrupted"})
+            on_early_exit.callback(logger.close, {"status": "interrupted"})
             trainer.loggers = (files, console, logger)
         introduce(trainer, run)
         facts = {"request": request, **describe(trainer)}
-        stopped_before_it_began.pop_all()
+        on_early_exit.pop_all()
     summary = live(trainer, run, facts)
     console.table("results", rows(summary))
     console.say(str(run.path))
@@ -130,13 +130,13 @@ def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tupl
 
 
 def ended(run: RunDir, plugins: Sequence[str]) -> Result:
-    """The result of a run that is over."""
+    """Load the result of a run that has ended."""
     loaded = load_run(run.path, plugins=plugins)
     return Result(run.path, loaded.summary, loaded.energy, loaded.dataset)
 
 
 def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]:
-    """Train, evaluate on the test split, and close; whatever happens, the summary says what did."""
+    """Train, evaluate on the test split, and close; the summary is written however the run ends."""
     trainer.state.processes.on_first(
         lambda: run.write_summary({"status": "running", **facts, **vars(trainer.state.costs)})
     )
@@ -167,9 +167,9 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
 
 
 def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
-    """Train and evaluate; returns the status and fills `final` for the summary."""
+    """Train and evaluate; return the status and fill `final` for the summary."""
     final["ended_by"] = ended = trainer.fit()
-    if ended not in ("done", "max_seconds"):
+    if ended not in ("done", "max_seconds", "early_stopping"):
         return "interrupted"
     signals.phase = "evaluating"
     final |= trainer.evaluate("test")
@@ -186,7 +186,10 @@ def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
 def _close(
     trainer: Trainer, run: RunDir, status: str, final: dict[str, Any], facts: dict[str, Any], torn: bool
 ) -> dict[str, Any]:
-    """Write the summary and close the loggers; returns the summary. `torn`: the other processes may be anywhere."""
+    """Write the summary, close the loggers and return the summary.
+
+    torn: this process stopped at an arbitrary point, so the others can't be waited for.
+    """
     c, processes = trainer.state.costs, trainer.state.processes
     if trainer.unsaved is not None:
         status, final["message"] = "failed", f"the checkpoint of step {c.step} could not be saved: {trainer.unsaved}"

@@ -1,15 +1,15 @@
-"""What a Metropolis sampler learns about its target: a step size and a diagonal mass.
+"""The adaptation of Metropolis samplers to their target: a step size and a diagonal mass.
 
     step size:  log eps <- log eps + rate (acceptance - target), after each proposal
     mass:       chains move in y = x / w, w_i = std_i / scale, with std_i the chains' own in coordinate i:
-                M^-1 = diag(w^2), so that coordinates of any width get steps in proportion
+                M^-1 = diag(w^2), so that steps are proportional to the width of each coordinate
 
-The variances pool all chains of all calls so far, those of proposal n with weight n^7, so that where the chains began
-is forgotten. They are drawn toward 1e-3 scale^2 as by 5 points, so that no coordinate is ever held fast.
+The variances pool all chains of all calls so far, those of proposal n with weight n^7, so that the chains' start is
+forgotten. They are shrunk toward 1e-3 scale^2 with the weight of 5 points, so that every coordinate can move.
 
-While either changes with the chains' own past, the law is only nearly invariant; after `warmup` proposals both are
-frozen and it is exactly so. `warmup` null never freezes: chains of a model in training follow it, with a memory of
-1 / rate proposals for the mass.
+While either depends on the chains' past, the law is only nearly invariant; after `warmup` proposals both are frozen and
+it is exactly invariant. With `warmup` null they are never frozen, so that chains can follow a model in training; the
+mass then has a memory of 1 / rate proposals.
 
 Christophe Andrieu and Johannes Thoms, A tutorial on adaptive MCMC, 2008, algorithm 4 (step size).
 D. H. D. West, Updating Mean and Variance Estimates: An Improved Method, 1979 (pooling).
@@ -28,8 +28,8 @@ Mass = Literal["identity", "diagonal"]
 
 
 class StepSize:
-    """A step size that follows a target acceptance; `target` None keeps it fixed. `begin` returns log eps as
-    it is first, `update` as it is after a step."""
+    """A step size that follows a target acceptance; `target` None keeps it fixed. `begin` returns the initial log eps,
+    and `update` log eps after a step."""
 
     def __init__(self, initial: float, target: float | None, rate: float) -> None:
         self.initial, self.target, self.rate = initial, target, rate
@@ -39,8 +39,10 @@ class StepSize:
         return torch.tensor(math.log(self.initial), dtype=like.dtype, device=like.device)
 
     def update(self, log_eps: Tensor, log_ratio: Tensor, warm: Tensor | None = None) -> Tensor:
-        """log eps after a step whose proposals had these log ratios (B,), or row by row (R,) for (R, B); a nan ratio
-        counts as acceptance 0. `warm`: a 0-d boolean, false where it is to stay; None: true."""
+        """Return log eps after a step whose proposals had these log ratios: (B,), or (R, B) to update each of (R,).
+
+        A nan ratio counts as acceptance 0. `warm`: a 0-d boolean, false if log eps must stay; None means true.
+        """
         if self.target is None:
             return log_eps
         acceptance = log_ratio.detach().clamp_max(0).exp().nan_to_num(0.0).mean(-1)
@@ -49,16 +51,16 @@ class StepSize:
 
 
 def pooled(mean: Tensor, var: Tensor, x: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (*shape) of a law that is x (B, *shape) with weight rho, 0-d, and what was known with the
-    rest."""
+    """Return the mean and variance (*shape) of a law that is x (B, *shape) with weight rho, 0-d, and the previous law
+    with weight 1 - rho."""
     there = x.mean(0)
     spread = (1 - rho) * var + rho * x.var(0, correction=0) + rho * (1 - rho) * (there - mean) ** 2
     return mean + rho * (there - mean), spread
 
 
 class Widths:
-    """The diagonal mass: widths w (*shape) of the chains, relative to `scale`. `rate`: the least weight that a proposal
-    gets."""
+    """The diagonal mass: widths w (*shape) of the chains, relative to `scale`. `rate`: the smallest weight of a
+    proposal."""
 
     keys = ("mean", "var", "points")
 
@@ -66,7 +68,7 @@ class Widths:
         self.scale, self.rate = scale, rate
 
     def begin(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the state before the first call: no points, so that mean and variance have no weight."""
+        """Return the state before the first call, with zero points, so that mean and variance have no weight."""
         zero = torch.zeros_like(x[0])
         return dict(zip(self.keys, (zero, zero.clone(), torch.zeros((), dtype=x.dtype, device=x.device)), strict=True))
 
@@ -77,12 +79,13 @@ class Widths:
         return torch.where(n > 0, w, 1.0)
 
     def update(self, state: Mapping[str, Tensor], x: Tensor, steps: int, age: Tensor, warm: Tensor | None) -> dict:
-        """What to keep after a call of `steps` proposals, the last of them number `age`, that took the chains to x."""
+        """Return the state after a call of `steps` proposals, the last of which is number `age`, that moved the chains
+        to x."""
         x = x.detach()
         rho = (8 * steps / age).clamp(min(1.0, self.rate * steps), 1.0).to(x)
         points = len(x) / rho
         new = dict(zip(self.keys, (*pooled(state["mean"], state["var"], x, rho), points), strict=True))
         if warm is None:
             return new
-        adapts = warm | (state["points"] == 0)  # the first call counts even where it is longer than the warm-up
+        adapts = warm | (state["points"] == 0)  # the first call counts even if it is longer than the warm-up
         return {key: torch.where(adapts, new[key], state[key]) for key in self.keys}

@@ -1,8 +1,7 @@
-"""What samplers that go down a ladder of noise levels have in common: one call, one rung.
+"""The base class of samplers that descend a ladder of noise levels, one rung per call.
 
-Chains begin at the model's base at sigma_max and carry in their state, `level`, how many rungs are behind them; after
-the last one the noise that is left, sigma_min, can be taken off by Tweedie's formula. Called again, they stay at
-sigma_min.
+Chains start from the model's base at sigma_max, and count the rungs they have taken in their state, `level`. After the
+last one Tweedie's formula can remove the remaining noise, sigma_min. Further calls stay at sigma_min.
 """
 
 from abc import abstractmethod
@@ -19,7 +18,7 @@ from ebm_lab.models.levels import NoiseLevels, tweedie
 
 
 class LevelSampler(Sampler):
-    """`steps` of one rung, as a sampler counts them; `denoise`: end with Tweedie's formula. Not differentiable."""
+    """`steps`: per rung; `denoise`: end with Tweedie's formula. Not differentiable."""
 
     needs = (Need("energy", "levels"), Need("dataset", "continuous"))
     offers = frozenset()
@@ -28,12 +27,12 @@ class LevelSampler(Sampler):
         self.steps, self.denoise = steps, denoise
 
     def rungs(self, model: NoiseLevels) -> int:
-        """How many calls make a sample."""
+        """Return how many calls make a sample."""
         return model.ladder.levels
 
     @abstractmethod
     def descend(self, model: NoiseLevels, x: Tensor, rung: int, generator: Generator) -> tuple[Tensor, int]:
-        """(states after this rung, how many scores of a chain were taken)."""
+        """Return (states after this rung, number of scores computed per chain)."""
 
     def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
         return {"level": torch.tensor(0)}
@@ -62,6 +61,6 @@ class LevelSampler(Sampler):
             x, taken = self.descend(model, x, min(level, last), generator)
             if level >= last and self.denoise:
                 x, taken = tweedie(model, x, model.ladder.sigma_min), taken + 1
-        reached = model.ladder.rung(min(level, last) + levels - rungs)  # a call stays at its level or goes to the next
+        reached = model.ladder.rung(min(level, last) + levels - rungs)  # a call stays at a level or steps to the next
         metrics = {"chain_sigma": torch.tensor(reached, device=x.device)}
         return Chain(x, {"level": torch.tensor(level + 1)}, metrics, taken * len(x))

@@ -42,7 +42,7 @@ class Point(NamedTuple):
 
 
 def choose(accepted: Tensor, new: Point, old: Point) -> Point:
-    """Per sample the new point where accepted, else the old one."""
+    """Return, for each sample, the new point if accepted, else the old one."""
     wide = per_sample(accepted, old.x)
     return Point(
         torch.where(wide, new.x, old.x), torch.where(accepted, new.e, old.e), torch.where(wide, new.grad, old.grad)
@@ -50,16 +50,15 @@ def choose(accepted: Tensor, new: Point, old: Point) -> Point:
 
 
 class Metropolis(Sampler):
-    """`steps` proposals for exp(-E / T), T = `temperature`, each accepted or refused; what they are is `propose`.
+    """`steps` proposals for exp(-E / T), T = `temperature`, each accepted or rejected; subclasses define `propose`.
 
-    Their size begins at step_size * scale, `scale` the data's, and follows `target_acceptance` by `adapt_rate` a
-    proposal, unless that is null. `mass` diagonal moves the chains in y = x / w, w their width in each coordinate
-    relative to `scale`, as of the last call (_adaptation.py). After `warmup` proposals, counted in the state that
-    is handed from call to call, both are frozen; null: never.
+    The step size starts at step_size * scale, with the data's `scale`, and follows `target_acceptance` at `adapt_rate`
+    per proposal, unless the target is null. `mass` diagonal moves the chains in y = x / w, w their width in each
+    coordinate relative to `scale`, as of the last call (_adaptation.py). Both are frozen after `warmup` proposals,
+    which are counted across calls; null: never.
 
     The energy and its gradient at the current state are carried from one proposal to the next. With `differentiable`
-    the derivative is that of the moves, given which were accepted: that the acceptances depend on the energy too is
-    left out.
+    the derivative is that of the accepted moves, and ignores that the acceptances depend on the energy too.
     """
 
     def __init__(
@@ -80,17 +79,17 @@ class Metropolis(Sampler):
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
     offers = frozenset({"stationary", "exact"})
     cost: int
-    """Gradients that a proposal takes."""
+    """Gradients per proposal."""
 
     def at_fixed_steps(self) -> Self:
-        """Return a copy whose step size does not follow its acceptance."""
+        """Return a copy whose step size does not adapt."""
         fixed = copy.copy(self)
         fixed.step_size = copy.copy(self.step_size)
         fixed.step_size.target = None
         return fixed
 
     def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The step size, how many proposals there were, and the widths where the mass is diagonal."""
+        """Return the step size, the number of proposals so far, and the widths if the mass is diagonal."""
         state = {"log_eps": self.step_size.begin(x), "age": torch.zeros((), dtype=torch.int64, device=x.device)}
         return state if self.widths is None else state | self.widths.begin(x)
 
@@ -98,7 +97,7 @@ class Metropolis(Sampler):
     def propose(
         self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
     ) -> tuple[Point, Tensor]:
-        """A proposal and its log ratio (B,), from `now`, with step size `eps`, 0-d; at(y) is the Point at y."""
+        """Return a proposal and its log ratio (B,), from `now`, with step size `eps`, 0-d; at(y) is the Point at y."""
 
     def __call__(
         self,
@@ -135,5 +134,5 @@ class Metropolis(Sampler):
         return Point(y, e, grad) if self.temperature == 1 else Point(y, e / self.temperature, grad / self.temperature)
 
     def _warm(self, age: Tensor) -> Tensor | None:
-        """Does the proposal after `age` others adapt? None: always."""
+        """Return whether the proposal after `age` others adapts; None means always."""
         return None if self.warmup is None else age < self.warmup

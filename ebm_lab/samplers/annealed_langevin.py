@@ -2,9 +2,9 @@
 
     x <- x + (e_i^2 / 2) s(x, sigma_i) + e_i z,    e_i = step_size * sigma_i,    `steps` times at each level i
 
-the project's convention with score s = -grad E; the paper's alpha_i = eps sigma_i^2 / sigma_L^2 is e_i^2, its eps is
-(step_size * sigma_L)^2. Each level begins where the level above ended, which knows the weights of the modes; a step
-of fixed size biases each level's law a little, and too few steps leave it short of it.
+This is the project's convention, with score s = -grad E; the paper's alpha_i = eps sigma_i^2 / sigma_L^2 is e_i^2, and
+its eps is (step_size * sigma_L)^2. Each level starts where the level above ended, so that the weights of the modes are
+passed down. A step of fixed size biases each level's law a little, and too few steps do not reach it.
 
 Yang Song and Stefano Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, 2019, algorithm 1,
 arXiv:1907.05600. Alexia Jolicoeur-Martineau et al., Adversarial Score Matching and Improved Sampling for Image

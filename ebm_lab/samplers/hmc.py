@@ -3,8 +3,8 @@
     v ~ N(0, I);  leapfrog, `leapfrog` times:  v -= (h / 2) grad U(x);  x += h v;  v -= (h / 2) grad U(x),  U = E / T
     accept with probability min(1, exp(H_old - H_new)),  H = U(x) + |v|^2 / 2
 
-The sum runs over all coordinates of a sample, whatever its shape. Adjoining half steps share their gradient and the
-last one is carried over, so that n steps of L leapfrogs take n L + 1 gradients.
+The sum runs over all coordinates of a sample, whatever its shape. Adjacent half steps share their gradient, and the
+last gradient is carried over to the next proposal, so that n proposals of L leapfrog steps take n L + 1 gradients.
 
 Radford M. Neal, MCMC using Hamiltonian dynamics, 2011, section 3, arXiv:1206.1901.
 """

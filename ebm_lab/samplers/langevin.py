@@ -25,18 +25,19 @@ from ebm_lab.core.registry import register
 
 
 def langevin_step(x: Tensor, grad: Tensor, z: Tensor, eps: float, noise_scale: float = 1.0) -> Tensor:
-    """One step from x with grad = grad E(x) and standard normal z, all (B, *shape)."""
+    """Take one step from x with grad = grad E(x) and standard normal z, all (B, *shape)."""
     return x - (eps**2 / 2) * grad + (eps * noise_scale) * z
 
 
 def log_acceptance(
     e: Tensor, grad: Tensor, x: Tensor, e_new: Tensor, grad_new: Tensor, x_new: Tensor, eps: Tensor | float
 ) -> Tensor:
-    """log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1 and the law exp(-e); `grad`
-    and `grad_new` are what the proposals drift by, whatever they are.
+    """Compute log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1 and the law exp(-e).
 
-    For noise_scale nu and the law exp(-e / nu^2) it is this divided by nu^2, for the energies and both proposals'
-    exponents are.
+    `grad` and `grad_new` are the drifts of the proposals, which need not be gradients of e.
+
+    For noise_scale nu and the law exp(-e / nu^2) divide it by nu^2, as the energies and the exponents of both proposals
+    are.
     """
     half = eps**2 / 2
     back = flat_sum((x - x_new + half * grad_new) ** 2)
@@ -46,13 +47,14 @@ def log_acceptance(
 
 @register("sampler", "langevin")
 class Langevin(Sampler):
-    """`steps` Langevin steps of size eps = step_size * scale, with `scale` the data's.
+    """`steps` Langevin steps of size eps = step_size * scale, with the data's `scale`.
 
-    A per-sample gradient longer than `clip_grad` (nats per data unit; null: never) is shortened to it, which keeps a
-    young energy from throwing chains away and biases the law where it acts. The metric `acceptance` is what a
-    Metropolis test for exp(-E / noise_scale^2) would have said of the last move but one, as it was made, with shortened
-    gradients where they were: the mean of min(1, ratio). Near 1, the step is small enough. With noise_scale 0 there is
-    no law and no such metric. Rounding of E in float32 counts divided by noise_scale^2.
+    A per-sample gradient longer than `clip_grad` (nats per data unit; null: never) is shortened to that length. This
+    keeps the steep energies of early training from throwing chains away, and biases the law where it acts. The metric
+    `acceptance` is the probability that a Metropolis test for exp(-E / noise_scale^2) would have accepted the last move
+    but one, averaged over chains, with clipped gradients where they were clipped. Near 1, the step is small enough.
+    With noise_scale 0 there is no law and no such metric. Rounding errors of E in float32 count divided by
+    noise_scale^2.
     """
 
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
@@ -106,7 +108,8 @@ class Langevin(Sampler):
         return grad * per_sample((self.clip_grad / norm).clamp_max(1.0), grad)
 
     def _acceptance(self, before: tuple | None, now: tuple) -> dict[str, Tensor]:
-        """Of the move between two points (energy, drift, x); nothing where there was no move or no noise."""
+        """Return the acceptance of the move between two points (energy, drift, x), or nothing if there was no move or
+        no noise."""
         if before is None or not self.noise_scale:
             return {}
         (e, drift, x), (e_new, drift_new, x_new) = ([t.detach() for t in point] for point in (before, now))

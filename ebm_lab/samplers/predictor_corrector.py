@@ -3,8 +3,8 @@
     predict:  x <- x + (sigma^2 - tau^2) s(x, sigma) + sqrt(sigma^2 - tau^2) z,    tau the level below sigma
     correct:  x <- x + (e^2 / 2) s(x, tau) + e z,    e^2 / 2 = 2 (snr |z| / |s|)^2,  norms averaged over the chains
 
-`steps` predictions between neighbouring levels of the ladder, geometrically spaced. The predictor's error falls with
-the number of levels; the corrector brings the law back to q_tau, up to its own step's bias.
+There are `steps` predictions, geometrically spaced, between neighbouring levels of the ladder. The predictor's error
+falls with the number of levels; the corrector brings the law back to q_tau, up to the bias of its own step.
 
 Yang Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, 2021, equation 46 and
 algorithms 2 and 4, arXiv:2011.13456.
@@ -23,13 +23,13 @@ from ebm_lab.samplers._annealing import LevelSampler
 
 
 def reverse_diffusion(x: Tensor, s: Tensor, z: Tensor, sigma: float, tau: float) -> Tensor:
-    """From level sigma down to tau, with the score s at (x, sigma) and standard normal z, all (B, *shape)."""
+    """Step from level sigma down to tau, with the score s at (x, sigma) and standard normal z, all (B, *shape)."""
     drop = sigma**2 - tau**2
     return x + drop * s + drop**0.5 * z
 
 
 def corrector_step(s: Tensor, z: Tensor, snr: float) -> Tensor:
-    """e, 0-d, of the Langevin step x + (e^2 / 2) s + e z whose signal-to-noise ratio is `snr`."""
+    """Return e, 0-d, of the Langevin step x + (e^2 / 2) s + e z whose signal-to-noise ratio is `snr`."""
     norms = [flat_sum(t**2).sqrt().mean() for t in (z, s)]
     return 2 * snr * norms[0] / norms[1]
 

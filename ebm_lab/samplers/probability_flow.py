@@ -2,9 +2,9 @@
 
     dx / d log sigma = -sigma^2 s(x, sigma)
 
-by Heun's method, `steps` steps between neighbouring levels of the ladder, evenly spaced in log sigma. The law of the
-end is q_sigma_min up to the score's error and the solver's, which falls as the square of the step. The same noise
-always gives the same sample.
+Heun's method takes `steps` steps, evenly spaced in log sigma, between neighbouring levels of the ladder. The final law
+is q_sigma_min up to the errors of the score and of the solver; the latter falls as the square of the step. The same
+noise always gives the same sample.
 
 Yang Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, 2021, equation 13,
 arXiv:2011.13456. Tero Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022,

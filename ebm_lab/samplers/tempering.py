@@ -1,23 +1,28 @@
-"""Parallel tempering (replica exchange): chains that cross what a chain at T = 1 never would.
+"""Parallel tempering (replica exchange): chains that cross barriers which a chain at T = 1 would not.
 
     replicas x_1 .. x_R at T_r = max_temperature^((r - 1) / (R - 1)), their law  prod_r exp(-E(x_r) / T_r) / Z_r
     move: one MALA step in each replica, at its temperature
     swap: neighbours x_r <-> x_(r+1) with probability min(1, exp((1 / T_r - 1 / T_(r+1)) (E(x_r) - E(x_(r+1)))))
 
-after each move, pairs (1, 2), (3, 4), .. and pairs (2, 3), (4, 5), .. by turns. Both leave the product invariant, so
-that x_1 has the law exp(-E) / Z exactly. exp(-E / T) must be normalisable at max_temperature, which a confining
-quadratic in the energy sees to (energy.confine).
+The swaps follow each move, of pairs (1, 2), (3, 4), .. and of pairs (2, 3), (4, 5), .. in turn. Moves and swaps leave
+the product invariant, so that x_1 has the law exp(-E) / Z exactly. exp(-E / T) must be normalisable at max_temperature,
+which a confining quadratic in the energy ensures (energy.confine).
 
-Hot replicas go from call to call in `state`, by place in the batch. Where the chains of a batch change between calls (a
-replay buffer, `cd`), a chain meets another's hot replicas. That is exact too: the chains of all slots and all replicas
-together have a product law, which a swap between any two of them leaves invariant, so long as who meets whom does not
-depend on where they are. What is not exact: the first call, or one with a batch of another size, where the hot replicas
-begin as copies of x and take their time to their own laws; and chains begun anew from noise, as with any sampler.
+The hot replicas are passed from call to call in `state`, by position in the batch. If the chains of a batch change
+between calls (a replay buffer, `cd`), a chain meets the hot replicas of another. That is exact too: the chains of all
+positions and replicas together have a product law, which a swap between any two of them leaves invariant, as long as
+the pairing does not depend on the states. Two cases are not exact: the first call, or one with a batch of another size,
+where the hot replicas start as copies of x and need time to reach their laws; and chains restarted from noise, as with
+any sampler.
+
+An energy that is bound to its batch, by labels say, has a law of its own at each place, and a hot replica stays at the
+law of the values that it has come by. So the values must be the same, place by place, from call to call: a call with
+others is refused.
 
 Robert H. Swendsen and Jian-Sheng Wang, Replica Monte Carlo Simulation of Spin-Glasses, 1986.
 Charles J. Geyer, Markov Chain Monte Carlo Maximum Likelihood, 1991.
 Saifuddin Syed, Alexandre Bouchard-Cote, George Deligiannidis and Arnaud Doucet, Non-Reversible Parallel Tempering: a
-Scalable Highly Parallel MCMC Scheme, 2021, arXiv:1905.02939 (why by turns).
+Scalable Highly Parallel MCMC Scheme, 2021, arXiv:1905.02939 (why the pairs alternate).
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +37,7 @@ from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen, gradient_of, rows_of
 from ebm_lab.core.interfaces import Chain, Sampler
 from ebm_lab.core.mcmc import accept
+from ebm_lab.core.model import values_bound
 from ebm_lab.core.registry import register
 from ebm_lab.samplers._adaptation import StepSize
 from ebm_lab.samplers._metropolis import Point, Target, choose
@@ -39,8 +45,8 @@ from ebm_lab.samplers.langevin import log_acceptance
 
 
 def mala(at: Callable[[Tensor], Point], now: Point, z: Tensor, eps: Tensor, t: Tensor) -> tuple[Point, Tensor]:
-    """A Langevin proposal with standard normal z (N, *shape), and its log ratio (N,), where each of the N states has
-    its own step size eps and temperature t, both (N,)."""
+    """Return a Langevin proposal with standard normal z (N, *shape), and its log ratio (N,), with a step size eps (N,)
+    and a temperature t (N,) for each of the N states."""
     wide = (-1, *[1] * (z.ndim - 1))
     eps, drift = eps.view(wide), (eps / t).view(wide)  # in units of eps, grad (E / T) is eps / T grad E
 
@@ -50,28 +56,41 @@ def mala(at: Callable[[Tensor], Point], now: Point, z: Tensor, eps: Tensor, t: T
 
 
 def swap_log_ratio(e: Tensor, t: Tensor) -> Tensor:
-    """(R - 1, B), for swaps of each replica with the next one; energies e (R, B), temperatures t (R,)."""
+    """Compute the log ratios (R - 1, B) of swapping each replica with the next; energies e (R, B), temperatures t
+    (R,)."""
     beta = (1 / t).view(-1, 1)
     return (beta[:-1] - beta[1:]) * (e[:-1] - e[1:])
 
 
 def swapped(accepted: Tensor) -> Tensor:
-    """The replica that each place takes its state from, (R, B), where pairs (R - 1, B) that share no replica swap."""
+    """Return the replica that each place takes its state from, (R, B), after the accepted swaps (R - 1, B), which share
+    no replica."""
     step, none = accepted.long(), torch.zeros_like(accepted[:1], dtype=torch.int64)
     places = torch.arange(len(accepted) + 1, device=accepted.device).view(-1, 1)
     return places + torch.cat([step, none]) - torch.cat([none, step])
 
 
+def check_values(held: Tensor | None, given: Tensor | None) -> None:
+    """Refuse to go on where the energy is bound to other values, (B, k) or None, than those that the hot replicas have
+    come by."""
+    same = held is given if held is None or given is None else torch.equal(held, given)
+    if not same:
+        raise UserError(
+            "sampler 'tempering': its hot replicas keep to the labels, noise levels or anchors of the call before, and "
+            "this call has others: choose sampler=mala or hmc, or give each chain the same ones at every call"
+        )
+
+
 @register("sampler", "tempering")
 class Tempering(Sampler):
     """`steps` moves and swaps of `replicas` replicas, whose temperatures rise geometrically from 1 to
-    `max_temperature`; a call returns the ones at T = 1. Each temperature has its own step size, which begins at
-    step_size * scale * sqrt(T) and, unless `target_acceptance` is null, follows the target by `adapt_rate` a step. A
+    `max_temperature`; a call returns the replica at T = 1. Each temperature has its own step size, which starts at
+    step_size * scale * sqrt(T) and, unless `target_acceptance` is null, follows the target at `adapt_rate` per step. A
     step costs `replicas` gradients per chain, all in one batch.
 
-    Metrics: `acceptance` and `step_size` of MALA at T = 1; `swap_acceptance`, the mean over neighbours of the
-    probability to swap, and each pair's, `swap_1` the coldest (a pair near 0 cuts the ladder: give more replicas);
-    `round_trips`, from cold to hot and back, per chain in 1,000 steps.
+    Metrics: `acceptance` and `step_size` of MALA at T = 1; `swap_acceptance`, the mean probability of a swap, and that
+    of each pair, with `swap_1` the coldest (a pair near 0 splits the ladder: use more replicas); `round_trips`, from
+    cold to hot and back, per chain in 1,000 steps.
     """
 
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
@@ -92,14 +111,16 @@ class Tempering(Sampler):
         self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
 
     def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Hot replicas (R - 1, B, *shape), copies of x; log step sizes (R,); whose turn it is, 0-d; and which replicas
-        have been at the top since they were at the bottom, (R, B)."""
-        t = self.temperatures.to(x)
+        """Return hot replicas (R - 1, B, *shape), copies of x; log step sizes (R,); whose turn it is, 0-d; which
+        replicas have been at the top since they were at the bottom, (R, B); and the values that the energy is bound to,
+        (B, k), if it is bound to any."""
+        t, values = self.temperatures.to(x), values_bound(energy)
         return {
             "hot": x.expand(len(t) - 1, *x.shape).clone(),
             "log_eps": self.step_size.begin(x) + 0.5 * t.log(),
             "turn": torch.zeros((), dtype=torch.int64, device=x.device),
             "was_hot": torch.zeros(len(t), len(x), dtype=torch.bool, device=x.device),
+            **({} if values is None else {"values": values}),
         }
 
     def __call__(
@@ -118,8 +139,9 @@ class Tempering(Sampler):
             slope = gradient_of(rows_of(energy, lambda: torch.arange(replicas * b, device=x.device) % b))
             state = state or self.begin(energy, x, generator)
             if state["hot"].shape[1:] != x.shape:  # a batch of another size
-                fresh = self.begin(energy, x, generator)
-                state = {**state, "hot": fresh["hot"], "was_hot": fresh["was_hot"]}
+                own = ("log_eps", "turn")
+                state = {**self.begin(energy, x, generator), **{name: state[name] for name in own}}
+            check_values(state.get("values"), values_bound(energy))
             return self._run(lambda x: Point(x, *slope(x)), x, state, generator)
 
     def _run(
@@ -154,5 +176,5 @@ class Tempering(Sampler):
             **{f"swap_{i + 1}": c for i, c in enumerate(chance)},
         }
         hot = now.x[b:].view(r - 1, *x.shape)
-        state = {"hot": hot.clone(), "log_eps": log_eps, "turn": turn, "was_hot": was_hot}
+        state = {**state, "hot": hot.clone(), "log_eps": log_eps, "turn": turn, "was_hot": was_hot}
         return Chain(now.x[:b].clone(), state, metrics, (self.steps + 1) * r * b)

@@ -6,14 +6,14 @@
 
 Its stationary law is near exp(-E / T) N(v; 0, T I), with an error of O(h^2), of O(h^4) for x as gamma grows. For a
 Gaussian of precision P and h^2 P < 4 it is exactly N(0, T P^-1) in x, whatever h and gamma; v is independent of x with
-covariance T (I - (h^2 / 4) P). Langevin dynamics of the same step is this with gamma = 0 and
-velocities drawn anew each step.
+covariance T (I - (h^2 / 4) P). Langevin dynamics with the same step is this with gamma = 0 and new velocities at each
+step.
 
-Velocities go from call to call in `state`, by place in the batch. Where the chains of a batch change between calls (a
-replay buffer), a chain meets another's velocity. That is right: under the stationary law x and v are independent, so
-a velocity that was dealt out without regard to x is distributed as x's own, with the step's effect on it included.
-Velocities drawn anew from N(0, T I) at each call are not: too fast by the factor above, they widen x by O(h^2), the
-more the shorter the calls. They serve only the first call, or a batch of another size.
+Velocities are passed from call to call in `state`, by position in the batch. If the chains of a batch change between
+calls (a replay buffer), a chain gets the velocity of another. That is correct: under the stationary law x and v are
+independent, so a velocity assigned without regard to x has the same law as its own, including the effect of the step.
+New velocities from N(0, T I) at each call would not: they are too fast by the factor above and widen x by O(h^2), the
+more so the shorter the calls. They are used only in the first call, or for a batch of another size.
 
 Benedict Leimkuhler and Charles Matthews, Rational Construction of Stochastic Numerical Methods for Molecular Sampling,
 2013, arXiv:1203.5428.
@@ -49,8 +49,8 @@ class Phase(NamedTuple):
 def baoab(
     at: Callable[[Tensor], tuple[Tensor, Tensor]], now: Phase, z: Tensor, h: float, c: float, temperature: float
 ) -> tuple[Phase, Tensor]:
-    """One step with standard normal z (B, *shape), and the shadow work (B,) in nats: the change of E + |v|^2 / 2 less
-    the heat of O, which is 0 for a step without error; at(x) is (E, grad E)."""
+    """Take one step with standard normal z (B, *shape), and compute its shadow work (B,) in nats: the change of E +
+    |v|^2 / 2 minus the heat of O, which is 0 for a step without error. at(x) returns (E, grad E)."""
     v = now.v - (h / 2) * now.grad
     x = now.x + (h / 2) * v
     v_hot = c * v + math.sqrt(temperature * (1 - c**2)) * z
@@ -63,10 +63,12 @@ def baoab(
 
 @register("sampler", "underdamped")
 class Underdamped(Sampler):
-    """`steps` BAOAB steps of size h = step_size * scale, `scale` the data's, for exp(-E / T), T = `temperature`.
-    `friction` is gamma * scale: velocities keep exp(-friction * step_size) of themselves a step, nothing of themselves
-    after some 1 / (friction * step_size) steps. The metric `acceptance` is what a Metropolis test would have said of
-    the last step, the mean of min(1, exp(-work / T))."""
+    """`steps` BAOAB steps of size h = step_size * scale, with the data's `scale`, for exp(-E / T), T = `temperature`.
+
+    `friction` is gamma * scale: a step multiplies velocities by exp(-friction * step_size) before it adds noise, so
+    that they are forgotten after about 1 / (friction * step_size) steps. The metric `acceptance` is the probability
+    that a Metropolis test would have accepted the last step, the mean of min(1, exp(-work / T)).
+    """
 
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
     offers = frozenset({"stationary", "reparameterised"})
@@ -84,7 +86,7 @@ class Underdamped(Sampler):
         self.c = math.exp(-friction * step_size)
 
     def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Velocities from their law, N(0, T I)."""
+        """Draw velocities from their law, N(0, T I)."""
         return {"v": math.sqrt(self.temperature) * torch.empty_like(x).normal_(generator=generator)}
 
     def __call__(
@@ -98,7 +100,7 @@ class Underdamped(Sampler):
     ) -> Chain:
         with nullcontext() if differentiable else frozen(energy):
             at = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
-            if not state or state["v"].shape != x.shape:  # not begun, or a batch of another size
+            if not state or state["v"].shape != x.shape:  # the first call, or a batch of another size
                 state = self.begin(energy, x, generator)
             now, work = Phase(x, state["v"], *at(x)), torch.zeros_like(x[:, 0])
             for _ in range(self.steps):

@@ -1,1 +1,1 @@
-"""Statistics of numbers alone: no energy and no network."""
+"""Statistics of plain tensors, without energies or networks."""

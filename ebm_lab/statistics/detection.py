@@ -1,12 +1,12 @@
-"""How well a score tells one set of points from another: AUROC, average precision, false positives at 95 %.
+"""How well a score separates two sets of points: AUROC, average precision, false positives at 95 %.
 
     AUROC = P(score of an insider > score of an outsider) + 1/2 P(equal)
     AUPR  = sum_k (recall_k - recall_(k-1)) precision_k over thresholds, precision = TPR / (TPR + FPR)
     FPR95 = share of outsiders at or above the highest threshold that at least 95 % of the insiders reach
 
-Insiders are the positives. Precision is that of equally many insiders and outsiders, whatever the sets' sizes, so that
-no score at all has 0.5. Intervals are percentiles of the bootstrap over points, drawn anew from each set: they hold
-for the scores of one trained model.
+Insiders are the positives. Precision is computed as for equally many insiders and outsiders, whatever the sets' sizes,
+so that a constant score has AUPR 0.5. Intervals are percentiles of the bootstrap over points, resampled from each set:
+they hold for the scores of one trained model.
 """
 
 import torch
@@ -14,13 +14,13 @@ from torch import Generator, Tensor
 
 
 def labelled(inside: Tensor, outside: Tensor) -> tuple:
-    """(labels, scores) as scikit-learn wants them, insiders being 1."""
+    """Return (labels, scores) for scikit-learn, with label 1 for insiders."""
     label = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))])
     return label.numpy(), torch.cat([inside, outside]).numpy()
 
 
 def detection(inside: Tensor, outside: Tensor) -> tuple[float, float, float]:
-    """AUROC, AUPR and FPR95 of scores (n,) and (m,)."""
+    """Compute AUROC, AUPR and FPR95 of scores (n,) and (m,)."""
     import numpy as np
     from sklearn.metrics import auc, average_precision_score, roc_curve
 
@@ -32,7 +32,7 @@ def detection(inside: Tensor, outside: Tensor) -> tuple[float, float, float]:
 
 
 def numbers(tpr: Tensor, fpr: Tensor) -> Tensor:
-    """The same three from rates at falling thresholds, (..., U) -> (..., 3)."""
+    """Compute AUROC, AUPR and FPR95 from rates at falling thresholds, (..., U) -> (..., 3)."""
     before = [torch.nn.functional.pad(rate, (1, -1)) for rate in (tpr, fpr)]
     auroc = ((fpr - before[1]) * (tpr + before[0]) / 2).sum(-1)
     aupr = ((tpr - before[0]) * tpr / (tpr + fpr).clamp_min(1e-300)).sum(-1)
@@ -41,7 +41,7 @@ def numbers(tpr: Tensor, fpr: Tensor) -> Tensor:
 
 
 def intervals(inside: Tensor, outside: Tensor, resamples: int, generator: Generator) -> Tensor:
-    """95 % intervals of `detection`, (3, 2)."""
+    """Compute 95 % intervals of `detection`, (3, 2)."""
     places = torch.unique(-torch.cat([inside, outside]), return_inverse=True)[1].split([len(inside), len(outside)])
     rates = []
     for place in places:

@@ -1,10 +1,10 @@
-"""Entropy of a law from its samples alone, by their nearest neighbours.
+"""Entropy of a law from its samples alone, by the distances to their nearest neighbours.
 
     H = mean_i [ d log rho_i ] + log V_d + psi(n) - psi(1),    rho_i = min_(j != i) |x_i - x_j|
 
-with V_d the volume of the unit ball in d dimensions. Exact in the mean where the density is constant around each point,
-else biased by O(n^(-2 / d)); a change of scale is always exact, H(c x) = H(x) + d log c. Differentiable in x; its
-derivative has the law's own mean, and a finite variance only in d >= 3, for 1 / rho has none below. Points that
+with V_d the volume of the unit ball in d dimensions. It is unbiased where the density is constant around each point,
+else biased by O(n^(-2 / d)); a change of scale is always exact, H(c x) = H(x) + d log c. It is differentiable in x; the
+derivative is that of H in the mean, and has a finite variance only in d >= 3, where 1 / rho has one. Points that
 coincide give -inf.
 
 L. F. Kozachenko and N. N. Leonenko, Sample Estimate of the Entropy of a Random Vector, 1987.
@@ -19,7 +19,7 @@ from ebm_lab.core.errors import UserError
 
 
 def nearest_neighbour_entropy(x: Tensor) -> Tensor:
-    """(n, *shape) -> (n,), in nats, whose mean is H."""
+    """Compute one term per point, (n, *shape) -> (n,), in nats; their mean is the estimate of H."""
     flat = x.flatten(1)
     n, d = flat.shape
     if n < 2:

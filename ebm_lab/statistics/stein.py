@@ -1,4 +1,4 @@
-"""Kernel Stein discrepancy: how far points are from a model of which only the score is known.
+"""Kernel Stein discrepancy: the distance of points from a model whose score is known.
 
     KSD^2 = E h(x, x'),    h(x, y) = s(x)'s(y) k + s(x)' grad_y k + grad_x k' s(y) + tr(grad_x grad_y' k)
 
@@ -8,7 +8,7 @@ elsewhere, and no log Z is needed. With B = 1 + |x - y|^2 / c^2 the inverse mult
     k = B^-1/2,    grad_x k = -(x - y) B^-3/2 / c^2 = -grad_y k,
     tr(grad_x grad_y' k) = d B^-3/2 / c^2 - 3 |x - y|^2 B^-5/2 / c^4
 
-Its slow decay is what lets KSD see mass that leaves.
+Thanks to its slow decay, KSD detects mass that escapes to infinity.
 
 Qiang Liu, Jason Lee and Michael Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests, 2016, theorem 3.6
 and section 4, arXiv:1602.03253. Jackson Gorham and Lester Mackey, Measuring Sample Quality with Kernels, 2017,
@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 def imq_stein_kernel(x: Tensor, s: Tensor, c: float) -> Tensor:
-    """h between all pairs of x (..., n, d) with the model's scores s (..., n, d): (..., n, n)."""
+    """Compute h between all pairs of x (..., n, d) with the model's scores s (..., n, d): (..., n, n)."""
     d, r2 = x.shape[-1], torch.cdist(x, x).square()
     b = 1 + r2 / c**2
     sx = s @ x.mT  # s_i . x_j
@@ -30,14 +30,15 @@ def imq_stein_kernel(x: Tensor, s: Tensor, c: float) -> Tensor:
 
 
 def u_statistic(h: Tensor) -> Tensor:
-    """Mean of h (..., n, n) over its pairs i != j, (...): unbiased for E h(x, x'), so below 0 at times."""
+    """Average h (..., n, n) over its pairs i != j, (...): an unbiased estimate of E h(x, x'), which can be negative."""
     n = h.shape[-1]
     return (h.sum((-1, -2)) - h.diagonal(dim1=-2, dim2=-1).sum(-1)) / (n * (n - 1))
 
 
 def wild_bootstrap(h: Tensor, w: Tensor) -> Tensor:
-    """The U-statistic's law if the points were the model's: sum_{i != j} w_i w_j h_ij / (n (n - 1)), (..., B), for
-    independent signs w (..., B, n). Right for large n, where E h(x, .) = 0 under the model.
+    """Draw from the U-statistic's law under the hypothesis that the points were the model's: sum_{i != j} w_i w_j h_ij
+    / (n (n - 1)), (..., B), for independent signs w (..., B, n). It is right for large n, where E h(x, .) = 0 under the
+    model.
 
     Kacper Chwialkowski, Heiko Strathmann and Arthur Gretton, A Kernel Test of Goodness of Fit, 2016,
     arXiv:1602.02964, for independent points.
@@ -47,7 +48,7 @@ def wild_bootstrap(h: Tensor, w: Tensor) -> Tensor:
 
 
 def bootstrap_std(h: Tensor) -> Tensor:
-    """The std of `wild_bootstrap` over all signs, sqrt(2 sum_{i != j} h_ij^2) / (n (n - 1)), (...)."""
+    """Compute the std of `wild_bootstrap` over all signs, sqrt(2 sum_{i != j} h_ij^2) / (n (n - 1)), (...)."""
     n = h.shape[-1]
     square = h.square().sum((-1, -2)) - h.diagonal(dim1=-2, dim2=-1).square().sum(-1)
     return (2 * square).sqrt() / (n * (n - 1))

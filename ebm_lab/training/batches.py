@@ -8,9 +8,12 @@ from ebm_lab.core.random import stream
 
 
 class Batches:
-    """Batch `step` (1, 2, ...) is the next `size` points of an endless row of shuffled epochs; a batch may span two.
+    """Return the batch of a training step: `batches(step)`, with steps counted from 1.
 
-    It comes in `parts` equal parts, of the `share`-th of `among` equal shares."""
+    The points form an endless sequence of shuffled epochs, and each batch takes the next `size` of them; a batch may
+    span two epochs. It is divided into `among` equal shares, one per process; the call returns the share with index
+    `share`, divided into `parts` equal parts.
+    """
 
     def __init__(self, dataset: Dataset, size: int, seed: int, parts: int = 1, share: int = 0, among: int = 1) -> None:
         self.x, self.y = dataset.train, dataset.labels["train"] if dataset.labels else None
@@ -23,7 +26,7 @@ class Batches:
         return [Batch(self.x[i], None if self.y is None else self.y[i]) for i in own.chunk(self.parts)]
 
     def indices(self, step: int) -> Tensor:
-        """(size,) row numbers of batch `step`."""
+        """Return the row numbers of batch `step`, (size,)."""
         n, begin, end = len(self.x), (step - 1) * self.size, step * self.size
         epochs = range(begin // n, (end - 1) // n + 1)
         self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in epochs}

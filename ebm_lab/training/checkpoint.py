@@ -24,24 +24,28 @@ from ebm_lab.training.costs import Counters
 from ebm_lab.training.ema import EMA
 
 FORMAT = 1
-"""Of checkpoints and run directories; see docs/format.md."""
+"""Version of the format of checkpoints and run directories; see docs/format.md."""
 KINDS = {"counters": dict, "machine": dict, "config": dict, "generator": Tensor}
 TRAINED = ("dataset", "energy", "objective", "sampler", "optim", "seed", "batch_size", "ema", "max_train")
-"""Keys of a config on which the trained state depends, and which resuming may not change."""
+"""Keys of a config that determine the trained state; resuming may not change them."""
 PLACES = ("dataset.root", "dataset.path", "dataset.download")
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` so that `path` always holds either the old checkpoint or the new one, whole. Raises OSError, and
-    leaves the old one, where it can't be written."""
+    """Write a checkpoint so that `path` always holds either the complete old one or the complete new one.
+
+    Raises OSError, and leaves the old checkpoint in place, if the new one cannot be written.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
     write_atomic(path, buffer.getbuffer())
 
 
 def copy(source: Path, target: Path) -> None:
-    """Make `target` hold what `source` holds now: a hard link where the file system has them, for `save` never writes
-    into an existing file; replaced whole."""
+    """Replace `target` by the present content of `source`, atomically.
+
+    A hard link suffices where the file system has them, because `save` never writes into an existing file.
+    """
     temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -51,7 +55,7 @@ def copy(source: Path, target: Path) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
     os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # left where both were links to one file
+    temporary.unlink(missing_ok=True)  # os.replace leaves it if both are links to one file
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -59,9 +63,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a pickle that torch did not write
+        with warnings.catch_warnings(action="ignore"):  # torch warns about pickles that it did not write
             content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # bytes that mean something else make the reader raise whatever it likes
+    except Exception as error:  # damaged bytes can make the reader raise anything
         raise UserError(f"{path}: not a readable checkpoint ({_reason(error)})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -71,33 +75,33 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
             raise UserError(f"{path}: not the checkpoint of a run, its '{name}' is a {type(content[name]).__name__}")
     unknown = sorted(map(str, content.get("counters", {}).keys() - {f.name for f in fields(Counters)}))
     if unknown:
-        raise UserError(f"{path}: another version wrote it, this one does not count {', '.join(unknown)}")
+        raise UserError(f"{path}: written by another version; this one does not know {', '.join(unknown)}")
     return content
 
 
 def _reason(error: Exception) -> str:
     text = str(error)
     if code := re.search(r"unsupported global:? (?:global )?([\w.]+)", text, re.IGNORECASE):
-        return f"it asks for {code.group(1)}, and a checkpoint runs no code"
+        return f"it refers to {code.group(1)}, but a checkpoint runs no code"
     if fault := re.search(r"WeightsUnpickler error:\s*(.+)", text):
         return fault.group(1)[:60]
     return (text.splitlines() or [type(error).__name__])[0][:60]
 
 
 def same_config(content: Mapping[str, Any], config: Mapping[str, Any], path: object) -> None:
-    """Refuse a checkpoint that was trained by another config than `config`; where its data lie may differ."""
+    """Raise UserError if the checkpoint has a config other than `config`; only the data's location may differ."""
     there, here = (flat({k: c[k] for k in TRAINED if k in c}) for c in (content.get("config", {}), config))
     places = {f"{g}.{k}" for g in TRAINED if isinstance(c := config.get(g), dict) for k in places_of(g, c.get("name"))}
     for key in sorted((there.keys() & here.keys()) - {*PLACES, *places}):
         if there[key] != here[key]:
             raise UserError(
-                f"{path}: a checkpoint of another config: {key} is {there[key]} there and {here[key]} in config.yaml; "
-                f"put that back, or take over its weights alone with init_from"
+                f"{path}: the checkpoint has another config: {key} is {there[key]} there and {here[key]} in "
+                f"config.yaml; restore that value, or start a new run from the weights with init_from"
             )
 
 
 def fill(part: Any, state: Any, name: str) -> None:
-    """Load `state` into `part`. Raises UserError where it does not fit, as in a run whose config was edited."""
+    """Load `state` into `part`. Raises UserError if it does not fit, as in a run whose config was edited."""
     try:
         part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -108,15 +112,15 @@ def fill(part: Any, state: Any, name: str) -> None:
 
 
 def check_whole(content: Mapping[str, Any], players: Iterable[str]) -> None:
-    """Refuse a checkpoint that lacks a part of a run with these players."""
+    """Raise UserError if the checkpoint lacks a part that a run with these players needs."""
     parts = ("objective", "ema", "meter", "guard", "generator", "counters", *(f"optimiser/{p}" for p in players))
-    lacking = sorted(part for part in parts if part not in content)
-    if lacking:
-        raise UserError(f"checkpoint without {', '.join(lacking)}: an earlier version wrote it")
+    missing = sorted(part for part in parts if part not in content)
+    if missing:
+        raise UserError(f"checkpoint without {', '.join(missing)}: it was written by an earlier version")
 
 
 def take_average(parameters: list[nn.Parameter], content: Mapping[str, Any]) -> None:
-    """Set parameters to the averages that a checkpoint holds. Raises UserError where they do not fit."""
+    """Set parameters to the averages in a checkpoint. Raises UserError if they do not fit."""
     ema = EMA(parameters, 0.0)
     fill(ema, content["ema"], "ema")
     with torch.no_grad():
@@ -124,11 +128,11 @@ def take_average(parameters: list[nn.Parameter], content: Mapping[str, Any]) -> 
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What bit-exact resuming depends on."""
+    """Describe the machine, as far as bit-exact resuming depends on it."""
     return {"threads": torch.get_num_threads(), "device": device.type, "torch": str(torch.__version__)}
 
 
-if __name__ == "__main__":  # a checkpoint's config as YAML
+if __name__ == "__main__":  # print a checkpoint's config as YAML
     try:
         with safe_streams():
             print(yaml.safe_dump(load(Path(sys.argv[1])).get("config", {}), sort_keys=False), end="")

@@ -1,4 +1,4 @@
-"""What a run has come to, and the clock that counts what it costs."""
+"""The counters of a run, and the clock that updates their times."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Counters:
-    """What a run has come to; travels in the checkpoint. `best` is the best validation value of `best_by` so far."""
+    """Progress and cost of a run, saved in checkpoints. `best`: best validation value so far of metric `best_by`."""
 
     step: int = 0
     grad_evals: int = 0
@@ -24,24 +24,24 @@ class Counters:
 
     @property
     def train_cpu_seconds(self) -> float:
-        """CPU-seconds of training alone: neither start-up nor evaluation."""
+        """CPU-seconds of training alone, without start-up and evaluation."""
         return self.cpu_seconds - self.startup_cpu_seconds - self.eval_cpu_seconds
 
     @property
     def cpu(self) -> dict[str, float]:
-        """What this process has spent."""
+        """CPU-seconds of this process: in all, and of training alone."""
         return {"cpu_seconds": self.cpu_seconds, "train_cpu_seconds": self.train_cpu_seconds}
 
 
 class Clock:
-    """Adds this process's time to a run's counters, and times its log windows without the evaluations in them."""
+    """Add this process's time to a run's counters, and time its log windows without their evaluations."""
 
     def __init__(self) -> None:
         self._last = (0.0, 0.0)
         self._window = (0, 0.0)
 
     def start(self, counters: Counters, seconds: float, cpu_seconds: float) -> None:
-        """Begin to count; what start-up took comes first."""
+        """Start counting, beginning with the time that start-up took."""
         counters.seconds += seconds
         counters.startup_seconds += seconds
         counters.cpu_seconds += cpu_seconds
@@ -50,7 +50,7 @@ class Clock:
         self.begin_window(counters)
 
     def tick(self, counters: Counters) -> None:
-        """Bring the counters' times up to now."""
+        """Bring the counters' times up to date."""
         now = (time.perf_counter(), time.process_time())
         counters.seconds += now[0] - self._last[0]
         counters.cpu_seconds += now[1] - self._last[1]
@@ -58,7 +58,7 @@ class Clock:
 
     @contextmanager
     def evaluating(self, counters: Counters) -> Iterator[None]:
-        """What is done within counts as evaluation and not as training."""
+        """Count the time within this context as evaluation, not as training."""
         self.tick(counters)
         seconds, cpu_seconds = counters.seconds, counters.cpu_seconds
         try:
@@ -69,11 +69,11 @@ class Clock:
             counters.eval_cpu_seconds += counters.cpu_seconds - cpu_seconds
 
     def begin_window(self, counters: Counters) -> None:
-        """A window begins at the counters' step."""
+        """Begin a log window at the counters' step."""
         self._window = (counters.step, counters.seconds - counters.eval_seconds)
 
     def rate(self, counters: Counters) -> float:
-        """Steps per second since the window began; the next one begins."""
+        """Return the steps per second since the window began, and begin the next one."""
         self.tick(counters)
         step, seconds = self._window
         self.begin_window(counters)

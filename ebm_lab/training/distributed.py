@@ -1,10 +1,10 @@
-"""The processes that train one model together, and what they agree on.
+"""Data-parallel training: the processes that train one model together, and how they communicate.
 
-Each has the same parameters, its own part of every batch, its own random stream and its own share of the replay
-buffer; gradients are averages over all. The first alone writes. What follows holds for one process too, where each
-is a matter of course: a rank of 0 among 1.
+Every process has the same parameters, its own part of each batch, its own random stream and its own share of the
+replay buffer; gradients are averaged over all processes. Only the first process writes files. A single process is the
+special case of rank 0 in a world of 1, where every operation here is trivial.
 
-`torchrun` tells a process its place by RANK, WORLD_SIZE and LOCAL_RANK.
+`torchrun` tells each process its position through RANK, WORLD_SIZE and LOCAL_RANK.
 """
 
 import atexit
@@ -24,15 +24,17 @@ T = TypeVar("T")
 
 
 class Processes:
-    """This process's place among `world`; what is one line with one process is a message to all with more."""
+    """The rank of this process among `world` processes, with the collective operations that training needs."""
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
         self.rank, self.world = rank, world
 
     @staticmethod
     def join() -> "Processes":
-        """Meet the other processes that torchrun has begun; alone where there are none. CUDA tensors travel by NCCL,
-        all else by gloo."""
+        """Join the process group that torchrun started, or return a world of one process if there is none.
+
+        CUDA tensors are sent by NCCL, all others by gloo.
+        """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return Processes()
@@ -46,15 +48,15 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """The one that writes and speaks."""
+        """Whether this is the first process, the only one that writes files and prints."""
         return self.rank == 0
 
     def own(self, purpose: str) -> str:
-        """The name of this process's random stream for `purpose`."""
+        """Return the name of this process's random stream for `purpose`."""
         return purpose if self.first else f"{purpose}/process {self.rank}"
 
     def gather(self, what: T) -> list[T]:
-        """What each process has, by rank; anything that pickles, tensors on the CPU."""
+        """Return every process's `what`, in the order of ranks: any object that pickles, with tensors on the CPU."""
         if self.world == 1:
             return [what]
         found: list[Any] = [None] * self.world
@@ -62,7 +64,7 @@ class Processes:
         return found
 
     def broadcast(self, what: T) -> T:
-        """What the first process has."""
+        """Return the first process's `what` in every process."""
         if self.world == 1:
             return what
         box = [what]
@@ -70,7 +72,7 @@ class Processes:
         return box[0]
 
     def on_first(self, act: Callable[[], T]) -> T:
-        """What `act`, done by the first process alone, returned; its UserError or OSError is raised in all."""
+        """Call `act` in the first process only; its result is returned, or its UserError or OSError raised, in all."""
         result: Any = None
         if self.first:
             try:
@@ -83,7 +85,7 @@ class Processes:
         return result
 
     def any_requested(self, what: T | None) -> T | None:
-        """What one of them asks for, the first in the order of ranks; None where none does."""
+        """Return the `what` of the lowest rank at which it is not None; None if it is None in all processes."""
         if self.world == 1:
             return what
         flag = torch.tensor([what is not None], dtype=torch.float32)
@@ -91,30 +93,31 @@ class Processes:
         return next(each for each in self.gather(what) if each is not None) if flag else None
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over processes of a CPU tensor of one shape; itself, bit for bit, where there is one."""
+        """Return the mean over processes of a CPU tensor; with one process the same tensor, bit for bit."""
         if self.world > 1:
             torch.distributed.all_reduce(x)
             x /= self.world
         return x
 
     def total(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """The sums over processes, to three decimals."""
+        """Return the sum of each number over processes, rounded to three decimals."""
         every = self.gather(dict(numbers))
         return {name: round(sum(each[name] for each in every), 3) for name in numbers}
 
     def join_rows(self, x: Tensor) -> Tensor:
-        """(n, ...) of each -> (world n, ...), in the order of ranks."""
+        """Concatenate the rows of all processes in the order of ranks: (n, ...) -> (world n, ...)."""
         return torch.cat([part.to(x.device) for part in self.gather(x.cpu())]) if self.world > 1 else x
 
     def own_rows(self, x: Tensor) -> Tensor:
-        """(world n, ...) -> this process's (n, ...)."""
+        """Return this process's rows: (world n, ...) -> (n, ...)."""
         return x.chunk(self.world)[self.rank].clone() if self.world > 1 else x
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Make each parameter's gradient the mean over processes, in one message.
+        """Replace each parameter's gradient by its mean over processes, in one message.
 
-        A parameter that has a gradient in some processes counts as zero in the others; one that has none anywhere keeps
-        none: a score loss never reaches an energy's last bias, and an optimiser must not decay it.
+        If only some processes have a gradient for a parameter, it counts as zero in the others. A parameter without a
+        gradient in any process keeps none: a score loss never reaches an energy's last bias, and an optimiser must not
+        decay it.
         """
         if self.world == 1 or not parameters:
             return
@@ -127,8 +130,7 @@ class Processes:
             p.grad = mean.view_as(p).clone() if has else None
 
     def share(self, objective: Objective) -> None:
-        """Make the objective's parameters and buffers those of the first process, and leave it this process's share of
-        the chains."""
+        """Copy the first process's parameters and buffers to all, and keep only this process's share of the chains."""
         if self.world == 1:
             return
         for tensor in (*objective.parameters(), *objective.buffers()):
@@ -140,19 +142,19 @@ class Processes:
 
 
 def _leave() -> None:
-    """Part with the others once all have come here, or will not: none is cut off in the middle of a message."""
+    """Leave the process group after waiting for the others, so that no message is cut off."""
     with suppress(Exception):
         torch.distributed.monitored_barrier(timeout=timedelta(seconds=10))
     torch.distributed.destroy_process_group()
 
 
 def local_rank() -> int:
-    """This process's number on its own machine."""
+    """Return this process's number on its own machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def all_equal(tensors: Sequence[Tensor], processes: Processes) -> bool:
-    """Have the processes the same bits?"""
+    """Return whether all processes hold the same values, judged by each tensor's sum."""
     if processes.world == 1:
         return True
     sums = torch.stack([t.detach().double().sum() for t in tensors]).cpu()

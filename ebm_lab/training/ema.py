@@ -11,32 +11,32 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Averages `parameters` after each step; `decay` 0 follows them exactly."""
+    """Average `parameters` after each step; with `decay` 0 the averages equal the parameters."""
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
         self.parameters: list[Tensor] = list(parameters)
         self.decay = decay
         self.average = [p.detach().clone() for p in parameters]
-        self._place = {p: i for i, p in enumerate(self.parameters)}
+        self._index = {p: i for i, p in enumerate(self.parameters)}
 
     @torch.no_grad()
     def update(self, step: int, moved: Sequence[Tensor] | None = None) -> None:
-        """Average once more: all parameters, or those that have `moved`."""
+        """Update the averages of all parameters, or only of those that `moved`."""
         parameters = self.parameters if moved is None else list(moved)
         torch._foreach_lerp_(self.averages(moved), parameters, self.rate(step))
 
     def averages(self, of: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Return the averages of some parameters, or of all in their order."""
-        return self.average if of is None else [self.average[self._place[p]] for p in of]
+        """Return the averages of the parameters `of`, or of all parameters in their order."""
+        return self.average if of is None else [self.average[self._index[p]] for p in of]
 
     def rate(self, step: int) -> float:
-        """1 - d_t."""
+        """Return 1 - d_t."""
         return 1 - min(self.decay, (1 + step) / (10 + step))
 
     @contextmanager
     @torch.no_grad()
     def applied(self) -> Iterator[None]:
-        """Within: the parameters hold their averages; after: the bits that they had."""
+        """Set the parameters to their averages within this context, and restore their exact values after it."""
         raw = [p.detach().clone() for p in self.parameters]
         torch._foreach_copy_(self.parameters, self.average)
         try:
@@ -48,9 +48,12 @@ class EMA:
         return {"average": self.average}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
-        """Take averages of the same shapes, in the same order; `copy_` alone would stretch one that does not fit."""
+        """Load averages of the same shapes in the same order.
+
+        The shapes are compared first, because `copy_` would silently broadcast an average that does not fit.
+        """
         shapes = [[tuple(t.shape) for t in average] for average in (self.average, state["average"])]
         if shapes[0] != shapes[1]:
             raise ValueError(f"averages of shapes {shapes[1]} for parameters of shapes {shapes[0]}")
-        for mine, theirs in zip(self.average, state["average"], strict=True):
-            mine.copy_(theirs)
+        for average, loaded in zip(self.average, state["average"], strict=True):
+            average.copy_(loaded)

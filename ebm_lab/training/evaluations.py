@@ -1,4 +1,4 @@
-"""The evaluations of a run: what they see, and what each reports."""
+"""Run the evaluations: build the view that they look at, and collect their reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from ebm_lab.training.distributed import Processes
 
 @dataclass(frozen=True)
 class Failure:
-    """What an evaluation raised, in one line."""
+    """The error that an evaluation raised, in one line."""
 
     text: str
 
@@ -34,7 +34,7 @@ class Sampling:
 
 @dataclass(kw_only=True)
 class Evaluations:
-    """The evaluations of a run, by name, with what they look at. `generator`: its device is where they draw."""
+    """The evaluations of a run by name, with all that they look at. They draw on the device of `generator`."""
 
     evaluators: Mapping[str, Evaluator]
     objective: Objective
@@ -47,12 +47,14 @@ class Evaluations:
 
     @cached_property
     def monitors(self) -> list[str]:
-        """The metrics that may choose the best checkpoint, on the validation split: the first that is reported does,
-        and a run keeps to it."""
+        """The metrics that may select the best checkpoint on the validation split, in order of preference.
+
+        The first of them that is reported is used, for the whole run.
+        """
         return metrics().monitors
 
     def view(self, split: Literal["val", "test"], step: int) -> EvalView:
-        """What an evaluation after training step `step` may look at, with random numbers of its own."""
+        """Return the view that an evaluation after training step `step` gets, with its own random numbers."""
         plan, log_z = self.sampling, self.objective.learnt_log_z()
         chains = self.objective.chains()
         x, y = chains if isinstance(chains, Batch) else (chains, None)
@@ -76,29 +78,33 @@ class Evaluations:
         )
 
     def reports(self, split: Literal["val", "test"], step: int) -> dict[str, Report | str | Failure]:
-        """Return by name each evaluation's Report, or why it does not apply, or how it failed; each process does its
-        part of them."""
+        """Return for each evaluation, by name, its Report, the reason why it does not apply, or its Failure.
+
+        The evaluations are divided among the processes.
+        """
         view, names = self.view(split, step), list(self.evaluators)
         done = self.processes.gather({name: self.attempt(name, view) for name in self.dealt(view)})
         return {name: done[i % len(done)][name] for i, name in enumerate(names)}
 
     def dealt(self, view: EvalView) -> list[str]:
-        """Return the evaluations that this process does, once all processes have drawn their share of the samples."""
+        """Return the names of the evaluations for this process, after drawing this process's share of the samples."""
         names = list(self.evaluators)
         if self.processes.world > 1 and names and self.sampler is not None:
             view.trajectory  # noqa: B018 (drawn on first use)
         return names[self.processes.rank :: self.processes.world]
 
     def report(self, name: str, view: EvalView) -> Report | str:
-        """Do one evaluation; returns its finite numbers, or the reason why it does not apply. Its random numbers depend
-        on its name alone, and not on which others are done."""
+        """Run one evaluation; returns its finite numbers, or the reason why it does not apply.
+
+        Its random numbers depend on its own name, not on which other evaluations are run.
+        """
         evaluator = self.evaluators[name]
         view.generator = self._stream(f"evaluation/{view.split}/{name}", view.step)
         reason = reason_against(evaluator, view)
         return evaluator(view).finite(name) if reason is None else reason
 
     def attempt(self, name: str, view: EvalView) -> Report | str | Failure:
-        """Do one evaluation; whatever it raises costs its own numbers alone, but for a divergence."""
+        """Run one evaluation; any error but Diverged becomes a Failure, so that the other evaluations still run."""
         try:
             return self.report(name, view)
         except Diverged:

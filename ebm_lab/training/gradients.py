@@ -1,7 +1,7 @@
-"""The gradient of an objective: over all processes, in several passes where a batch is too large for one.
+"""The gradient of an objective, accumulated over the parts of a batch and averaged over processes.
 
-A loss is a mean over its batch, so the mean over the batch's parts is the loss of the whole: neither how many passes
-nor how many processes share a batch changes what is estimated.
+A loss is a mean over its batch, so the mean over equal parts of the batch is the loss of the whole batch: neither the
+number of passes nor the number of processes changes what is estimated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def takes_turns(objective: Objective) -> bool:
-    """Is its loss `forward(batch, turn)`? One that takes a batch alone has the same loss in all turns."""
+    """Return whether the loss is `forward(batch, turn)`; one that takes only a batch is the same in all turns."""
     return _takes_turns(type(objective))
 
 
@@ -36,26 +36,26 @@ def loss_of(objective: Objective, batch: Batch, turn: Turn) -> Loss:
 
 @contextmanager
 def moving(objective: Objective, turn: Turn) -> Iterator[None]:
-    """Within, the parameters of the players that do not move in `turn` are frozen."""
+    """Freeze, within this context, the parameters of the players that do not move in `turn`."""
     movers = turn.movers
-    still = [p for name, ps in objective.players().items() if movers is not None and name not in movers for p in ps]
-    for p in still:
+    frozen = [p for name, ps in objective.players().items() if movers is not None and name not in movers for p in ps]
+    for p in frozen:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in still:
+        for p in frozen:
             p.requires_grad_(True)
 
 
 class Gradients:
-    """Leaves in `.grad` of the movers' parameters the mean over `parts` of a batch and over processes."""
+    """Set `.grad` of the movers' parameters to the mean over the `parts` of a batch and over processes."""
 
     def __init__(self, objective: Objective, processes: Processes, precision: Precision) -> None:
         self.objective, self.processes, self.precision = objective, processes, precision
 
     def __call__(self, parts: Sequence[Batch], turn: Turn = ALL_PLAYERS) -> tuple[dict[str, Tensor], int]:
-        """Return the metrics, means over this process's parts, and the gradient evaluations of all processes."""
+        """Return the metrics, averaged over this process's parts, and the gradient evaluations of all processes."""
         metrics: list[dict[str, Tensor]] = []
         evals = 0
         with moving(self.objective, turn) if turn.movers is not None else nullcontext():
@@ -72,7 +72,8 @@ class Gradients:
         return {name: torch.stack([m[name] for m in metrics]).mean(0) for name in metrics[0]}, evals
 
     def _cast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """bfloat16 where autocast puts it (matrix products and convolutions); parameters and losses stay float32."""
+        """Return the context for `precision`. In bfloat16, autocast converts matrix products and convolutions only;
+        parameters and losses stay float32."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16)

@@ -1,26 +1,27 @@
-"""The divergence guard: says when a run's numbers no longer mean anything, and never mends them in silence.
+"""The divergence guard: it reports when a run's numbers are no longer meaningful, and never repairs them silently.
 
-It reads the mean metrics of each log window, m. With D the data's dimension, a window is in trouble when
+It reads the mean metrics of each log window. With D the data's dimension, a window is in trouble if
 
     a metric or a parameter is nan or inf
-    |gap| or loss  > growth * max(nats + D, usual)      usual: median size over the windows that the run has logged
-    chain_distance > chain_distance * max(1, r)         r: the same distance of the noise that chains begin from
+    |gap| or loss  > growth * max(nats + D, usual)      usual: median size over the windows logged so far
+    chain_distance > chain_distance * max(1, r)         r: the same distance of the noise from which chains begin
     acceptance     < acceptance, three windows in a row
 
-The median is over the whole run, not over its last windows: whatever grows exponentially outruns it in the end, and a
-polynomial drift (t / 2)^p never does, for p < log2(growth). Losses are judged upward only, since downward is where
-they are meant to go. The record opens with the untrained model's own loss and gap, for no one can know beforehand how
-large they are. A metric that an objective does not report is not judged.
+The median is over the whole run, not over its last windows: exponential growth always exceeds the limit in the end,
+while a polynomial drift (t / 2)^p with p < log2(growth) never does. Losses are only limited from above, because they
+are meant to fall. The record begins with the untrained model's own loss and gap, whose size cannot be known beforehand.
+A metric that an objective does not report is not judged.
 
-At the end the model itself is weighed, for a loss may not see where its mass went (score matching sees the data alone):
+At the end of training the model itself is checked, because a loss may not see where the model's mass went (score
+matching sees only the data). Where the likelihood is known, the model is in trouble if, on the test points,
 
-    nll > (nats + D) above that of the starting noise, on the test points, where the likelihood is known
+    nll > nll of the starting noise + (nats + D)
 
-for a density so far below one that knows nothing is no model. Energies learnt with cold chains are no log-densities
-and are not weighed.
+since a density that far below one which knows nothing is no model of the data. Energies trained with cold chains are
+not log-densities and are not checked.
 
-A checkpoint is good once a whole window that began after it stayed below a third of every limit: a state that already
-slides is not worth going back to.
+A checkpoint is good once a whole window that began after it stayed below a third of every limit, so that the run never
+returns to a state that was already diverging.
 """
 
 import math
@@ -37,49 +38,50 @@ from ebm_lab.core.random import stream
 from ebm_lab.distributions.start import start_law
 
 PATIENCE = 3
-"""Windows in a row of low acceptance: a sampler may still be adapting its step."""
+"""Windows in a row of low acceptance that count as trouble; in fewer, a sampler may still be adapting its step."""
 CALM = 1 / 3
-"""The part of each limit below which a window proves a checkpoint."""
+"""Fraction of each limit below which a window proves a checkpoint good."""
 KEPT = 256
-"""Windows remembered per metric; beyond, every other one is dropped, so that they stay spread over the whole run."""
+"""Most windows remembered per metric; beyond it every other one is dropped, so that they still cover the whole run."""
 
 
 class Trouble(NamedTuple):
-    """What was seen, in words, and its kind: 'finite', 'gap', 'loss', 'chains', 'acceptance' or
-    'likelihood'."""
+    """A sign of divergence, in words, and its kind: finite, gap, loss, chains, acceptance or likelihood."""
 
     seen: str
     kind: str
 
 
 def complaint(metrics: Mapping[str, float]) -> str | None:
-    """What is not finite in a window's mean metrics, in words; None if all is."""
+    """Return in words which of a window's mean metrics are not finite; None if all are."""
     bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     return f"{', '.join(bad[:3])}: not a finite number" if bad else None
 
 
 def unfit(parameters: Iterable[Tensor]) -> str | None:
-    """What is wrong with the parameters; None if all are finite."""
+    """Return in words that a parameter is not finite; None if all are."""
     finite = torch.stack([p.detach().isfinite().all() for p in parameters])
     return None if bool(finite.all()) else "a parameter is nan or inf"
 
 
 def noise_distance(dataset: Dataset) -> float:
-    """Root mean square distance of the starting noise from the data's mean, over scale * sqrt(D)."""
+    """Return the root mean square distance of the starting noise from the data's mean, over scale * sqrt(D)."""
     x = start_law(dataset).sample(256, stream(0, "guard", 0, dataset.train.device))
     return float((x - dataset.mean).double().square().mean().sqrt()) / max(dataset.scale, 1e-12)
 
 
 def noise_nll(dataset: Dataset) -> float:
-    """Mean negative log-likelihood of the test points under the starting noise, nats: a model that knows nothing."""
+    """Return the mean negative log-likelihood of the test points under the starting noise, in nats."""
     return -float(start_law(dataset).log_prob(dataset.test).double().mean())
 
 
 class Guard:
-    """Settings as in configs/guard/standard.yaml. `watch` judges, `learn` remembers; what it remembers travels in the
-    checkpoint. `cold`: chains of another noise than the energy asks for, whose acceptance is that of another law, from
-    which short runs may well stay far; `tempered`: those, and chains of a Metropolis sampler at another temperature
-    than 1."""
+    """Judge each log window, and the trained model at the end; for the settings see configs/guard/standard.yaml.
+
+    `cold`: the chains' noise is not the one that the energy asks for, so that they sample another law and their
+    acceptance is not judged. `tempered`: the chains are cold, or belong to a Metropolis sampler at a temperature other
+    than 1, so that the trained model's likelihood is not judged. The record is saved in checkpoints.
+    """
 
     def __init__(
         self,
@@ -100,28 +102,28 @@ class Guard:
         self.dataset, self.tempered = dataset, tempered
         self.acceptance = 0.0 if acceptance is None or cold else acceptance
         self.events: list[dict[str, Any]] = []
-        """The rollbacks so far, as they stand in metrics.jsonl."""
+        """The rollbacks so far, as written to metrics.jsonl."""
         self.candidate: int | None = None
-        """The step of a checkpoint that waits for a whole clean window."""
+        """Step of the checkpoint that will be good after a whole calm window; None if there is none."""
         self.window_began = self.windows = self.low = 0
         self.stride, self.sizes = 1, {"gap": list[float](), "loss": list[float]()}
 
     def begin(self, metrics: Mapping[str, float]) -> None:
-        """Open the record with the metrics of the first step, which are those of the untrained model."""
+        """Begin the record with the metrics of the first step, which are those of the untrained model."""
         for name in self.sizes.keys() & metrics.keys():
             self.sizes[name] = [abs(metrics[name])] if math.isfinite(metrics[name]) else []
 
     def usual(self, name: str) -> float:
-        """The usual size of the gap or the loss: the median over the run; 0 before its first window."""
+        """Return the usual size of the gap or the loss: the median over the run, 0 before its first window."""
         return median(self.sizes[name]) if self.sizes[name] else 0.0
 
     def broken(self, metrics: Mapping[str, float], parameters: Iterable[Tensor]) -> list[Trouble]:
-        """Only what is not finite; judges part of a window as well as a whole one."""
+        """Return the trouble if a metric or parameter is not finite; the window need not be complete."""
         found = complaint(metrics) or unfit(parameters)
         return [Trouble(found, "finite")] if found else []
 
     def check_window(self, metrics: Mapping[str, float], part: float = 1.0) -> list[Trouble]:
-        """The troubles of a window whose means are finite, each limit cut to `part` of it."""
+        """Return the troubles of a window whose means are finite, with each limit multiplied by `part`."""
         if not self.enabled:
             return []
         found = []
@@ -142,7 +144,7 @@ class Guard:
         return found
 
     def check_final(self, metrics: Mapping[str, float]) -> list[Trouble]:
-        """The trouble of a trained model whose evaluation on the test points reports these metrics."""
+        """Return the trouble of a trained model, given the metrics of its evaluation on the test points."""
         nll = metrics.get("nll", metrics.get("nll_uncertain"))
         if not self.enabled or self.tempered or nll is None:
             return []
@@ -153,7 +155,7 @@ class Guard:
         return [Trouble(f"the model lost the data: {text}", "likelihood")]
 
     def record_window(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Take a window without trouble, ended at `step`, into the record; True if it proves the candidate good."""
+        """Record a window without trouble that ended at `step`; return whether it proves the candidate good."""
         calm = not self.check_window(metrics, CALM)
         self.low = self.low + 1 if self._is_low(metrics) else 0
         if self.windows % self.stride == 0:

@@ -9,17 +9,17 @@ from ebm_lab.training.distributed import Processes
 class Meter:
     """Sum 0-d tensors by name, with a count per name, since steps may report different metrics.
 
-    Its state travels in the checkpoint, so a resumed run logs the same numbers.
+    The state is saved in checkpoints, so that a resumed run logs the same numbers.
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        """How many values each sum holds; empty after `clear`."""
+        """Number of values in each sum; empty after `clear`."""
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the present window, or of the last one where nothing was added since `clear`."""
+        """Names of the metrics in the present window, or in the last one if nothing was added since `clear`."""
         return list(self.sums)
 
     def add(self, metrics: dict[str, Tensor]) -> None:
@@ -33,10 +33,10 @@ class Meter:
                 self.sums[name] = value.detach().clone()
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def means(self, processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 (it has no state)
-        """Return the means since the last `clear`, over `processes`, read from the device in one go.
+    def means(self, processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 (the default has no state)
+        """Return the means since the last `clear`, over `processes`, in one transfer from the device.
 
-        NaN and inf stay what they are. The processes must have added the same names in the same order.
+        NaN and inf are kept. All processes must have added the same names in the same order.
         """
         if not self.counts:
             return {}
@@ -48,15 +48,16 @@ class Meter:
         self.counts = {}
 
     def state_dict(self) -> dict:
+        """Return the state as copies: `add` changes the sums in place."""
         return {
             "names": self.names,
-            "sums": list(self.sums.values()),
+            "sums": [value.clone() for value in self.sums.values()],
             "counts": [self.counts.get(name, 0) for name in self.names],
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up a state; those saved before counts were kept per name hold one `count` for all."""
+        """Load a state. Old checkpoints hold one `count` for all names instead of `counts`."""
         names = list(state["names"])
         counts = state["counts"] if "counts" in state else [state["count"]] * len(names)
-        self.sums = dict(zip(names, state["sums"], strict=True))
+        self.sums = {name: value.clone() for name, value in zip(names, state["sums"], strict=True)}
         self.counts = {name: count for name, count in zip(names, counts, strict=True) if count}

@@ -1,4 +1,4 @@
-"""An objective and the objectives within it: one may be built of others, each with a sampler's state of its own."""
+"""Objectives within objectives: one may be composed of others, each with its own sampler state."""
 
 from collections.abc import Mapping
 
@@ -8,20 +8,20 @@ from ebm_lab.core.interfaces import Objective
 
 
 def objectives(objective: Objective) -> dict[str, Objective]:
-    """Return the objective, by the path '', and those within it, by theirs."""
+    """Return the objective and those within it by their module paths; its own path is ''."""
     return {path: m for path, m in objective.named_modules() if isinstance(m, Objective)}
 
 
 def sampler_states(parts: Mapping[str, Objective]) -> dict[str, Tensor]:
-    """Return what the samplers of `parts` adapt, by <path>.<name>, or the name alone for the path ''."""
+    """Return the sampler states of `parts` by <path>.<name>, or by the name alone for the path ''."""
     return {_key(path, name): v for path, part in parts.items() for name, v in part.sampler_state.items()}
 
 
 def set_sampler_states(parts: Mapping[str, Objective], states: Mapping[str, Tensor]) -> None:
-    """Give `parts` what `sampler_states` returned of them."""
+    """Set the sampler states of `parts` from what `sampler_states` returned."""
     for path, part in parts.items():
-        names = {key.rpartition(".")[2]: value for key, value in states.items() if key.rpartition(".")[0] == path}
-        part.sampler_state = names
+        own = {key.rpartition(".")[2]: value for key, value in states.items() if key.rpartition(".")[0] == path}
+        part.sampler_state = own
 
 
 def _key(path: str, name: str) -> str:

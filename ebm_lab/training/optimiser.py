@@ -1,4 +1,4 @@
-"""Optimisers with their learning-rate schedule: one per player."""
+"""Optimisers with a learning-rate schedule and gradient clipping; each player has its own."""
 
 from collections.abc import Collection, Mapping
 
@@ -9,7 +9,7 @@ from ebm_lab.training.schedules import Schedule, factor
 
 
 class Optimiser:
-    """A torch optimiser, its schedule over `steps`, and gradient clipping by global norm (null: none)."""
+    """Combine a torch optimiser with a schedule over `steps` and gradient clipping to norm `clip` (null: none)."""
 
     def __init__(
         self,
@@ -22,11 +22,11 @@ class Optimiser:
         self.optimiser, self.steps, self.warmup, self.clip = optimiser, steps, warmup, clip
         self.schedule: Schedule = schedule
         self.base: float = optimiser.param_groups[0]["lr"]
-        """What the schedule's factor multiplies; a rollback halves it."""
+        """Base learning rate, which the schedule's factor multiplies; each rollback halves it."""
         self.parameters = optimiser.param_groups[0]["params"]
 
     def step(self, step: int) -> torch.Tensor:
-        """Update the parameters at training step `step`, clear their gradients; returns the gradient's norm, 0-d."""
+        """Update the parameters at training step `step` and clear their gradients; returns the gradient norm, 0-d."""
         max_norm = float("inf") if self.clip is None else self.clip
         norm = nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=True)
         self.rate(step)
@@ -35,7 +35,7 @@ class Optimiser:
         return norm
 
     def rate(self, step: int) -> float:
-        """Set the learning rate of training step `step`, and return it."""
+        """Set and return the learning rate of training step `step`."""
         lr = self.base * factor(self.schedule, step, self.steps, self.warmup)
         self.optimiser.param_groups[0]["lr"] = lr
         return lr
@@ -49,14 +49,14 @@ class Optimiser:
 
 
 def norm_names(optimisers: Mapping[str, Optimiser]) -> list[str]:
-    """What the log calls each player's norm of gradients."""
+    """Return the metric name of each player's gradient norm."""
     return [f"grad_norm_{name}" for name in optimisers] if len(optimisers) > 1 else ["grad_norm"]
 
 
 def step_all(
     optimisers: Mapping[str, Optimiser], step: int, movers: Collection[str] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Let the movers' optimisers, None: all, take training step `step`; their gradients' norms, by name."""
+    """Take training step `step` with the movers' optimisers (None: all); returns gradient norms by metric name."""
     names = dict(zip(optimisers, norm_names(optimisers), strict=True))
     moving = optimisers if movers is None else movers
     return {names[player]: optimisers[player].step(step) for player in names if player in moving}

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions of the step, so that resuming needs no state."""
+"""Learning-rate schedules, as pure functions of the step, so that they have no state to save."""
 
 import math
 from typing import Literal
@@ -7,7 +7,7 @@ Schedule = Literal["constant", "cosine", "step"]
 
 
 def factor(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
-    """What the base learning rate is multiplied by at `step` (1 to `steps`).
+    """Return the factor of the base learning rate at `step` (1 to `steps`).
 
     Linear warm-up over `warmup` steps, then `constant` (1), `cosine` (1 down to 0) or `step` (1, then 0.1 after 60 %
     and 0.01 after 85 % of the remaining steps).

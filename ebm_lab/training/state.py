@@ -1,4 +1,4 @@
-"""The state of a run: all that a checkpoint holds."""
+"""The state of a run: everything that a checkpoint holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from ebm_lab.core.interfaces import Objective
 from ebm_lab.training import checkpoint
 from ebm_lab.training.costs import Counters
 from ebm_lab.training.distributed import Processes, all_equal
+from ebm_lab.training.early_stopping import EarlyStopping
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.guard import Guard
 from ebm_lab.training.meter import Meter
@@ -20,9 +21,9 @@ from ebm_lab.training.optimiser import Optimiser
 
 @dataclass(kw_only=True)
 class State:
-    """What a run has learnt so far, and what it needs to go on with the same bits.
+    """Everything that a run has learnt, and that it needs to continue with exactly the same numbers.
 
-    config: the resolved config; data: what the run keeps of its data, by name; both are written beside the state.
+    config: the resolved config. data: the record of the run's data, by name. Checkpoints contain both.
     """
 
     objective: Objective
@@ -35,25 +36,29 @@ class State:
     processes: Processes = field(default_factory=Processes)
     meter: Meter = field(default_factory=Meter)
     costs: Counters = field(default_factory=Counters)
+    early_stopping: EarlyStopping | None = None
 
     @property
     def step(self) -> int:
-        """Training steps taken."""
+        """Training steps taken so far."""
         return self.costs.step
 
     def parts(self) -> dict[str, Any]:
-        """Everything with a `state_dict`, by its name in the checkpoint."""
+        """Return every part that has a `state_dict`, by its name in the checkpoint."""
         return {
             "objective": self.objective,
             "ema": self.ema,
             "meter": self.meter,
             "guard": self.guard,
+            **({} if self.early_stopping is None else {"early_stopping": self.early_stopping}),
             **{f"optimiser/{name}": o for name, o in self.optimisers.items()},
         }
 
     def content(self) -> dict[str, Any]:
-        """Return the state of all processes as a checkpoint holds it: what they share once, chains put together, and
-        what each has of its own."""
+        """Return a checkpoint's content: the shared state, all processes' chains and each process's own state.
+
+        Raises Diverged if the processes' parameters differ.
+        """
         if not all_equal(list(self.objective.parameters()), self.processes):
             raise Diverged("the processes' parameters are no longer the same: their gradients were not averaged")
         content = {name: part.state_dict() for name, part in self.parts().items()}
@@ -69,7 +74,7 @@ class State:
         }
 
     def _own(self) -> dict[str, Any]:
-        """What each process has of its own, beside chains; nothing where there is one process."""
+        """Return this process's own state, without its chains; empty if there is only one process."""
         if self.processes.world == 1:
             return {}
         kept = {name: value.cpu() for name, value in sampler_states(objectives(self.objective)).items()}
@@ -79,24 +84,24 @@ class State:
         return own | {"counters": vars(self.costs)}
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Take up the state that `content` returned. Raises UserError where it does not fit."""
+        """Restore the state that `content` returned. Raises UserError if it does not fit."""
         checkpoint.check_whole(content, self.optimisers)
         content = dict(content)
         if self.processes.world > 1:
-            self._take(content, content["processes"][self.processes.rank])
+            self._insert_own(content, content["processes"][self.processes.rank])
         for name, part in self.parts().items():
             checkpoint.fill(part, content[name], name)
         self.generator.set_state(content["generator"].cpu())
         self.costs = Counters(**content["counters"])
 
-    def _take(self, content: dict[str, Any], own: Mapping[str, Any]) -> None:
-        """Put this process's `own` state in the place of the first one's."""
+    def _insert_own(self, content: dict[str, Any], own: Mapping[str, Any]) -> None:
+        """Replace the first process's state in `content` by this process's `own`."""
         device, objective = self.generator.device, dict(content["objective"])
         objective |= {name: self.processes.own_rows(objective[name]) for name in self.objective.rows}
         for key in [key for key in objective if key.endswith("_extra_state")]:
             objective[key] = {}
         for name, value in own["sampler_state"].items():
-            path, dot, last = name.rpartition(".")
-            objective[f"{path}{dot}_extra_state"][last] = value.to(device)
+            path, dot, leaf = name.rpartition(".")
+            objective[f"{path}{dot}_extra_state"][leaf] = value.to(device)
         meter = own["meter"] | {"sums": [x.to(device) for x in own["meter"]["sums"]]}
         content |= {"objective": objective, "meter": meter, "generator": own["generator"], "counters": own["counters"]}

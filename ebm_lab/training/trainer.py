@@ -1,13 +1,12 @@
-"""The training loop. It knows an objective only by its turns, its gradients and its players."""
+"""The training loop. It uses an objective only through its turns, its gradients and its players."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from ebm_lab.core.errors import Diverged
 from ebm_lab.core.functional import frozen
 from ebm_lab.core.interfaces import Batch, Logger, Turn
 from ebm_lab.core.streams import say
@@ -16,12 +15,13 @@ from ebm_lab.training.costs import Clock
 from ebm_lab.training.evaluations import Evaluations, Failure
 from ebm_lab.training.guard import Trouble
 from ebm_lab.training.optimiser import step_all
+from ebm_lab.training.rollback import roll_back, take_best
 from ebm_lab.training.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When things happen, in training steps; `max_seconds`: of training in this process, null for no limit."""
+    """The intervals of a run in training steps. `max_seconds`: limit on this process's training time, null for none."""
 
     steps: int
     log_every: int
@@ -31,34 +31,34 @@ class Schedule:
 
 
 class Saver(Protocol):
-    """Where checkpoints go. Each method may raise OSError, and then leaves what was there before."""
+    """Storage of checkpoints. Each method may raise OSError, and then leaves the existing files as they were."""
 
     def write(self, which: Literal["last", "best", "good"], content: Mapping[str, Any]) -> None:
-        """Replace that checkpoint."""
+        """Replace the checkpoint of this name."""
         ...
 
     def propose(self) -> None:
-        """Set the last checkpoint aside as one that may prove good."""
+        """Keep the last checkpoint as the candidate for the good one."""
         ...
 
     def promote(self) -> None:
-        """Make the proposed checkpoint the good one."""
+        """Make the candidate the good checkpoint."""
         ...
 
-    def good(self) -> dict[str, Any]:
-        """Read the good checkpoint."""
+    def read(self, which: Literal["best", "good"]) -> dict[str, Any]:
+        """Read that checkpoint."""
         ...
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Train a state on batches, evaluate it and save it; alike in each process of a run.
+    """Train a state on batches, evaluate it and save it; every process of a run does the same.
 
-    gradients: leaves the gradients of a batch, given in parts, at the parameters; returns metrics and the number of
-    gradient evaluations. compiled: does the whole step on a batch that is in one part, or returns None where the eager
-    step is to. advise: what to try after troubles, in words. rewound: is told the step that a rollback returned to and
-    all rollbacks so far. notes: lines for the user, said once at the start. stop: set from outside (a signal) to end
-    the loop after the current step.
+    gradients: sets the parameters' gradients from the parts of a batch; returns metrics and the number of gradient
+    evaluations. compiled: takes the whole step on a batch in one part, or returns None if the eager step must be taken.
+    advise: returns in words what to try after troubles; its second argument tells whether the run has chains. rewound:
+    called after a rollback with the step returned to and all rollbacks so far. notes: lines for the user, printed once
+    at the start. stop: set from outside (by a signal) to end the loop after the current step.
     """
 
     state: State
@@ -76,19 +76,21 @@ class Trainer:
     rewound: Callable[[int, list[dict[str, Any]]], None] = lambda step, events: None
     stop: str | None = None
     unsaved: str | None = None
-    """Why the last checkpoint could not be written; None once one was."""
+    """Why the last checkpoint could not be written; None if it was written."""
     failed: dict[str, str] = field(default_factory=dict)
-    """What each evaluation raised that failed when they were last done, by name."""
+    """Errors of the evaluations that failed the last time, by name."""
     _said: set[str] = field(default_factory=set)
 
     def fit(self) -> str:
-        """Train up to `schedule.steps`; returns why the loop ended: 'done', 'max_seconds' or the value of `stop`.
+        """Train up to `schedule.steps`; returns why the loop ended: 'done', 'max_seconds', 'early_stopping' or the
+        value of `stop`.
 
-        Trouble is never written: the run returns to its last good checkpoint, or Diverged is raised.
+        A state in trouble is never saved: the run returns to its last good checkpoint, or Diverged is raised.
         """
         plan, began = self.schedule, time.perf_counter()
         if self.saver is not None and not self.state.step:  # the first good checkpoint is the initial state
             self._write("good")
+            self._keep_best(self._held_out_loss())
         while self.state.step < plan.steps:
             step = self.state.step + 1
             self._train_step(step)
@@ -100,17 +102,23 @@ class Trainer:
             evaluating = step % plan.eval_every == 0 and step < plan.steps
             saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
             if (logging or evaluating or saving) and (troubles := self._troubles(logging)):
-                self._roll_back(troubles)
+                roll_back(self, troubles)
                 continue
             if logging or evaluating:
                 metrics = (self._window() if logging else {}) | self._spent()
                 metrics |= self._validate() if evaluating else {}
                 for logger in self.loggers:
                     logger.scalars(metrics, step)
-            if saving:  # one that a stop brings is no candidate, so that stopping changes nothing
+            if saving:  # not a candidate if only `stop` asks for it: stopping must not change the run
                 self.save(candidate=step % plan.checkpoint_every == 0)
+            if stop == "max_seconds":
+                take_best(self)
             if stop:
                 return stop
+            if evaluating and self.state.early_stopping is not None and self.state.early_stopping.over:
+                take_best(self)
+                return "early_stopping"
+        take_best(self)
         return "done"
 
     def _train_step(self, step: int) -> None:
@@ -132,49 +140,14 @@ class Trainer:
         state.ema.update(step, moved)
         return metrics, evals
 
-    def _troubles(self, whole: bool) -> list[Trouble]:
-        """What the guard finds in the window so far; only a `whole` one is measured against the limits."""
+    def _troubles(self, complete: bool) -> list[Trouble]:
+        """Return the troubles of the window so far; only a `complete` one is compared with the guard's limits."""
         state = self.state
         means = state.meter.means(state.processes)
-        return state.guard.broken(means, state.ema.parameters) or (state.guard.check_window(means) if whole else [])
-
-    def _roll_back(self, troubles: list[Trouble]) -> None:
-        """Return to the last good checkpoint with half the learning rate; raises Diverged if that was done too often.
-
-        What the run has spent and the best validation value stay; `last.pt` is written before metrics.jsonl is cut, and
-        holds the events, so a kill in between loses nothing.
-        """
-        state = self.state
-        seen = f"step {state.step}: {'; '.join(t.seen for t in troubles)}"
-        tips = self.advise(troubles, "chain_distance" in state.meter.names)
-        if self.saver is None:
-            raise Diverged(f"{seen}. {tips}")
-        spent, events = state.costs, state.guard.events
-        bases = {name: optimiser.base for name, optimiser in state.optimisers.items()}
-        again = len(events) < state.guard.rollbacks
-        state.restore(self.saver.good())
-        step = state.step
-        state.costs = replace(spent, step=step)
-        state.guard.events, state.guard.candidate = events, None
-        for name, optimiser in state.optimisers.items():
-            optimiser.base = bases[name] / 2 if again else bases[name]
-        if again:
-            count, lr = len(events) + 1, next(iter(state.optimisers.values())).base
-            event = {"step": step, "event": "rollback", "from": spent.step, "rollback": count, "seen": seen, "lr": lr}
-            state.guard.events = [*events, event]
-        self.save()
-        if not again:
-            tried = f" after {len(events)} rollback(s)" if events else ""
-            raise Diverged(f"{seen}{tried}. Kept: the good checkpoint of step {step}. {tips}")
-        self.rewound(step, state.guard.events)
-        self.clock.begin_window(state.costs)
-        self.say(
-            f"guard: {seen}; rolled back to step {step}, learning rate halved to {lr:g} "
-            f"(rollback {count} of {state.guard.rollbacks})"
-        )
+        return state.guard.broken(means, state.ema.parameters) or (state.guard.check_window(means) if complete else [])
 
     def _window(self) -> dict[str, float]:
-        """Mean metrics since the last log line, with its rate; a clean window may prove a checkpoint good."""
+        """Return the mean metrics of the window and its speed, and begin the next; it may prove a checkpoint good."""
         state = self.state
         metrics = state.meter.means(state.processes)
         state.meter.clear()
@@ -185,23 +158,36 @@ class Trainer:
         return metrics | {"lr": lr, "steps_per_second": round(rate, 3)}
 
     def _spent(self) -> dict[str, float]:
-        """What the run has cost up to now, evaluations of this step not yet among it."""
+        """Return the costs of the run so far, without this step's evaluations."""
         costs = self.state.costs
         self.clock.tick(costs)
         return {"grad_evals": costs.grad_evals, **self.state.processes.total(costs.cpu)}
 
     def _validate(self) -> dict[str, float]:
-        metrics, costs = self.evaluate("val"), self.state.costs
-        first = next((name for name in self.evaluations.monitors if name in metrics), None)
+        metrics = self.evaluate("val") | self._held_out_loss()
+        self._keep_best(metrics)
+        return {f"val/{name}": value for name, value in metrics.items()}
+
+    def _held_out_loss(self) -> dict[str, float]:
+        """The objective's loss on the validation split, where the run watches it."""
+        state = self.state
+        if state.early_stopping is None:
+            return {}
+        with self.clock.evaluating(state.costs), state.ema.applied():
+            return {"loss": state.early_stopping.look()}
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        """Save `best.pt` if no step before has reached so low a value of the metric that the run is judged by."""
+        costs = self.state.costs
+        monitors = self.evaluations.monitors if self.state.early_stopping is None else ["loss"]
+        first = next((name for name in monitors if name in metrics), "")
         monitor = first if costs.best is None else costs.best_by or first
         if monitor in metrics and (costs.best is None or metrics[monitor] < costs.best):
             costs.best, costs.best_step, costs.best_by = metrics[monitor], costs.step, monitor
             self.save(best=True)
-        return {f"val/{name}": value for name, value in metrics.items()}
 
     def evaluate(self, split: Literal["val", "test"]) -> dict[str, float]:
-        """Run the evaluations that apply, on the averaged weights; their pictures go to the loggers. The energy is in
-        eval mode, so that looking at it changes nothing that it keeps."""
+        """Run the evaluations that apply, with averaged weights, and in eval mode, so that no buffer changes."""
         metrics: dict[str, float] = {}
         state = self.state
         with self.clock.evaluating(state.costs), state.ema.applied(), frozen(state.objective.model()):
@@ -209,7 +195,7 @@ class Trainer:
             for name, report in self.evaluations.reports(split, state.step).items():
                 if isinstance(report, Failure):
                     self.failed[name] = report.text
-                    self.say_once(f"evaluation '{name}' failed, and all else goes on: {report.text}")
+                    self.say_once(f"evaluation '{name}' failed; the run continues without it: {report.text}")
                     continue
                 if isinstance(report, str):
                     self.say_once(f"evaluation '{name}' is left out: {report}", quiet=True)
@@ -223,11 +209,11 @@ class Trainer:
         return metrics
 
     def note(self, line: str) -> None:
-        """Keep a line for `said` without printing it."""
+        """Add a line to `said` without printing it."""
         self.say_once(line, quiet=True)
 
     def say_once(self, line: str, quiet: bool = False) -> None:
-        """Print a line the first time it comes; a quiet one is only kept for `said`."""
+        """Print a line the first time it occurs and add it to `said`; a quiet line is not printed."""
         if line not in self._said:
             self._said.add(line)
             if not quiet:
@@ -238,7 +224,7 @@ class Trainer:
         return sorted(self._said)
 
     def save(self, *, best: bool = False, candidate: bool = False) -> None:
-        """Write the checkpoint `last.pt` (or `best.pt`), as a candidate for `good.pt` if asked and if none waits."""
+        """Write `last.pt`, or `best.pt` if `best`; `candidate`: as candidate for `good.pt` if there is none."""
         if self.saver is None:
             return
         step, guard = self.state.step, self.state.guard
@@ -250,19 +236,19 @@ class Trainer:
             if not best:
                 self.keep_candidate()
                 self.unsaved = None
-        except OSError as problem:  # a full disk, say: training is worth more than this one checkpoint
+        except OSError as problem:  # such as a full disk, which should not end training
             guard.candidate = before
             self.unsaved = str(problem)
-            self.say(f"step {step}: checkpoint can't be written ({problem}); training goes on, the one before it stays")
+            self.say(f"step {step}: checkpoint can't be written ({problem}); training goes on with the previous one")
 
     def _write(self, which: Literal["last", "best", "good"]) -> None:
         saver, state = self.saver, self.state
-        assert saver is not None, "asked before"
+        assert saver is not None, "the callers check"
         self.clock.tick(state.costs)
         content = state.content()
         state.processes.on_first(lambda: saver.write(which, content))
 
     def keep_candidate(self) -> None:
-        """Set `last.pt` aside if it is the candidate; a resumed run does so again, for a kill may have come between."""
+        """Copy `last.pt` if it is the candidate; a resumed run repeats this, as a kill may have prevented it."""
         if self.saver is not None and self.state.guard.candidate == self.state.step:
             self.state.processes.on_first(self.saver.propose)

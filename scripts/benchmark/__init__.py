@@ -1,1 +1,1 @@
-"""The benchmark: what the lab costs beside a plain hand-written loop and beside other libraries, as ratios."""
+"""The benchmark: the cost of the lab relative to a plain hand-written loop, and that of other libraries."""

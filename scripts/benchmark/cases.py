@@ -1,8 +1,8 @@
-"""What is raced: samplers on energies of three kinds, and one training step of every objective on three networks.
+"""The cases of the races: samplers on three kinds of energy, and a training step of every objective on three networks.
 
 All contestants of a case do the same amount of work: as many chain steps, gradients of as many points, the same
-network. Counts are the defaults of the lab's configs (k = 10, 4 copies, ...) but for `dsm` and `multi_dsm`, whose
-antithetic pairs nobody else has and are left out.
+network. Counts are the defaults of the lab's configs (k = 10, 4 copies, ...), except that `dsm` and `multi_dsm` go
+without their antithetic pairs, which no other library has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ COUNTS: dict[str, tuple[str, ...]] = {
     "mpf": ("objective.copies=4",),
     "ed": ("objective.samples=16",),
 }
-"""Every objective, with what a recipe could have changed set to the defaults."""
+"""Overrides of every objective, by which settings that a recipe may change have their defaults."""
 NOISELESS = ("dsm", "multi_dsm")
 """Objectives without a setting `data_noise`."""
 MANY_LEVELS = {
@@ -41,9 +41,9 @@ MANY_LEVELS = {
 }
 LEFT_OUT = {("sm", "28x28"): "784 second derivatives a step, some 300 times the cost of ssm, which has its minimiser"}
 ON_IMAGES = {"cnce": ("objective.copies=1",), "mpf": ("objective.copies=1",), "ed": ("objective.samples=4",)}
-"""Fewer there, for the time that it takes."""
+"""Fewer chains on images, to save time."""
 WITH_TWO = {"2-D": ("cd", "pcd", "dsm", "ssm", "sm", "nce"), "64-D": (), "28x28": ("cd", "dsm", "ssm")}
-"""What is raced with two threads as well; the others are variations of these."""
+"""Objectives that are also raced with two threads; the others are variations of these."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Case:
 
     @property
     def gradients(self) -> int:
-        """In x, of a chain in one call of a sampler that carries what it can."""
+        """Count the gradients in x per chain in one call of a sampler that reuses all it can."""
         return self.steps * self.leapfrog + (self.what != "langevin")
 
 
@@ -83,7 +83,7 @@ def sampler_cases() -> list[Case]:
             for chains in (1, 100, 10_000):
                 numbers = dim * chains
                 if numbers > 1_000_000 and what != "langevin":
-                    continue  # a step is all but two products of large matrices, and one case tells it
+                    continue  # nearly all of the step is two products of large matrices, so one case is enough
                 name = f"Gaussian in {dim:,}-D, {chains:,} chain{'s' if chains > 1 else ''}"
                 steps = 20 if numbers <= 1000 else 10 if numbers <= 100_000 else 1
                 case = sampler_case(what, name, (*where, "energy=gaussian"), (), chains, steps)
@@ -125,15 +125,15 @@ def step_cases() -> list[Case]:
 
 
 def has_chains(objective: str) -> bool:
-    """Does its step run chains?"""
+    """Return whether a step of the objective runs chains."""
     return COUNTS[objective][: len(CHAIN)] == CHAIN
 
 
 def filled(overrides: Sequence[str], images: str) -> list[str]:
-    """Overrides with the file of images in its place."""
+    """Return the overrides with the file of images filled in."""
     return [o.replace("{images}", images) for o in overrides]
 
 
 def left_out() -> Mapping[str, str]:
-    """Names of cases that are not there, and why."""
+    """Return the names of cases that are left out, with the reasons."""
     return {f"{what}, {WORDS[net]}": why for (what, net), why in LEFT_OUT.items()}

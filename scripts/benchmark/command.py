@@ -1,4 +1,4 @@
-"""The command line of the benchmark: what the lab costs beside a plain loop and beside other libraries."""
+"""The command line of the benchmark."""
 
 import os
 import sys
@@ -20,10 +20,10 @@ def benchmark(
 ) -> None:
     """Race the lab against a plain hand-written loop (the reference, 1), other libraries and the floor.
 
-    only: parts with commas between, of samplers, steps, compile, policy, bfloat16, loop, startup, memory, growth, gap,
-    or all; rounds: of each race, at least 31 for an interval worth printing; threads: of each race, as 1,2; seeds: how
-    many, of gap; out: the folder for benchmark.json, benchmark.png and performance.md; parts that are not asked for
-    stay in benchmark.json as they were. Other libraries take part where they are installed: pip install -e '.[bench]'.
+    only: comma-separated parts out of samplers, steps, compile, policy, bfloat16, loop, startup, memory, growth, gap,
+    or all; rounds: of each race, at least 31 for a useful interval; threads: of each race, as 1,2; seeds: number of
+    seeds of gap; out: the directory for benchmark.json, benchmark.png and performance.md, in which parts that are not
+    asked for stay as they were. Other libraries take part if installed: pip install -e '.[bench]'.
     """
     parts, counts = chosen(only), counted(threads)
     from pathlib import Path
@@ -43,7 +43,7 @@ def say(line: str) -> None:
 
 
 def chosen(text: str) -> list[str]:
-    """The parts that are asked for, in their usual order."""
+    """Return the parts that are asked for, in their usual order."""
     names = PARTS if text == "all" else [t.strip() for t in text.split(",") if t.strip()]
     for name in names:
         if name not in PARTS:
@@ -54,7 +54,7 @@ def chosen(text: str) -> list[str]:
 
 
 def counted(text: str) -> list[int]:
-    """'1,2' -> [1, 2]."""
+    """Parse numbers of threads: '1,2' -> [1, 2]."""
     pieces = [t.strip() for t in str(text).split(",")]
     most = os.cpu_count() or 1
     if not all(p.isdecimal() and 1 <= int(p) <= most for p in pieces):
@@ -63,7 +63,7 @@ def counted(text: str) -> list[int]:
 
 
 def alone(name: str, who: str) -> None:
-    """One contestant in this process, for its peak memory."""
+    """Run one contestant in this process, for its peak memory."""
     from ebm_lab.cli.compose import compose_config
     from scripts.benchmark import process
 
@@ -71,10 +71,10 @@ def alone(name: str, who: str) -> None:
 
 
 def main_benchmark() -> None:
-    """The console command: a mistake in the arguments is one line; no argument runs it all."""
-    # OpenMP reads this once: as in train.py, threads that wait must not take the cores from those that work.
+    """Run the console command; without arguments it runs all parts."""
+    # As in train.py, waiting threads must not take cores from those that work; OpenMP reads this variable once.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler has nothing to say to anyone
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler
     from ebm_lab.cli.tools import main
 
     main(benchmark, sys.argv[1:] or ["only=all"])

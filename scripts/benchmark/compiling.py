@@ -1,12 +1,12 @@
-"""What compiling a step costs and saves, at the default settings of an objective.
+"""Measure what compiling a step costs and saves, at the default settings of an objective.
 
     steps to break even = (CPU time of compiling) / (CPU time of an eager step - of a compiled one)
 
-and, from that, what `compile=auto` (ebm_lab/training/compile/policy.py) costs beside the better choice.
+and, from that, the cost of `compile=auto` (ebm_lab/training/compile/policy.py) beyond the better choice.
 
-Compiling is measured twice, in fresh processes: with torch's cache on disk empty, and with what the first one left
-there, which is how the other runs of a sweep find it. It is the CPU time of the second step, with the compilers that
-were started, less that of a compiled step.
+Compiling is measured twice, in fresh processes: with an empty cache on disk, and with the cache that the first process
+left, as the other runs of a sweep find it. Its cost is the CPU time of the second step, including the compilers that it
+starts, less that of a compiled step.
 """
 
 import os
@@ -36,7 +36,7 @@ ON, OFF = "compile=on", "compile=off"
 
 
 def costs(compose: ours.Compose, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every choice."""
+    """Measure the costs of every choice."""
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))
         return [cost(compose, name, filled(choice, images), say) for name, choice in CHOICES.items()]
@@ -59,13 +59,13 @@ def cost(compose: ours.Compose, name: str, choice: Sequence[str], say: Callable[
 
 
 def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> dict[str, float]:
-    """CPU-seconds of a step, and those that went into making it ready."""
+    """Measure the CPU-seconds of a step, and those of preparing it."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     keep_freed_memory()
     trainer = ours.build(compose, [*choice, how], 1)
     from torch._inductor import config
 
-    config.compile_threads = 1  # compilers that this process starts and waits for, so that their time is known
+    config.compile_threads = 1  # this process then waits for the compilers, so that their time counts
     work = ours.stepping(trainer)
     work()
     began = spent()
@@ -78,11 +78,11 @@ def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> 
 
 
 PLANS = ((1, 1), (10, 1), (1, 5))
-"""Lengths of a run, in those of its recipe, and how many such runs there are, one after another."""
+"""Plans: the length of a run relative to its recipe, and the number of such runs, one after another."""
 
 
 def policies(compose: ours.Compose, costs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What `auto` costs in the plans of every choice, by the measured `costs`: CPU-seconds of all its runs."""
+    """Compute the CPU-seconds of `auto` in the plans of every choice, from the measured `costs`."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))
@@ -95,7 +95,7 @@ def policies(compose: ours.Compose, costs: Sequence[Mapping[str, Any]]) -> list[
 
 
 def policy(record: Mapping[str, Any], steps: int, numbers: int, runs: int) -> dict[str, Any]:
-    """`over`: what the choice of `auto` costs beyond the better one, as a share of that."""
+    """Compute the costs of one plan; `over` is the cost of `auto` beyond the better choice, relative to it."""
     eager = runs * steps * record["eager"]
     compiled = runs * steps * record["compiled"] + record["cold"] + (runs - 1) * record["warm"]
     picks = "compiled" if should_compile("auto", steps, numbers, runs) else "eager"
@@ -105,8 +105,11 @@ def policy(record: Mapping[str, Any], steps: int, numbers: int, runs: int) -> di
 
 
 def extremes(record: Mapping[str, Any], numbers: int) -> dict[str, float]:
-    """What `auto` costs at most in one run of any length. `auto_from`: the steps from which it compiles; `early`: its
-    excess over an eager run there; `missed`: its excess over a compiled run, one step before."""
+    """Compute the largest excess cost of `auto` in one run of any length.
+
+    auto_from: the number of steps from which it compiles; early: its excess over an eager run there; missed: its excess
+    over a compiled run, one step before.
+    """
     first = bisect_left(range(10**7), True, key=lambda steps: should_compile("auto", steps, numbers))
     eager, compiled = record["eager"], record["compiled"]
     early = (first * compiled + record["cold"]) / (first * eager) - 1
@@ -115,6 +118,6 @@ def extremes(record: Mapping[str, Any], numbers: int) -> dict[str, float]:
 
 
 def spent() -> float:
-    """CPU-seconds of this process and of those that it waited for."""
+    """Return the CPU-seconds of this process and of the child processes that it waited for."""
     t = os.times()
     return time.process_time() + t.children_user + t.children_system

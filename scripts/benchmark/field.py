@@ -1,6 +1,6 @@
 """The contestants of a case: ours, the plain loop, the peers that have it, and the floor.
 
-A contestant that a case cannot have is a line that says why.
+For a contestant that a case cannot have there is a line that says why.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,15 @@ from scripts.benchmark.timing import Work
 
 REFERENCE = "plain"
 KEPT = "plain, memory kept"
-"""The reference in a process that keeps freed memory, as the lab's do: what of a ratio is not that."""
+"""The reference in a process that keeps freed memory, as the lab's does; separates this effect from the rest."""
 
 
 @dataclass
 class Field:
-    """What runs a case, by name, and why others don't. `gradients`: of the energy of one sample, per chain or point of
-    the batch, that a unit of our work takes."""
+    """The contestants of a case by name, and the reasons of those that are absent.
+
+    gradients: number of gradients of the energy, per chain or point of the batch, in a unit of our work.
+    """
 
     work: dict[str, Work] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -42,7 +44,7 @@ class Field:
 
 
 def images_file(folder: Path) -> str:
-    """512 random images of 28 x 28 pixels, for the cost of images depends on no pixel."""
+    """Write 512 random images of 28 x 28 pixels; the cost does not depend on the pixels' values."""
     import numpy as np
 
     file = folder / "images.npy"
@@ -52,14 +54,14 @@ def images_file(folder: Path) -> str:
 
 
 def references(case: Case) -> list[str]:
-    """On images, whose steps free blocks of megabytes, the reference takes part in two ways."""
+    """Return the references; on images, whose steps free blocks of megabytes, there are two."""
     return [REFERENCE, KEPT] if "pixels" in case.where else [REFERENCE]
 
 
 def contestants(
     case: Case, compose: ours.Compose, threads: int, images: str, others: list[str], only: str | None = None
 ) -> Field:
-    """All of them, or the one named `only`."""
+    """Build all contestants, or the one named `only`."""
     overrides, found = filled(case.overrides, images), Field()
     wanted: Callable[[str], bool] = lambda name: only in (None, name)  # noqa: E731
     trainer = ours.build(compose, overrides, threads, ours.BASELINE)
@@ -105,7 +107,7 @@ def sampler_field(case: Case, trainer: Trainer, others: list[str], found: Field,
 
 def step_field(case: Case, trainer: Trainer, others: list[str], found: Field, wanted: Callable[[str], bool]) -> None:
     x = trainer.evaluations.dataset.train[: case.chains]
-    if wanted("floor"):  # not where one contestant's memory is told: this step would be part of it
+    if wanted("floor"):  # not if one contestant's memory is measured, for this step would count
         ours.stepping(trainer)()
         found.gradients = trainer.state.costs.grad_evals / case.chains
     if wanted("ours"):
@@ -127,7 +129,7 @@ def step_field(case: Case, trainer: Trainer, others: list[str], found: Field, wa
 
 
 def job(case: Case, trainer: Trainer) -> Job:
-    """The case's training step in words, with a network of its own."""
+    """Describe the case's training step, with a network of its own."""
     counts = dict(trainer.state.config["objective"])
     scale = trainer.evaluations.dataset.scale
     for key in ("blur", "width_min", "width_max", "step"):
@@ -155,7 +157,7 @@ def job(case: Case, trainer: Trainer) -> Job:
 
 
 def plain_step(job: Job) -> Work:
-    """The reference's training step."""
+    """Build the reference's training step."""
     p, c, net, extra = plain_losses, job.counts, job.net, []
     if job.objective == "nce":
         extra = [nn.Parameter(torch.zeros(()))]

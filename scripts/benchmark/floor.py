@@ -1,5 +1,5 @@
-"""What no loop of torch's own operations goes below: the gradients themselves, and nothing around them. A compiler,
-which fuses operations, may.
+"""The lower bound for loops of torch's own operations: only the gradients. A compiler, which fuses operations, may go
+below it.
 
     silu'(h) = sig(h) (1 + h (1 - sig(h)))
     grad_x E:  d <- w_L;  d <- (d * silu'(h_l)) W_l  for l = L-1 .. 1;  grad_x E = d / scale + u / (scale c^2)
@@ -37,14 +37,14 @@ class Passes:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W' + b by oneDNN, twice as fast as MKL on CPUs that MKL neglects, where the matrices are large enough."""
+    """Compute x W' + b by oneDNN if the matrices are large: it is twice as fast as MKL on some CPUs."""
     if torch.backends.mkldnn.is_available() and len(x) >= 64 and min(weight.shape) >= 16:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
 
 
 class HandMade(Passes):
-    """The gradients of the perceptron, written out."""
+    """The gradients of the perceptron, written by hand."""
 
     def __init__(self, net: PlainMLP) -> None:
         super().__init__(net)
@@ -54,7 +54,7 @@ class HandMade(Passes):
         self.mean, self.scale, self.pull = net.mean, net.scale, 2 * net.weight
 
     def hidden(self, u: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What goes into each layer, and what comes out of each hidden one before its activation."""
+        """Return the input of each layer, and the output of each hidden one before its activation."""
         into, before = [u], []
         for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
             before.append(product(into[-1], w, b))
@@ -72,7 +72,7 @@ class HandMade(Passes):
 
     @torch.no_grad()
     def parameter_gradient(self, x: Tensor) -> list[Tensor]:
-        """Of the mean energy."""
+        """Compute the gradient of the mean energy in the parameters."""
         into, before = self.hidden((x - self.mean).div_(self.scale))
         d = torch.full((len(x), 1), 1 / len(x))
         found: list[Tensor] = []
@@ -84,7 +84,7 @@ class HandMade(Passes):
 
 
 def passes(net: nn.Module) -> Passes:
-    """By hand where that is written; else by autograd in the layout that suits convolutions."""
+    """Return hand-written gradients for the perceptron, else those of autograd in the layout for convolutions."""
     if isinstance(net, PlainMLP) and _is_perceptron(net):
         return HandMade(net)
     return Passes(net.to(memory_format=torch.channels_last) if isinstance(net, PlainConv) else net)
@@ -95,7 +95,7 @@ def _is_perceptron(net: PlainMLP) -> bool:
 
 
 def sampler_floor(net: nn.Module, x: Tensor, gradients: int) -> Work:
-    """As many gradients in x as a call of the sampler takes per chain."""
+    """Compute as many gradients in x as a call of the sampler takes per chain."""
     by = passes(net)
 
     def work() -> None:
@@ -106,7 +106,7 @@ def sampler_floor(net: nn.Module, x: Tensor, gradients: int) -> Work:
 
 
 def step_floor(net: nn.Module, x: Tensor, gradients: int, chain_steps: int) -> Work:
-    """`gradients` of a batch x, of which the `chain_steps` are in x."""
+    """Compute `gradients` passes over a batch x, of which `chain_steps` are in x."""
     by = passes(net)
     both = torch.cat([x, x])
 

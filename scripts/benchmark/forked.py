@@ -1,9 +1,8 @@
-"""Contestants in processes of their own, which work one at a time.
+"""Run contestants in processes of their own, which work one at a time.
 
-What a library does to its process (what becomes of freed memory, how many threads wait, what a compiler has loaded)
-then helps or hurts it alone. Python's fork server starts them: a process that has imported the lab and done nothing
-else. A fork of this process would not do. Threads do not live through a fork, and torch 2.11 refuses every backward
-pass in the child of a process that has traced one.
+A library's effect on its process (freed memory, waiting threads, a loaded compiler) then helps or hurts only itself.
+Python's fork server, a process that has only imported the lab, starts them. A fork of this process would not work:
+threads do not survive a fork, and torch 2.11 rejects every backward pass in the child of a process that has traced one.
 """
 
 import gc
@@ -24,19 +23,19 @@ from ebm_lab.core.errors import UserError
 from scripts.benchmark.timing import Work, timed
 
 Task = Callable[[Work | None], Any]
-"""What a process is asked to do with its work; a function of a module, for it is sent by name."""
+"""What a process does with its work; a module-level function, because it is pickled by name."""
 
 
 class Apart:
-    """A process that makes its work at its start; called with a number of units, the (CPU, wall) seconds of each.
+    """A process that makes its work at its start; a call runs units of it and returns (CPU, wall) seconds of each.
 
-    `make` returns the work, or None where there is none, and what is to be told of it. It is a function of a module, or
-    a `partial` of one, for it is sent by name.
+    `make` returns the work, or None if there is none, and a description of it. It is a module-level function or a
+    `partial` of one, because it is pickled by name.
     """
 
     def __init__(self, make: Callable[[], tuple[Work | None, Any]]) -> None:
         if "forkserver" not in multiprocessing.get_all_start_methods():
-            raise UserError("this system starts no process by fork, which a race needs: run it on Linux")
+            raise UserError("this system can't fork processes, which a race needs: run it on Linux")
         context = multiprocessing.get_context("forkserver")
         lab = [m.name for m in pkgutil.walk_packages(ebm_lab.__path__, "ebm_lab.")]
         own = [f"{__package__}.{m.name}" for m in pkgutil.iter_modules([str(Path(__file__).parent)])]
@@ -47,7 +46,7 @@ class Apart:
         there.close()
 
     def told(self) -> Any:
-        """What `make` told; to be asked once, first, and waits until it is done."""
+        """Wait for `make` and return its description; call this once, before any task."""
         return self._answer()
 
     def ask(self, task: Task) -> Any:
@@ -91,7 +90,7 @@ def _works(work: Work | None) -> bool:
 
 
 def alone(function: Callable[[], Any]) -> Any:
-    """What `function` returns, called in a process of its own."""
+    """Call `function` in a process of its own and return its result."""
     with Apart(partial(_only_told, function)) as process:
         return process.told()
 
@@ -101,9 +100,9 @@ def _only_told(function: Callable[[], Any]) -> tuple[None, Any]:
 
 
 def _serve(there: Connection, make: Callable[[], tuple[Work | None, Any]]) -> None:
-    """Until the other end closes. No collection of garbage happens within a task, where it would be charged to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group; the first process ends the others
-    torch.set_num_threads(1)  # a contestant asks for the threads that it wants
+    """Serve tasks until the other end closes; garbage is collected only between tasks, so that it is not timed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
+    torch.set_num_threads(1)  # each contestant sets its own number of threads
     try:
         work, told = make()
         gc.freeze()

@@ -1,4 +1,4 @@
-"""Held-out gap at equal CPU time: what each library's default comes to, and what the lab makes of the same seconds.
+"""Held-out gap at equal CPU time: each library at its defaults, and the lab with the same CPU-seconds.
 
     gap = mean over the test split of log p(x) - (-E(x) - log Z),    nats per point; 0 is perfect
 
@@ -6,9 +6,9 @@ log p is the data's own density, log Z by quadrature. A peer trains its 2-128-12
 batch 256 with Adam at 1e-3 on the same 20,000 fixed points, its losses at their documented defaults (sigma 0.1; k = 10
 Langevin steps of size 0.01; ebmkit's buffer of 8,192). The better peer's CPU time (of two alike, the quicker one's) is
 the lab's budget, then half of it: the lab's recipe for the objective, with as many steps as that buys, found by timing
-its first steps. Counted is training; what stands before it (data, and noise levels chosen from them) is in `before`.
+its first steps. Only training counts; the time before it (data, and noise levels chosen from them) is in `before`.
 
-A network that nothing confines may have no Z; where a larger box still changes log Z, that is said. One seed each is
+A network without a confining term may have no Z; it is reported if a larger box still changes log Z. One seed each says
 little: between seeds the gaps of the peers differ by up to 0.3 nats for dsm and 0.5 for pcd.
 """
 
@@ -37,15 +37,15 @@ COUNTS: Mapping[str, dict[str, Any]] = {
     "torchebm": {"sigma": 0.1, "projections": 5, "buffer_size": 10_000, "init_steps": 100},
     "ebmkit": {"sigma": 0.1, "projections": 1, "buffer_size": 8192, "noise_ratio": 1},
 }
-"""Their defaults, by the names of our settings."""
+"""The peers' defaults, by the names of our settings."""
 MARGIN = 0.95
-"""Of the budget, that the steps are chosen for; what still takes longer is run again with fewer."""
+"""Share of the budget for which the steps are chosen; a run that still takes longer is repeated with fewer."""
 PILOT = 60
-"""Steps that tell what one costs: the first third warms up."""
+"""Steps of the pilot that measures the cost of a step; the first third warms up."""
 
 
 class Bare(nn.Module):
-    """2-128-128-1 SiLU, plus nothing."""
+    """A 2-128-128-1 SiLU network without a confining term."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Bare(nn.Module):
 
 @torch.no_grad()
 def gap(energy: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """The held-out gap, and how much log Z still changes with the box."""
+    """Compute the held-out gap, and the change of log Z with a larger box."""
     log_z, change = box_log_z(energy, dataset.train, 300)
     true, x = dataset.log_prob(dataset.test), dataset.test
     assert true is not None
@@ -67,7 +67,7 @@ def gap(energy: nn.Module, dataset: Dataset) -> dict[str, Any]:
 
 
 def gaps(compose: ours.Compose, seeds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every data set, objective and seed."""
+    """Measure the gaps of every data set, objective and seed."""
     records, others = [], list(peers.versions())
     for name in DATASETS:
         dataset = ours.build(compose, [f"dataset={name}", "objective=sm"], 1).evaluations.dataset
@@ -91,7 +91,7 @@ def gaps(compose: ours.Compose, seeds: int, say: Callable[[str], None]) -> list[
 
 
 def better(found: Mapping[str, Mapping[str, float]]) -> str:
-    """The peer of the least gap; of two within 5 % of each other, the quicker one."""
+    """Return the peer with the smallest gap; of two within 5 % of each other, the faster one."""
     gaps = {peer: r["gap"] if math.isfinite(r["gap"]) else math.inf for peer, r in found.items()}
     least = min(gaps.values())
     near = [peer for peer, value in gaps.items() if value <= least + 0.05 * abs(least)]
@@ -99,8 +99,8 @@ def better(found: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def theirs(peer: str, objective: str, dataset: Dataset, seed: int) -> dict[str, Any] | None:
-    """A peer's default, trained; None where it has no such loss."""
-    peers.quietly_import(peers.PEERS[peer])  # its import is not training
+    """Train a peer at its defaults; None if it has no such loss."""
+    peers.quietly_import(peers.PEERS[peer])  # the import does not count as training
     torch.manual_seed(seed)
     net = Bare()
     eps = math.sqrt(2 * STEP_SIZE)
@@ -116,19 +116,19 @@ def theirs(peer: str, objective: str, dataset: Dataset, seed: int) -> dict[str, 
 
 
 def lab(compose: ours.Compose, name: str, objective: str, seed: int, budget: float) -> dict[str, Any]:
-    """The lab's recipe with the steps that `budget` CPU-seconds buy; a divergence is told, not hidden."""
+    """Train the lab's recipe for as many steps as `budget` CPU-seconds allow; report a divergence."""
     keep_freed_memory()
     choice = [f"objective={objective}", f"dataset={name}", f"seed={seed}", "logger=none", "evaluation=[]"]
     choice += ["device=cpu", "threads=1", "compile=off"]
     steps = max(10, int(MARGIN * budget / step_cost(compose, choice)))
     result = fitted(compose, choice, steps)
-    if result["cpu"] > budget:  # the pilot was too hopeful
+    if result["cpu"] > budget:  # the pilot's steps were faster
         result = fitted(compose, choice, max(10, int(MARGIN * steps * budget / result["cpu"])))
     return result
 
 
 def fitted(compose: ours.Compose, choice: list[str], steps: int) -> dict[str, Any]:
-    """A run of the recipe of that many steps, its gap and its cost."""
+    """Train the recipe for that many steps; return its gap and its cost."""
     warmup = min(compose(choice)["optim"]["warmup"], steps // 10)
     began = time.process_time()
     trainer = ours.assembled(compose, [*choice, f"steps={steps}", f"optim.warmup={warmup}", f"eval_every={steps}"])
@@ -145,7 +145,7 @@ def fitted(compose: ours.Compose, choice: list[str], steps: int) -> dict[str, An
 
 
 def step_cost(compose: ours.Compose, choice: list[str]) -> float:
-    """CPU-seconds of a step, from a pilot."""
+    """Measure the CPU-seconds of a step in a pilot run."""
     trainer = ours.assembled(compose, [*choice, f"steps={10 * PILOT}"])
     work = ours.stepping(trainer)
     for _ in range(PILOT // 3):

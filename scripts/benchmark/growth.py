@@ -1,5 +1,4 @@
-"""How cost grows: with the dimension, the number of chains, the steps k of a chain, and the projections of a sliced
-step.
+"""Growth of cost with the dimension, the number of chains, the steps k of a chain, and the projections of SSM.
 
     slope = d log(seconds) / d log(n),    by least squares over the upper half of the range
 
@@ -64,7 +63,7 @@ SERIES = (
 
 
 def grow(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every series, one thread; medians over at most seven rounds, for what is asked is a power of ten or two."""
+    """Measure every series with one thread; medians of at most seven rounds are precise enough for slopes."""
     records = []
     for series in SERIES:
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
@@ -90,7 +89,7 @@ def grow(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list
 
 
 def enter(name: str, series: Series, n: int, compose: ours.Compose) -> tuple[Work, None]:
-    """In a process of its own, as in a race."""
+    """Make the work in a process of its own, as in a race."""
     if name == "ours":
         keep_freed_memory()
     torch.set_num_threads(1)
@@ -98,7 +97,7 @@ def enter(name: str, series: Series, n: int, compose: ours.Compose) -> tuple[Wor
 
 
 def work(series: Series, n: int, compose: ours.Compose) -> dict[str, Work]:
-    """Ours and the reference at one n; of projections, which the reference takes one at a time, ours alone."""
+    """Build ours and the reference at one n; ours only for projections, which the reference takes one at a time."""
     trainer = ours.build(compose, series.config(n), 1, ours.BASELINE)
     if series.steps == 0:
         return {"ours": ours.stepping(trainer)}
@@ -114,7 +113,7 @@ def work(series: Series, n: int, compose: ours.Compose) -> dict[str, Work]:
 
 
 def slope(values: Sequence[int], seconds: Sequence[float]) -> float:
-    """Of log(seconds) over log(values), in the upper half of the values."""
+    """Fit the slope of log(seconds) over log(values) in the upper half of the values."""
     half = len(values) // 2
     x, y = [math.log(v) for v in values[half:]], [math.log(s) for s in seconds[half:]]
     mean = sum(x) / len(x), sum(y) / len(y)

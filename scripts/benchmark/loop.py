@@ -1,4 +1,4 @@
-"""What the training loop adds to its steps: `fit` with the run directory's own files and a quiet console.
+"""The overhead of the training loop over its steps: `fit` with the run directory's own files and a quiet console.
 
     overhead = (CPU time of `fit`) / (CPU time spent within its steps),    block by block
 
@@ -29,11 +29,11 @@ CASES = {
     "ssm, 2-128-128-1, batch 128": ("objective=ssm", *SMALL),
     "pcd, 2-128-128-1, batch 128": ("objective=pcd", "sampler=langevin", *SMALL),
 }
-"""Steps of some 2 ms, the shortest that the target is for."""
+"""Cases with steps of about 2 ms, the shortest for which the target holds."""
 
 
 def loops(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The overhead of each case, `rounds` blocks long."""
+    """Measure the overhead of each case in `rounds` blocks."""
     records = []
     for name, overrides in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -48,19 +48,19 @@ def loops(compose: ours.Compose, rounds: int, say: Callable[[str], None]) -> lis
 def measured(
     compose: ours.Compose, overrides: Sequence[str], folder: Path, rounds: int
 ) -> tuple[list[tuple[float, float]], int]:
-    """In a process of its own: the blocks, and the steps of each."""
+    """Measure in a process of its own; return the blocks and their number of steps."""
     keep_freed_memory()
     trainer = ours.build(compose, [*overrides, f"output_dir={folder}"], 1, ours.BASELINE)
     return overhead(trainer, folder, rounds), size(trainer)
 
 
 def size(trainer: Trainer) -> int:
-    """Steps of a block."""
+    """Return the number of steps of a block."""
     return trainer.schedule.checkpoint_every
 
 
 def overhead(trainer: Trainer, folder: Path, rounds: int) -> list[tuple[float, float]]:
-    """(CPU-seconds of `fit`, CPU-seconds within its steps) of each block but the first, which warms up."""
+    """Return (CPU-seconds of `fit`, CPU-seconds within its steps) of each block after the first, which warms up."""
     run = RunDir.create(folder, "loop")
     run.write_config(dict(trainer.state.config))
     trainer.saver, trainer.say = RunSaver(run, "cpu"), lambda line: None

@@ -1,5 +1,6 @@
-"""The energies of the benchmark as a hand-written script has them: the same functions with the same weights as the
-lab's, in plain torch, so that nothing that is done to the lab's energies makes the reference faster.
+"""The energies of the benchmark as a hand-written script has them, in plain torch.
+
+They have the functions and weights of the lab's, but no optimisation of the lab's energies makes the reference faster.
 
     E(x) = f(u) + |u|^2 / (2 c^2),  u = (x - mean) / scale        perceptron
     E(x) = f(x) + |u|^2 / (2 c^2)                                 convolutions
@@ -53,7 +54,7 @@ class PlainGaussian(nn.Module):
 
 
 def plain(energy: nn.Module) -> nn.Module:
-    """A copy of one of the lab's energies as plain torch; others, which no other library has either, as they are."""
+    """Copy an energy of the lab to plain torch; return it as it is if other libraries do not have it either."""
     energy = copy.deepcopy(energy)
     if isinstance(energy, Gaussian):
         return PlainGaussian(energy.mean.detach(), energy.factor.detach().tril())

@@ -13,12 +13,12 @@ from ebm_lab.training.trainer import Trainer
 from scripts.benchmark.timing import Work
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]
-"""What `train.py` composes for some overrides: given by the command line, which alone knows Hydra."""
+"""Compose the config of `train.py`; passed in by the command line, the only part that imports Hydra."""
 QUIET = ("logger=none", "evaluation=[]", "device=cpu", "steps=1000000", "optim.schedule=constant", "compile=off")
 
 
 def build(compose: Compose, overrides: Sequence[str], threads: int, extra: Sequence[str] = ()) -> Trainer:
-    """A run that is never finished, without evaluations and loggers."""
+    """Build a run without evaluations and loggers, and with more steps than are ever taken."""
     return assembled(compose, [*QUIET, f"threads={threads}", *overrides, *extra])
 
 
@@ -52,12 +52,12 @@ BASELINE = tuple(dict.fromkeys(v.off for v in VARIANTS))
 
 
 def variants(kind: str, what: str, where: str) -> list[Variant]:
-    """Those that a case has."""
+    """Return the variants of a case."""
     return [v for v in VARIANTS if v.kind == kind and v.where in where and (not v.what or what in v.what)]
 
 
 def stepping(trainer: Trainer) -> Work:
-    """One training step a call, as `fit` takes them."""
+    """Return a function that takes one training step per call, as `fit` does."""
 
     def work() -> None:
         trainer._train_step(trainer.state.costs.step + 1)
@@ -66,7 +66,7 @@ def stepping(trainer: Trainer) -> Work:
 
 
 def sampling(trainer: Trainer, chains: int) -> Work:
-    """One call of the run's sampler a call, each going on where the last one ended."""
+    """Return a function that calls the run's sampler, each time from the last state."""
     sampler, energy, generator = trainer.evaluations.sampler, trainer.state.objective.energy, trainer.state.generator
     assert isinstance(sampler, Sampler)
     x, state = start_law(trainer.evaluations.dataset).sample(chains, generator), {}
@@ -83,5 +83,5 @@ def sampling(trainer: Trainer, chains: int) -> Work:
 
 
 def size_of_step(sampler: Any) -> float:
-    """eps, in data units, of a sampler's first step."""
+    """Return the step size eps of a sampler's first step, in data units."""
     return float(sampler.step_size.initial if hasattr(sampler, "step_size") else sampler.eps)

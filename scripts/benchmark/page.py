@@ -1,4 +1,4 @@
-"""docs/performance.md from benchmark.json: no number is written by hand."""
+"""Write docs/performance.md from benchmark.json, so that no number is written by hand."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ TITLES = {"samplers": "Samplers", "steps": "One training step"}
 
 
 def write(record: Mapping[str, Any], out: Path, picture: bool) -> Path:
-    """Fill the template; returns performance.md."""
+    """Fill the template; return the path of performance.md."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -40,7 +40,7 @@ def write(record: Mapping[str, Any], out: Path, picture: bool) -> Path:
 
 
 def commands(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The commands and machines that made the parts, alike ones together."""
+    """List the commands and machines that made the parts; equal ones are joined."""
     found: dict[str, dict[str, Any]] = {}
     for name, part in parts.items():
         m = part["machine"]
@@ -52,7 +52,7 @@ def commands(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def tables(kind: str, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One table per number of threads: by CPU time, and beyond one thread by wall time too."""
+    """Make a table of CPU time for each number of threads, and one of wall time for several threads."""
     found = []
     for threads in sorted({r["threads"] for r in records}):
         mine = [r for r in records if r["threads"] == threads]
@@ -77,7 +77,7 @@ def row(record: Mapping[str, Any], columns: Sequence[str], clock: str) -> dict[s
 
 
 def rate(record: Mapping[str, Any], seconds: float) -> str:
-    """Of ours: chain steps, or training steps, in a second."""
+    """Return our chain steps or training steps per second."""
     per = record["chains"] * record["steps"] / seconds if record["kind"] == "samplers" else 1 / seconds
     return f"{per:.3g}" if per < 1000 else f"{float(f'{per:.3g}'):,.0f}"
 
@@ -90,7 +90,7 @@ def ratio(result: Mapping[str, Any] | None, clock: str) -> str:
 
 
 def absent(parts: Mapping[str, Any]) -> list[str]:
-    """Who did not take part where, and why: 'torchebm: has no MALA (mala)'."""
+    """List the absent contestants with reason and case: 'torchebm: has no MALA (mala)'."""
     found: dict[tuple[str, str], list[str]] = {}
     for kind in TITLES:
         for r in parts.get(kind, {}).get("results", ()):

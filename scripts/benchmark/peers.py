@@ -1,9 +1,9 @@
-"""Other libraries, each at its documented API: torchebm 0.8.9 and ebmkit 0.16.0 (imported as `ebm`).
+"""Other libraries by their documented API: torchebm 0.8.9 and ebmkit 0.16.0 (imported as `ebm`).
 
 They get the reference's network and its outer loop (batch, clipping, Adam, averaged weights), and the same counts: k
-chain steps, projections, noise samples, size of the buffer; all else is their default, but that torchebm's buffer is
-not warmed up (100 steps of every chain before the first step, which no race would show). One that is not installed is
-left out. Settings of torch that an import changes are put back.
+chain steps, projections, noise samples, size of the buffer; everything else is their default, except that torchebm's
+buffer is not warmed up (100 steps of every chain before the first step, which no race would show). A library that is
+not installed is left out. Settings of torch that an import changes are restored.
 
 torchebm's HMC sums momenta over the last axis alone and its exact score matching flattens its input, so neither takes
 images; it has no MALA, and its contrastive divergence "from data" begins at the data. ebmkit's begins at noise where it
@@ -23,7 +23,7 @@ from scripts.benchmark.plain import Loop
 from scripts.benchmark.timing import Work
 
 PEERS = {"torchebm": "torchebm", "ebmkit": "ebm"}
-"""Distributions and the names that they are imported by."""
+"""Names of the distributions, and the names under which they are imported."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Job:
 
 
 def versions() -> dict[str, str]:
-    """The peers that are installed."""
+    """Return the installed peers with their versions."""
     found = {}
     for name, module in PEERS.items():
         try:
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def quietly_import(name: str) -> Any:
-    """Import a peer's module; torch's settings stay."""
+    """Import a peer's module without changing torch's settings."""
     before = torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.get_default_dtype()
     module = importlib.import_module(name)
     torch.set_float32_matmul_precision(before[0])
@@ -68,7 +68,7 @@ def quietly_import(name: str) -> Any:
 
 
 def torchebm_model(net: nn.Module) -> Any:
-    """The network as its library wants it."""
+    """Wrap the network as the library requires."""
     base = quietly_import("torchebm.core").BaseModel
 
     class Model(base):
@@ -83,7 +83,7 @@ def torchebm_model(net: nn.Module) -> Any:
 
 
 def sampler(peer: str, name: str, net: nn.Module, x: Tensor, steps: int, leapfrog: int, eps: float) -> Work | str:
-    """`steps` steps from x a call, or why there is none."""
+    """Return a sampler of `steps` steps from x per call, or the reason why there is none."""
     if peer == "torchebm":
         known = quietly_import("torchebm.samplers")
         if name == "mala":
@@ -109,7 +109,7 @@ def sampler(peer: str, name: str, net: nn.Module, x: Tensor, steps: int, leapfro
 
 
 def chained(x: Tensor, advance: Callable[[Tensor], Tensor]) -> Work:
-    """Each call goes on where the last one ended."""
+    """Let each call continue from the last state."""
 
     def work() -> None:
         nonlocal x
@@ -119,7 +119,7 @@ def chained(x: Tensor, advance: Callable[[Tensor], Tensor]) -> Work:
 
 
 def step(peer: str, job: Job, **loop: Any) -> Loop | str:
-    """A training loop, one step a call, or why there is none; `loop`: settings of the outer loop."""
+    """Return a training loop of one step per call, or the reason why there is none; `loop`: outer settings."""
     return torchebm_step(job, **loop) if peer == "torchebm" else ebmkit_step(job, **loop)
 
 

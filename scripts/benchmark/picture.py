@@ -1,4 +1,4 @@
-"""The picture: the ratio to the plain loop in every race, and how cost grows. 1,000 pixels wide."""
+"""Draw the ratio to the plain loop in every race, and the growth of cost, 1,000 pixels wide."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from scripts.benchmark.targets import best
 FASTER, SLOWER, INK = "#0072b2", "#d55e00", "#222222"
 MARKS = {"torchebm": ("^", "#009e73"), "ebmkit": ("s", "#cc79a7"), KEPT: ("D", "#e69f00"), "floor": ("|", INK)}
 LOW, HIGH = 0.2, 4.0
-"""The ends of the ratios' axis; what lies outside is drawn on the edge."""
+"""The limits of the ratios' axis; values outside are drawn at the edge."""
 
 
 def draw(parts: Mapping[str, Any], path: Path) -> None:
-    """Write the picture of what there is."""
+    """Write the picture of the parts that were measured."""
     records = [r for kind in ("samplers", "steps") for r in parts.get(kind, {}).get("results", ())]
     records = [r for r in records if r["threads"] == 1]
     growth = parts.get("growth", {}).get("results", ())
@@ -36,7 +36,7 @@ def draw(parts: Mapping[str, Any], path: Path) -> None:
 
 
 def ratios(axes, records: Sequence[Mapping[str, Any]]) -> None:
-    """One bar from 1 to our ratio in each race, with its interval, and a mark for each other."""
+    """Draw a bar from 1 to our ratio in each race, with its interval, and a mark for each other contestant."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     seen: set[str] = set()
@@ -71,7 +71,7 @@ def ratios(axes, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def grown(row, records: Sequence[Mapping[str, Any]]) -> None:
-    """Time over n, with a line of slope 1 through the last point."""
+    """Draw time over n, with a line of slope 1 through the last point."""
     from matplotlib.ticker import LogLocator
 
     for axes, r in zip(row, records, strict=True):

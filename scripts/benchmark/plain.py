@@ -1,7 +1,7 @@
 """The reference: samplers and the training loop as a good PyTorch engineer writes them, about 20 lines each.
 
-Parameters are frozen while chains run, `autograd.grad` is called on the input alone, what the next step needs (energy
-and gradient of the current state) is carried, Adam and the averaged weights are updated by one foreach call.
+Parameters are frozen while chains run, `autograd.grad` is called on the input alone, the energy and
+gradient of the current state are kept for the next step, Adam and the averaged weights are updated by one foreach call.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -109,8 +109,8 @@ def pcd(net: nn.Module, steps: int, eps: float, start: Callable[[int], Tensor], 
 
 
 class GaussianNoise:
-    """Fitted to the data, with a thousandth of its variance added for coordinates that hardly change; the triangular
-    system is solved once."""
+    """A Gaussian fitted to the data; a thousandth of the variance is added for nearly constant coordinates. The
+    triangular system is solved once."""
 
     def __init__(self, data: Tensor) -> None:
         flat = data.flatten(1)

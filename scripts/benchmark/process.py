@@ -1,4 +1,4 @@
-"""What can only be told of a whole process: the time from its start to the first step, and its peak memory.
+"""Measurements of a whole process: the time from its start to the first step, and its peak memory.
 
 Memory is the high-water mark of the resident set, `VmHWM`, where the system tells it: `ru_maxrss` counts what the
 parent had when it forked. A process that has everything built and has done nothing yet has its own mark, so that what
@@ -28,11 +28,11 @@ from scripts.benchmark.field import contestants, images_file
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 FIRST = ("steps=1", "samples=4", "sample_steps=1", "logger.mode=offline")
-"""The default run, ended after its first step; the look at its samples, which comes after, made short."""
+"""Overrides of the default run that end it after its first step and shorten the evaluation that follows."""
 
 
 def memory_cases() -> dict[str, Case]:
-    """A few that need much."""
+    """Select a few cases that need much memory."""
     steps = {c.name: c for c in step_cases()}
     many = sampler_case("langevin", "perceptron 2-128-128-1, 100,000 chains", NETWORKS["2-D"], PLAIN, 100_000, 3)
     names = ("ssm, convolutions, 28 x 28 pixels, batch 64", "sm, perceptron 64-128-128-1, batch 256")
@@ -40,8 +40,8 @@ def memory_cases() -> dict[str, Case]:
 
 
 def startup(say: Callable[[str], None]) -> dict[str, Any]:
-    """Seconds from the start of `python train.py` (digits, all defaults) to its first step, imports included: three
-    times, wall and CPU."""
+    """Measure the seconds from the start of `python train.py` (digits, all defaults) to its first step, imports
+    included: three times, wall and CPU."""
     runs = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,7 @@ ALONE = "import sys; from scripts.benchmark.command import alone; alone(*sys.arg
 
 
 def memory(say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Peak memory of each contestant of each case, each in a process of its own."""
+    """Measure the peak memory of each contestant of each case in a process of its own."""
     records = []
     for name in memory_cases():
         found = {}
@@ -75,7 +75,7 @@ def memory(say: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def alone(compose: ours.Compose, name: str, who: str) -> None:
-    """In a process of its own: three units of one contestant's work; prints its peak memory."""
+    """Run three units of one contestant's work and print the peak memory; meant for a process of its own."""
     torch.set_num_threads(1)
     if who == "ours":
         keep_freed_memory()
@@ -91,7 +91,7 @@ def alone(compose: ours.Compose, name: str, who: str) -> None:
 
 
 def high_water() -> float:
-    """The most memory that this process has held, MB."""
+    """Return the largest memory that this process has held, in MB."""
     status = Path("/proc/self/status")
     for line in status.read_text(encoding="utf-8").splitlines() if status.is_file() else ():
         if line.startswith("VmHWM:"):
@@ -101,7 +101,7 @@ def high_water() -> float:
 
 
 def child(arguments: list[str], environment: Mapping[str, str] | None = None) -> str:
-    """The output of a Python process of this package."""
+    """Run a Python process of this package and return its output."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     full = {**os.environ, "PYTHONPATH": paths, **(environment or {})}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, encoding="utf-8", env=full)

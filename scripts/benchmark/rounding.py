@@ -1,10 +1,10 @@
-"""What bfloat16 does to the gradient of every objective.
+"""Measure the error of every objective's gradient in bfloat16.
 
     error = |g_16 - g_32| / |g_32|
 
 g: the gradient in all parameters on one batch with the same random numbers, after the first steps of the objective's
 recipe in float32; medians over ten batches. bfloat16 rounds a number by up to 2^-9 = 0.2 % of it. An objective that
-takes differences of energies loses far more; those are refused in training, and here to be seen.
+takes differences of energies loses far more: training rejects it, and it is shown here for comparison.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ LEFT_OUT = {("sm", "digits"): "64 second derivatives a step"}
 
 
 def errors(compose: ours.Compose, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every objective on both data sets."""
+    """Measure the errors of every objective on both data sets."""
     records = []
     for dataset in STEPS:
         for objective in COUNTS:
@@ -55,7 +55,7 @@ def error(compose: ours.Compose, objective: str, dataset: str) -> dict[str, Any]
 
 
 def gradient(trainer: Trainer, parts: Sequence[Batch], precision: Precision) -> Tensor:
-    """Of the loss in all parameters, flat; the trainer's state and random numbers stay as they were."""
+    """Compute the flat gradient in all parameters; restore the trainer's state and random numbers."""
     content, stream = deepcopy(trainer.state.objective.state_dict()), trainer.state.generator.get_state()
     Gradients(trainer.state.objective, trainer.state.processes, precision)(parts)
     flat = torch.cat([p.grad.flatten() for p in trainer.state.objective.parameters() if p.grad is not None])
@@ -67,5 +67,5 @@ def gradient(trainer: Trainer, parts: Sequence[Batch], precision: Precision) -> 
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    """|a - b| / |b|."""
+    """Compute |a - b| / |b|."""
     return float((a - b).norm() / b.norm())

@@ -1,4 +1,4 @@
-"""Run races and keep what they came to, as plain records for benchmark.json."""
+"""Run races and record their results for benchmark.json."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def races(
 
 
 def one(case: Case, compose: Compose, rounds: int, threads: int, images: str, others: list[str]) -> dict[str, Any]:
-    """One race, as a record: every contestant makes its work in its process, then they race."""
+    """Run one race and return its record: every contestant makes its work in its process, then they race."""
     own = ["ours", *(v.name for v in variants(case.kind, case.what, case.where))]
     names = [*own, *references(case), *others, "floor"]
     makers = {name: partial(enter, name, case, compose, threads, images, others) for name in names}
@@ -67,7 +67,7 @@ def one(case: Case, compose: Compose, rounds: int, threads: int, images: str, ot
 def enter(
     name: str, case: Case, compose: Compose, threads: int, images: str, others: list[str]
 ) -> tuple[Work | None, dict[str, Any]]:
-    """In a process of its own: the work of the contestant `name`. Only the lab's does what `train.py` does for it."""
+    """Make the work of the contestant `name` in its process; only the lab's is prepared as `train.py` does."""
     if name.startswith("ours") or name == KEPT:
         keep_freed_memory()
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def enter(
 
 
 def summary(result: Race, name: str) -> dict[str, Any]:
-    """Median seconds per unit of work and the ratio to the reference, by each clock."""
+    """Compute the median seconds per unit of work and the ratio to the reference, by each clock."""
     return {
         clock: {"seconds": result.seconds_of(name, clock), "ratio": asdict(result.ratio(name, clock))}
         for clock in CLOCKS
@@ -85,7 +85,7 @@ def summary(result: Race, name: str) -> dict[str, Any]:
 
 
 def line(record: dict[str, Any]) -> str:
-    """A record for the terminal: ratios of CPU time, the reference's own time in ms."""
+    """Format a record for the terminal: ratios of CPU time, and the reference's own time in ms."""
     parts = []
     for name, by in record["results"].items():
         r = by["cpu"]["ratio"]
@@ -98,7 +98,7 @@ def line(record: dict[str, Any]) -> str:
 
 
 def profile(work: Work | None, most: int = 5) -> dict[str, float]:
-    """The operations that take most of one unit of work: shares of the time that torch spends in operations."""
+    """Return the operations that take most of one unit of work, as shares of the time spent in operations."""
     assert work is not None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as seen:
         work()

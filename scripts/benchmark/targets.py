@@ -1,4 +1,4 @@
-"""What the numbers are to be, and which are not."""
+"""The targets of the benchmark, and the results that miss them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Miss:
-    """Something that is not as it is to be; `profile`: where its time goes, by operation."""
+    """A result that misses its target; `profile`: its time by operation."""
 
     case: str
     target: str
@@ -47,13 +47,13 @@ class Miss:
 
 
 def best(record: Mapping[str, Any], who: Sequence[str] = OURS) -> str | None:
-    """Which of `who` took part and has the least ratio; None: none of them."""
+    """Return the participant among `who` with the smallest ratio; None if none took part."""
     there = [name for name in who if name in record["results"]]
     return min(there, key=lambda name: record["results"][name]["cpu"]["ratio"]["middle"], default=None)
 
 
 def misses(parts: Mapping[str, Any]) -> Iterator[Miss]:
-    """All of them, in the order of the parts that were run."""
+    """List all misses, in the order of the parts that were run."""
     for kind in ("samplers", "steps"):
         for record in parts.get(kind, {}).get("results", ()):
             if record["threads"] == 1:
@@ -95,7 +95,7 @@ def race_misses(record: Mapping[str, Any]) -> Iterator[Miss]:
 
 
 def gap_misses(records: Sequence[Mapping[str, Any]]) -> Iterator[Miss]:
-    """Against the better peer's gap, at its CPU time and at half of it."""
+    """List the misses against the better peer's gap, at its CPU time and at half of it."""
     for r in records:
         theirs = r["peers"][r["best"]]["gap"]
         for share, mine in r["ours"].items():

@@ -1,12 +1,12 @@
-"""A race: contestants do the same work by turns, and each is compared with the reference round by round.
+"""Race contestants: they take turns at the same work, and each is compared with the reference round by round.
 
     r_i = (seconds per unit of work of a contestant in round i) / (the reference's in round i),    i = 1 .. n
     ratio = median of r_i,    95 % interval: the order statistics (r_(k), r_(n + 1 - k))
 
 with the largest k for which P(B < k) <= 0.025, B ~ Binomial(n, 1/2): the chance that the true median lies outside is at
-most 5 % for any law of independent r_i, and for n = 31 it is 2.9 %. What slows the whole machine for longer than a
-round slows all contestants alike and cancels; the order turns by one place each round, so that no one always runs in
-the wake of the same other. What remains: what a contestant leaves in the caches for the next one.
+most 5 % for any law of independent r_i, and for n = 31 it is 2.9 %. A slowdown of the machine that lasts
+longer than a round affects all contestants equally and cancels; the order rotates by one place each round, so that no
+one always runs after the same other. The contents of the caches that one leaves to the next remain as an influence.
 
 H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 7.1.
 """
@@ -43,7 +43,7 @@ def rank(n: int, miss: float = 0.05) -> int:
 
 
 def median_interval(values: Sequence[float]) -> Interval:
-    """The median of independent values, with its interval; infinitely wide where there are fewer than six."""
+    """Compute the median of independent values with its interval, infinitely wide for fewer than six."""
     ordered, k = sorted(values), rank(len(values))
     if not k:
         return Interval(median(ordered), -math.inf, math.inf)
@@ -51,18 +51,18 @@ def median_interval(values: Sequence[float]) -> Interval:
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:
-    """The order of round `turn`."""
+    """Return the order of round `turn`."""
     turn %= len(names)
     return [*names[turn:], *names[:turn]]
 
 
 def clocks() -> tuple[float, float]:
-    """(CPU time of this process with all its threads, wall time), seconds."""
+    """Return (CPU time of this process with all its threads, wall time) in seconds."""
     return time.process_time(), time.perf_counter()
 
 
 def timed(work: Work | None, repeats: int, now: Callable[[], tuple[float, float]] = clocks) -> tuple[float, float]:
-    """(CPU, wall) seconds per unit of work, over a block of `repeats`."""
+    """Measure (CPU, wall) seconds per unit of work over a block of `repeats`."""
     assert work is not None
     began = now()
     for _ in range(repeats):
@@ -72,8 +72,10 @@ def timed(work: Work | None, repeats: int, now: Callable[[], tuple[float, float]
 
 
 def calibrate(block_of: Timed, block: float) -> int:
-    """How many units of work take `block` seconds of wall time or longer; warms the work up while it tries. The shorter
-    of two blocks counts, for what is done once, such as compiling, falls into one of them."""
+    """Find the number of units of work that take at least `block` seconds of wall time, and warm the work up.
+
+    The shorter of two blocks counts, because one-time work such as compiling falls into only one of them.
+    """
     block_of(1)
     repeats = 1
     while True:
@@ -95,17 +97,17 @@ class Race:
         return list(self.seconds["cpu"])
 
     def ratio(self, name: str, clock: str, to: str | None = None) -> Interval:
-        """Of `name` to another, the reference where none is named."""
+        """Compute the ratio of `name` to another contestant, by default the reference."""
         pairs = zip(self.seconds[clock][name], self.seconds[clock][to or self.reference], strict=True)
         return median_interval([mine / theirs for mine, theirs in pairs])
 
     def seconds_of(self, name: str, clock: str) -> float:
-        """The median time of one unit of work."""
+        """Return the median time of one unit of work."""
         return median(self.seconds[clock][name])
 
 
 def race(contestants: Mapping[str, Timed], reference: str, rounds: int, block: float = 0.02) -> Race:
-    """Let the contestants do their work by turns, `rounds` times, in blocks of at least `block` seconds each."""
+    """Let the contestants take turns, `rounds` times, in blocks of at least `block` seconds each."""
     repeats = {name: calibrate(block_of, block) for name, block_of in contestants.items()}
     seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in contestants} for clock in CLOCKS}
     for turn in range(rounds):

@@ -1,4 +1,4 @@
-"""All parts of the benchmark, one after the other, kept in benchmark.json as soon as each is done."""
+"""Run all parts of the benchmark in turn, and save each to benchmark.json as soon as it is done."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def run(
     machine: Mapping[str, str],
     say: Say,
 ) -> list[Path]:
-    """Run the parts; returns the files."""
+    """Run the parts; return the files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,14 +69,14 @@ def run(
 
 
 def measured(record: Mapping[str, Any], out: Path) -> list[dict[str, Any]]:
-    """The costs of compiling, from which the part `policy` is computed."""
+    """Return the measured costs of compiling, from which the part `policy` is computed."""
     if "compile" not in record["parts"]:
         raise UserError(f"only=policy: {out} has no costs of compiling yet; measure them too, only=compile,policy")
     return record["parts"]["compile"]["results"]
 
 
 def kept(file: Path) -> dict[str, Any]:
-    """What an earlier benchmark left there."""
+    """Read the results of an earlier benchmark."""
     if not file.is_file():
         return {"parts": {}}
     try:
@@ -87,7 +87,7 @@ def kept(file: Path) -> dict[str, Any]:
 
 
 def publish(record: dict[str, Any], out: Path) -> list[Path]:
-    """The picture and the page of what is in benchmark.json."""
+    """Write the picture and the page from benchmark.json."""
     image = out / "benchmark.png"
     picture.draw(record["parts"], image)
     return [out / "benchmark.json", image, page.write(record, out, image.is_file())]

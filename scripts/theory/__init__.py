@@ -1,1 +1,1 @@
-"""What ties the methods together: identities between objectives, each computed by the objectives' own functions."""
+"""Identities that connect the objectives, each computed by the objectives' own functions."""

@@ -1,4 +1,4 @@
-"""Measure the identities that tie the objectives together, and draw them.
+"""Measure and draw the identities that connect the objectives.
 
     python scripts/theory.py out=docs [only=identities|blindness|estimators]
 
@@ -169,5 +169,5 @@ def lines(axes, data, x_label: str, title: str) -> None:
 
 
 def main_theory() -> None:
-    """The command line of `scripts/theory.py`."""
+    """Run the command line of `scripts/theory.py`."""
     main(theory)

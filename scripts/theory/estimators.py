@@ -1,5 +1,4 @@
-"""How noisy, how biased and how dear the estimators are: measured by the objectives' own functions, beside closed forms
-where there are any."""
+"""Variance, bias and cost of the estimators, measured by the objectives' own functions, beside known closed forms."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +20,11 @@ from scripts.theory.likelihood import nce_gradient
 from scripts.theory.line import LineEnergy, data, mle_gradient, normal_nodes
 
 S, A = 1.7, 0.9
-"""Data N(0, S) and energy A x^2 / 2, where one dimension is enough."""
+"""Data N(0, S) and energy A x^2 / 2, for the estimators that need one dimension only."""
 
 
 class Curve(NamedTuple):
-    """Measured values at x, and what theory says, where it says something."""
+    """Measured values at x, and the theoretical ones if known."""
 
     name: str
     x: list[float]

@@ -1,5 +1,4 @@
-"""Identities of maximum likelihood: what its gradient has to do with chains, noise and flows, and what score matching
-does not see of it.
+"""Identities of maximum likelihood: its gradient by chains, noise and flows, and its blind spot in score matching.
 
 Tolerances: an error c x^s (1 + O(x)) over the range given moves the fitted slope by less than the tolerance; exact rows
 are held to float64 and the trapezoid rule, 1e-9.

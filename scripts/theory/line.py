@@ -1,4 +1,4 @@
-"""A problem on the line where every expectation is a quadrature, and what an identity's check is made of.
+"""A problem on the line where every expectation is a quadrature, and the parts of an identity's check.
 
     data:    p = .3 N(-1.5, .7^2) + .7 N(1, .9^2)
     energy:  E(x) = a x^2 / 2 + b x + c log cosh(x - .3),    theta = (a, b, c) = (.6, .2, -.8)
@@ -132,7 +132,7 @@ class Identity:
 
     @property
     def fitted(self) -> float:
-        """Least-squares slope of the measured errors."""
+        """Fit the least-squares slope of the measured errors."""
         at = [math.log(x) if self.axis == "log" else x for x in self.x]
         to, n = [math.log(e) for e in self.error], len(self.x)
         mx, my = sum(at) / n, sum(to) / n
@@ -149,7 +149,7 @@ IDENTITIES: list[Callable[[], Identity]] = []
 
 
 def identity(check: Callable[[], Identity]) -> Callable[[], Identity]:
-    """File an identity's check."""
+    """Register an identity's check."""
     IDENTITIES.append(check)
     return check
 

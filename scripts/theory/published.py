@@ -1,4 +1,4 @@
-"""Signs and factors of the published tutorial (version 2) against the truth, one number each, on the line problem.
+"""Check signs and factors of the published tutorial (version 2), one number for each, on the line problem.
 
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, arXiv:2101.03288.
 """
@@ -18,7 +18,7 @@ from scripts.theory.line import LineEnergy, data, fisher, gradient, j_ism, mean,
 
 
 class Verdict(NamedTuple):
-    """What an equation should equal, what its printed form gives, and what its corrected form gives."""
+    """The true value of an equation, and the values of its printed and its corrected form."""
 
     where: str
     truth: float

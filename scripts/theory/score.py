@@ -1,4 +1,4 @@
-"""Identities of score matching: what other objectives tend to when their noise becomes small (or is averaged out).
+"""Identities of score matching, the limit of other objectives when their noise is small or averaged out.
 
 Tolerances: an error c x^2 (1 + O(x^2)) measured down to x = .05 gives a fitted slope within 0.1 of 2; exact rows are
 held to float64 and the trapezoid rule, 1e-9.

@@ -227,7 +227,7 @@ def test_a_batch_that_is_none_is_one_line(tmp_path):
         "pickle data was truncated|Ran out of input|exhausted": good[: len(good) // 2],
         "Ran out of input": b"",
         "can't be read": b"\x89PNG and no pickle",
-        "holds no table": pickle.dumps([1, 2]),
+        "does not hold a dictionary": pickle.dumps([1, 2]),
         "lacks 'data'": pickle.dumps({"data": pixels[:, :100], "labels": [0, 1, 2]}),
         "lacks 'labels'": pickle.dumps({"data": pixels, "labels": [0, 1]}),
         "numbers from 0 to 9": pickle.dumps({"data": pixels, "labels": [0, 1, 77]}),

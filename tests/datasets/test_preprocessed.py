@@ -55,7 +55,7 @@ def test_positive_data_become_the_gaussian_that_they_are_made_of(how):
 def test_data_outside_the_domain_are_refused():
     with pytest.raises(UserError, match="preprocessing 'log': training data lie outside its domain"):
         preprocessed(Line(), "log")
-    with pytest.raises(UserError, match="vary by so little beside their size that float64 rounds it away"):
+    with pytest.raises(UserError, match="vary too little relative to their size for float64"):
         preprocessed(Line(1e8, 1e-5), "whiten")
     flat = Line()
     flat.train = flat.train[:, :1].repeat(1, 2)

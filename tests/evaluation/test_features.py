@@ -288,7 +288,7 @@ def test_a_file_that_cannot_be_trusted_is_made_anew_and_told(fault, tmp_path, mo
         torch.save({"identity": "{}", "content": {"x": torch.zeros(3)}}, path)
     kept = files.cache(tmp_path, "net", identity, make)
     assert len(made) == 2 and kept.made and torch.equal(kept.content["x"], torch.arange(1000.0))
-    assert len(kept.notes) == 1 and "\n" not in kept.notes[0] and "made anew" in kept.notes[0]
+    assert len(kept.notes) == 1 and "\n" not in kept.notes[0] and "recomputed" in kept.notes[0]
     assert not (tmp_path / "sprung").exists()
     assert not files.cache(tmp_path, "net", identity, make).made and not list(tmp_path.glob("*.tmp"))
 

@@ -87,7 +87,7 @@ def test_chains_that_drift_or_stand_still_are_told(generator):
     still = gaussian_run(generator, Drift(0.0))
     still.dataset.train = torch.zeros(16, 3).double()
     report = Chains(**CHAINS)(still)
-    assert "ess_energy_data" not in report.metrics and "the chains stand still" in report.notes[0]
+    assert "ess_energy_data" not in report.metrics and "the chains do not move" in report.notes[0]
     assert all(math.isfinite(value) for value in report.metrics.values())
 
 
@@ -137,7 +137,9 @@ def test_long_runs_to_another_law_drift(generator):
     assert m["longrun_e_data_10"] - m["longrun_e_data"] == pytest.approx(6.0, abs=1.2)
     assert m["longrun_drift"] == pytest.approx(6 / 1.5**0.5, rel=0.2)
     assert m["longrun_moments_noise_10"] == pytest.approx(2.0, rel=0.1) and m["longrun_mmd2_noise_10"] > 0.1
-    assert report.notes[0].startswith("biased: long chains from noise, data leave the data's energy, all to one")
+    assert report.notes[0].startswith(
+        "biased: long chains from noise, data leave the data's energy, and meet at another"
+    )
 
 
 def test_stops_count_the_sampler_s_steps(generator):
@@ -235,7 +237,7 @@ def test_the_restricted_energy_is_the_conditional_s(generator):
     found = restricted(u).detach()
     torch.testing.assert_close(found - found[0], expected - expected[0])
     x = torch.arange(12.0).view(3, 1, 2, 2)
-    whole = Restricted(energy, x, unknown).whole(-torch.arange(12.0).view(6, 2))
+    whole = Restricted(energy, x, unknown).completed(-torch.arange(12.0).view(6, 2))
     assert torch.equal(whole[:, 0, 0], x[:, 0, 0].repeat(2, 1)) and torch.equal(
         whole[5, 0, 1], torch.tensor([-10.0, -11.0])
     )

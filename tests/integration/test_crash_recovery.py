@@ -141,7 +141,7 @@ def test_lines_that_a_full_disk_refused_are_written_later(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert len(said) == 1 and "wait in memory" in said[0]
+    assert len(said) == 1 and "kept in memory" in said[0]
     files.scalars({"loss": 4.0}, 4)
     files.close({})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -250,10 +250,10 @@ DAMAGES = {
     "a picture": (lambda p: shutil.copy(next((ROOT / "docs").rglob("*.png")), last(p)), BROKEN),
     "another torch file": (lambda p: torch.save(torch.ones(3), last(p)), f"checkpoint format Tensor.*{WHOLE}"),
     "another format": (lambda p: torch.save({"format": 2}, last(p)), f"format 2, and this version reads.*{WHOLE}"),
-    "another version": (other_version, f"another version wrote it, this one does not count epochs.*{WHOLE}"),
+    "another version": (other_version, f"written by another version; this one does not know epochs.*{WHOLE}"),
     "not a run's": (lambda p: torch.save({"format": 1, "counters": 3}, last(p)), "its 'counters' is a int"),
     "nothing in it": (lambda p: torch.save({"format": 1}, last(p)), "checkpoint without counters, ema, generator"),
-    "another run's": (other_seed, "checkpoint of another config: seed is 1 there and 0 in config.yaml"),
+    "another run's": (other_seed, "checkpoint has another config: seed is 1 there and 0 in config.yaml"),
     "no last one": (lambda p: last(p).unlink(), f"no such checkpoint, though the run had come further; {WHOLE}"),
     "none at all": (lambda p: shutil.rmtree(last(p).parent), "had come further; no other checkpoint there is whole"),
     "edited shapes": (lambda p: edit(p, energy={**MLP, "hidden": [8]}), r"energy.hidden is \[16\] there and \[8\]"),
@@ -306,7 +306,7 @@ def test_a_lost_config_and_a_lost_summary_are_made_good_as_told(trained, path, c
     for file in ("config.yaml", "summary.json"):
         (path / file).write_text("")
     _, (said,) = command(train_main, f"resume={path}", "steps=24")
-    write(path, "summary.json", re.search(r"let it hold (\{.*\})", said).group(1))
+    write(path, "summary.json", re.search(r"write (\{.*\}) into it", said).group(1))
     _, (said,) = command(train_main, f"resume={path}", "steps=24")
     code = said[said.index("-m ") :].split()
     write(path, "config.yaml", subprocess.run([sys.executable, *code], capture_output=True, text=True, cwd=ROOT).stdout)

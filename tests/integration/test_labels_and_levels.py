@@ -84,7 +84,10 @@ def test_rows_select_repeat_and_split_what_is_bound(given):
     assert torch.equal(in_parts(bound, x, 4), e)
     first, twice = stacked(bound, x, torch.cat([x + 1, x - 1]))
     assert torch.equal(first, e) and torch.equal(twice, torch.cat([bound(x + 1), bound(x - 1)]))
-    with pytest.raises(UserError, match=r"'anchor' has 6 rows, and the batch has 4: take the energy's rows\(index\)"):
+    with pytest.raises(
+        UserError,
+        match=r"'anchor' has 6 rows, and the batch has 4: bind the energy to these samples with its rows\(index\)",
+    ):
         bound(x[:4])
     with pytest.raises(UserError, match="'y' has 6 rows"):
         evaluate(energy.given(y=y), x[:1])
@@ -169,3 +172,35 @@ def test_derivatives_of_a_derived_energy_follow_the_chain_rule(name):
     if name != "tempered":
         assert energy.derivatives(x, v) is not None
     assert torch.allclose(score_and_curvature(energy, x, v)[2], bend, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "kind", ["labels", "levels", "anchors", "labels within", "none, then labels", "labels, then none"]
+)
+def test_hot_replicas_that_keep_to_other_values_are_refused(kind, given):
+    """A hot replica stays where the law of its label is; the chains may not meet those of another label."""
+    energy, x, y, sigma = given
+    one, other = {
+        "labels": (energy.given(y=y), energy.given(y=y.flip(0))),
+        "levels": (energy.given(sigma=sigma), energy.given(sigma=sigma.flip(0))),
+        "anchors": (Tethered(energy, x, 0.5), Tethered(energy, x.flip(0), 0.5)),
+        "labels within": (Tempered(energy, 2.0).given(y=y), Tempered(energy, 2.0).given(y=y.flip(0))),
+        "none, then labels": (energy, energy.given(y=y)),
+        "labels, then none": (energy.given(y=y), energy),
+    }[kind]
+    generator = torch.Generator().manual_seed(3)
+    sampler = Tempering(
+        1.0, steps=2, replicas=3, max_temperature=4.0, step_size=0.8, target_acceptance=None, adapt_rate=0.0
+    )
+    chain = sampler(one, x, {}, generator=generator)
+    assert sampler.begin(one, x, generator).keys() == chain.state.keys()
+    chain = sampler(one, chain.x, chain.state, generator=generator)
+    with pytest.raises(
+        UserError, match="its hot replicas keep to the labels, noise levels or anchors of the call before"
+    ):
+        sampler(other, chain.x, chain.state, generator=generator)
+    fewer = sampler(
+        other.rows(torch.arange(4)) if other is not energy else energy, x[:4], chain.state, generator=generator
+    )
+    assert fewer.state["hot"].shape == (2, 4, D), "a batch of another size begins its replicas anew"
+    assert ("values" in fewer.state) is (other is not energy)

@@ -106,14 +106,14 @@ STRUCTURED = np.zeros(60, dtype=[("a", float), ("b", float)])
 REFUSED = {
     "objects": ("x.npy", packed(np.save, np.array([[1, "a"]], dtype=object)), "Python objects, which could run code"),
     "objects in an archive": ("x.npz", packed(np.savez, np.array([[1, "a"]], dtype=object)), "Python objects"),
-    "a pickle": ("x.npy", pickle.dumps(ROWS), "it is no .npy or .npz file"),
-    "a pickle called an archive": ("x.npz", pickle.dumps(ROWS), "it is no .npy or .npz file"),
-    "text": ("x.npy", b"1.5,2.5\n3.5,4.5\n", "it is no .npy or .npz file"),
+    "a pickle": ("x.npy", pickle.dumps(ROWS), "it is not an .npy or .npz file"),
+    "a pickle called an archive": ("x.npz", pickle.dumps(ROWS), "it is not an .npy or .npz file"),
+    "text": ("x.npy", b"1.5,2.5\n3.5,4.5\n", "it is not an .npy or .npz file"),
     "nothing": ("x.npz", b"", "it is empty"),
     "a packed file": ("x.npz", gzip.compress(WHOLE["x.npy"]), "it begins with b'\\x1f\\x8b"),
     "an archive of nothing": ("x.npz", members(), "it holds no arrays"),
-    "an archive of texts": ("x.npz", members(a_txt="words"), "'a.txt' in it is no array"),
-    "two arrays on end": ("x.npy", 2 * WHOLE["x.npy"], "more follows its array"),
+    "an archive of texts": ("x.npz", members(a_txt="words"), "'a.txt' in it is not an array"),
+    "two arrays on end": ("x.npy", 2 * WHOLE["x.npy"], "there is more after its array"),
     "named fields": ("x.npy", packed(np.save, STRUCTURED), "fields or raw bytes", "structured_to_unstructured"),
     "texts": ("x.npy", packed(np.save, np.array([["1.5", "2.5"]] * 9)), "texts; save numbers"),
     "bytes": ("x.npy", packed(np.save, np.array([[b"1", b"2"]] * 9)), "texts; save numbers"),
@@ -249,12 +249,10 @@ def test_files_that_lie_packed_beside_their_place_are_named(tmp_path):
     for file in list(raw.iterdir()):
         (raw / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
         file.unlink()
-    one_line(
-        lambda: build("dataset", {"name": "mnist", "root": str(tmp_path), **MNIST}), "ubyte.gz lies there", "unpack"
-    )
+    one_line(lambda: build("dataset", {"name": "mnist", "root": str(tmp_path), **MNIST}), "ubyte.gz is there", "unpack")
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
     values = {"name": "cifar10", "root": str(tmp_path), **MNIST}
-    one_line(lambda: build("dataset", values), "cifar-10-python.tar.gz lies there", "unpack")
+    one_line(lambda: build("dataset", values), "cifar-10-python.tar.gz is there", "unpack")
 
 
 def test_a_batch_cut_or_damaged_anywhere_is_refused_in_one_line_or_read(tmp_path):

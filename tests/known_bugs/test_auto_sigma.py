@@ -101,7 +101,7 @@ def test_the_lowest_level_of_a_ladder_has_the_same_bound():
     assert bandwidth(data.train, data.scale) > 0.6 and ladder.sigma_min == values["sigma_min"]
     assert 0.5 * NATS < cost_in(mixture, ladder.sigma_min) < 1.25 * NATS
     (note,) = notes
-    assert note.startswith(f"energy.sigma_min={ladder.sigma_min:g}: such a blur costs about 0.00")
+    assert note.startswith(f"energy.sigma_min={ladder.sigma_min:g}: this blur costs about 0.00")
 
 
 def test_where_the_bandwidth_costs_less_it_stays():
@@ -186,6 +186,6 @@ def test_a_run_says_what_its_blur_costs(overrides, key, tmp_path, capsys):
     group, name = key.split(".")
     value = ebm_lab.load_run(result.path).config[group][name]
     assert f"chosen from the data: {key}={value:g}\n" in told
-    assert f"\n{key}={value:g}: such a blur costs about 0.00" in told and result.status == "finished"
+    assert f"\n{key}={value:g}: this blur costs about 0.00" in told and result.status == "finished"
     ebm_lab.train([f"resume={result.path}", "steps=3"])
-    assert "such a blur costs" not in capsys.readouterr().out, "the value is settled"
+    assert "this blur costs" not in capsys.readouterr().out, "the value is settled"

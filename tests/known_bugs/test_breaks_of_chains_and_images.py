@@ -21,7 +21,7 @@ from ebm_lab.evaluation.classifier import Classifier
 from ebm_lab.evaluation.feature_fid import FeatureFID
 from ebm_lab.evaluation.fid import FID, fids
 from ebm_lab.evaluation.inpainting import Inpainting
-from ebm_lab.evaluation.longrun import LongRun, apart
+from ebm_lab.evaluation.longrun import LongRun, differ
 from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.evaluation.modes import Modes
 from ebm_lab.evaluation.ood import OutOfDistribution
@@ -97,8 +97,8 @@ def test_means_are_apart_beyond_s_and_three_standard_errors_of_their_difference(
     """Both of variance 4: errors 4 / 100 + 4 / 400 = 0.05, three of them 0.671; s = 1."""
     a = torch.linspace(-1, 1, 100).double()
     a, b = (2 * (x - x.mean()) / x.std() for x in (a, torch.linspace(-1, 1, 400).double()))
-    assert not apart(a + 1.6, b, 1.0) and apart(a + 1.75, b, 1.0) and apart(b - 1.75, a, 1.0)
-    assert apart(a + torch.nan, b, 1e9)
+    assert not differ(a + 1.6, b, 1.0) and differ(a + 1.75, b, 1.0) and differ(b - 1.75, a, 1.0)
+    assert differ(a + torch.nan, b, 1e9)
 
 
 def test_watched_chains_are_counted_from_the_warm_up_on(generator):
@@ -108,12 +108,12 @@ def test_watched_chains_are_counted_from_the_warm_up_on(generator):
     chains = Chains(chains=60, warmup=1, length=5, projections=4, kernel=KERNEL)
     view, _, _ = look(data, generator, sampler=Drift(1.0), steps=6)
     v = torch.eye(2).double()
-    every, watched, acceptance = chains._watch(view, view.sampler, data.train, v)
+    every, watched, acceptance = chains._record(view, view.sampler, data.train, v)
     assert every.shape == (60, 13) and watched.shape == (3, 60, 10) and acceptance is None
     torch.testing.assert_close(every[:, 0], energy_of()(data.train).detach())
     torch.testing.assert_close(watched[1], data.train[:, :1] + torch.arange(3.0, 13.0).double())
     seen = []
-    chains._watch = lambda view, sampler, x, v: seen.append(v) or (every, watched, None)
+    chains._record = lambda view, sampler, x, v: seen.append(v) or (every, watched, None)
     data.__dict__["scale"] = 4.0
     report = chains(view)
     assert torch.allclose(seen[0].norm(dim=1), torch.full((4,), 0.25).double()) and len(seen) == 2
@@ -132,7 +132,7 @@ def test_rhat_over_both_starts_sees_that_they_do_not_meet(generator):
         own = draws[next(calls)]
         return own[0], own, 0.5
 
-    chains._watch = watch
+    chains._record = watch
     m = chains(look(data, generator, sampler=Drift(1.0))[0]).metrics
     assert m["rhat_energy_noise"] < 1.1 and m["rhat_energy_data"] < 1.1 and m["rhat_energy"] > 1.5 and m["rhat_x"] > 1.5
 

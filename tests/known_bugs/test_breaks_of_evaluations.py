@@ -192,6 +192,41 @@ def test_ksd_is_the_mean_over_widths_of_held_out_data_samples_and_noise(split, t
     assert m["ksd2_noise"] == pytest.approx(float(by_width(noise, temperature)[0].mean()), rel=1e-9)
 
 
+class Replay:
+    """Gives its points, and counts who asks."""
+
+    def __init__(self, x):
+        self.x, self.asked = x, 0
+
+    def sample(self, n, generator):
+        assert n == len(self.x)
+        self.asked += 1
+        return self.x
+
+
+BESIDE_NOISE = {
+    "mmd2_noise": MMD(widths=[0.5, 2.0], points=100),
+    "c2st_accuracy_noise": C2ST(width=1.0, ridge=1.0, folds=4, permutations=9, points=40),
+    "prdc_coverage_noise": PRDC(neighbours=3, points=40),
+    "e_noise": Samples(shown=4, frames=3),
+    "ksd2_noise": KSD(widths=[1.0], points=100, bootstraps=9),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_NOISE)
+def test_noise_is_never_the_start_of_chains_that_begin_elsewhere(name, generator):
+    """Chains begin at an origin of the method, a second player say: what is called noise is drawn anew."""
+    data, own = Splits(generator), lambda: torch.Generator().manual_seed(5)
+    view, noise, samples = look(data, generator)
+    view.generator, law = own(), Replay(noise)
+    plain = BESIDE_NOISE[name](view).metrics
+    there, _, _ = look(data, own(), origin=Replay(noise + 50), start=law)
+    vars(there)["trajectory"] = [(0, noise + 50), (6, samples)]
+    there.generator = own()
+    found = BESIDE_NOISE[name](there).metrics
+    assert law.asked == 1 and name in plain and found == plain
+
+
 @pytest.mark.parametrize("train, held, fits", [(2, 2, True), (1, 9, False), (9, 1, False)])
 def test_ksd_asks_for_two_points_of_both_splits(train, held, fits, generator):
     data = Splits(generator)

@@ -157,7 +157,7 @@ def test_a_checkpoint_without_a_record_is_read_as_before(trained, data, tmp_path
         torch.save(content, file)
     assert ebm_lab.load_run(old).summary["status"] == "finished"
     data.unlink()
-    refused(lambda: sample(run=str(old), device="cpu"), "no such file", "an earlier version trained the run")
+    refused(lambda: sample(run=str(old), device="cpu"), "no such file", "the run was trained by an earlier version")
     np.save(data, NORMAL)
     assert ebm_lab.train([f"resume={old}", "steps=3"], quiet=True).summary["step"] == 3
 

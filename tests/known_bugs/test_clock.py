@@ -99,14 +99,14 @@ def test_where_all_has_ended_nothing_is_trained_again_and_the_line_says_the_way_
     assert done.path == path and done.exit_status == 0 and len(list((tmp_path / "runs").iterdir())) == 1
     assert sorted(file.stat().st_mtime_ns for file in path.rglob("*")) == before
     told = capsys.readouterr().out
-    assert "has ended; nothing is left to do" in told and "leave resume=auto out for another run" in told
+    assert "has ended; nothing is left to do" in told and "leave resume=auto out for a new run" in told
 
 
 def test_the_manual_says_what_resume_auto_does():
     from ebm_lab.cli.compose import config_dir
 
     text = " ".join((config_dir() / "train.yaml").read_text().replace("#", " ").split())
-    assert "do nothing where that has ended, begin one where there is none" in text
+    assert "do nothing if it has ended, begin one if there is none" in text
 
 
 @pytest.mark.parametrize(

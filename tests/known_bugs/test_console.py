@@ -91,7 +91,7 @@ def test_the_summary_keeps_why_the_console_fell_silent(tmp_path):
     status, said = shell(tmp_path, "CMD >/dev/full", *RUN)
     assert status == 0 and said == ""
     assert [line for line in summary(tmp_path)["said"] if "console" in line] == [
-        "the console fell silent: OSError: [Errno 28] No space left on device"
+        "console output stopped: OSError: [Errno 28] No space left on device"
     ]
 
 
@@ -144,7 +144,7 @@ class Stream(io.StringIO):
 def test_a_standard_output_of_the_callers_own_may_raise_anything(fault, after, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Stream(fault, after))
     done = ebm_lab.train([*RUN, f"output_dir={tmp_path}"])
-    assert done.status == "finished" and any("the console fell silent" in line for line in done.summary["said"])
+    assert done.status == "finished" and any("console output stopped" in line for line in done.summary["said"])
 
 
 class Bare:

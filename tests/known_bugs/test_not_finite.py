@@ -50,7 +50,7 @@ def test_a_value_that_is_no_number_never_becomes_the_best(bad, tmp_path):
     assert (result.summary["best"], result.summary["best_step"]) == (3.0, 2)
     summary = strict(result.path / "summary.json")
     assert summary["nll"] == 2.5
-    assert any("scripted: left out, for not finite: nll" in line for line in summary["said"])
+    assert any("scripted: left out because not finite: nll" in line for line in summary["said"])
 
 
 def test_one_monitor_is_not_compared_with_another(tmp_path):

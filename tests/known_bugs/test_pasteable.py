@@ -70,7 +70,7 @@ def test_the_hint_of_an_unfinished_sweep_can_be_pasted(tmp_path, capsys):
     folder = tmp_path / "it's a, [b]"
     record(folder, 0, ["seed=1"], status="interrupted", exit=130)
     show(folder)
-    hint = capsys.readouterr().out.partition("go on with: python scripts/sweep.py ")[2]
+    hint = capsys.readouterr().out.partition("continue with: python scripts/sweep.py ")[2]
     tell = f"{sys.executable} -c 'import sys; print(sys.argv[1])' {hint}"
     done = subprocess.run(["sh", "-c", tell], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip("\n") == f"resume={folder}"

@@ -145,7 +145,7 @@ holed[3, 3] = np.nan
 endless = REAL.copy()
 endless[0, 0] = np.inf
 UNKNOWN = {
-    "real numbers to 1": (REAL, "x.tif", "auto", "from 0 to 1, are neither 8 bits nor 16"),
+    "real numbers to 1": (REAL, "x.tif", "auto", "from 0 to 1, are neither 8-bit nor unsigned 16-bit"),
     "real numbers to 255": (255 * REAL, "x.tif", "auto", "from 0 to 255, are neither"),
     "real numbers in a PGM": (b"Pf\n8 8\n-1.0\n" + REAL.tobytes(), "x.pgm", "auto", "from 0 to 1, are neither"),
     "32 bits": ((255 * RAMP).astype(np.int32), "x.tif", "auto", "from 0 to 255, are neither"),
@@ -161,7 +161,7 @@ UNKNOWN = {
     "10 bits": ((1023 * RAMP).astype(np.uint16), "x.tif", "auto", "numbers from 0 to 1023", "dataset.range=["),
     "12 bits of colour": (png16(np.full((8, 8, 3), 4000), 2), "x.png", "auto", "no picture of 16 bits here"),
     "colour of 16 bits in a range": (png16(np.full((8, 8, 3), 60000), 2), "x.png", [0, 4095], "the upper 8 bits"),
-    "bytes with a sign": (tiff(np.full((8, 8), -1, "<i1"), 8, 2), "x.tif", "auto", "8-bit numbers with a sign"),
+    "bytes with a sign": (tiff(np.full((8, 8), -1, "<i1"), 8, 2), "x.tif", "auto", "signed 8-bit numbers"),
     "real numbers of 64 bits": (tiff(RAMP, 64, 3), "x.tif", [0, 1], "can't be read as an image"),
     "real numbers of 16 bits": (tiff(RAMP.astype("<f2"), 16, 3), "x.tif", [0, 1], "can't be read as an image"),
     "complex numbers": (tiff(RAMP.astype("<c8"), 64, 6), "x.tif", [0, 1], "can't be read as an image"),
@@ -217,12 +217,12 @@ def test_black_and_white_are_the_ends(tmp_path):
 def test_dark_pictures_are_read_and_said(tmp_path):
     """Bytes 0 and 1, and 14 bits in 16, may be meant so; whoever meant otherwise learns of the setting."""
     for name, content, told in (
-        ("mask", (BYTES > 127).astype(np.uint8), "pictures of 8 bits have numbers up to 1, and 255 is taken for white"),
+        ("mask", (BYTES > 127).astype(np.uint8), "pictures of 8 bits have numbers up to 1, and 255 is taken as white"),
         ("deep", (16383 * RAMP).astype(np.uint16), "pictures of 16 bits have numbers up to 16383, and 65535 is taken"),
     ):
         notes = load(five(tmp_path / name, content)).notes
         assert any(told in note and "dataset.range=[0,<white>]" in note for note in notes)
-    assert not any("taken for white" in note for note in load(five(tmp_path / "plain", BYTES)).notes)
+    assert not any("taken as white" in note for note in load(five(tmp_path / "plain", BYTES)).notes)
 
 
 def test_12_bits_beside_16_are_16(tmp_path):
@@ -278,7 +278,8 @@ def test_the_background_shows_through(content, name, save, background, shown, tm
     found = 127.5 * data.train[0] + 127.5
     for part, colour in ((slice(0, 4), shown), (slice(4, 8), (10, 20, 30))):
         torch.testing.assert_close(found[:, :, part], torch.tensor(colour).view(3, 1, 1).expand(3, 8, 4).float())
-    assert any(f"5 picture(s) are transparent in part, over dataset.background={background}" in n for n in data.notes)
+    note = f"5 picture(s) are partly transparent, and drawn over dataset.background={background}"
+    assert any(note in n for n in data.notes)
 
 
 @pytest.mark.parametrize("save", [{}, {"transparency": 7}], ids=["a channel", "one grey of all"])
@@ -296,7 +297,7 @@ def test_half_transparent_is_half_of_each(tmp_path):
 
 @pytest.mark.parametrize("given", ["nocolour", "#12", "", "#ff000080"])
 def test_a_wrong_background_is_one_line(given, tmp_path):
-    refused(five(tmp_path / "f", BYTES), f"dataset.background={given}: no colour; allowed: ", background=given)
+    refused(five(tmp_path / "f", BYTES), f"dataset.background={given}: not a colour; allowed: ", background=given)
 
 
 # Shape, time and damage
@@ -317,7 +318,7 @@ def test_of_several_pictures_in_a_file_the_first_is_taken_and_that_is_said(name,
     root = five(tmp_path / "f", Image.fromarray(BYTES), name, save_all=True, append_images=others, **more)
     data = load(root)
     torch.testing.assert_close(127.5 * data.train[0, 0] + 127.5, torch.tensor(BYTES).float(), atol=2, rtol=0)
-    assert any("5 file(s) hold several pictures, of which the first is taken" in note for note in data.notes)
+    assert any("5 file(s) hold several pictures, of which the first is used" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (3, 2000), (7, 9)])
@@ -475,15 +476,15 @@ def add_links(root):
 PLAIN = {**{10 + i: 0 for i in range(5)}, **{110 + i: 1 for i in range(5)}}
 DISKS = {
     "hidden and system entries": (add_hidden, PLAIN, "hidden or system entries"),
-    "files of other kinds": (add_strange, PLAIN, "16 files that are no pictures ("),
-    "links to nothing, and a pipe": (add_lost, PLAIN, "3 links to nothing and special files (ant/gone.png, ...)"),
+    "files of other kinds": (add_strange, PLAIN, "16 files that are not pictures ("),
+    "links to nothing, and a pipe": (add_lost, PLAIN, "3 broken links and special files (ant/gone.png, ...)"),
     "links in a circle": (add_loops, PLAIN, "3 links to folders that are read elsewhere"),
     "a folder called as a picture": (add_nested, {**PLAIN, 20: 0}, None),
     "links to a folder and to a file": (add_links, {**PLAIN, 21: 0, 220: 2}, None),
     "an empty folder": (
         lambda root: (root / "bat").mkdir(),
         PLAIN,
-        "the folders bat hold no pictures and are no labels",
+        "the folders bat hold no pictures and are not labels",
     ),
     "a folder of other files": (
         lambda root: (root / "zoo" / "a").mkdir(parents=True),
@@ -494,7 +495,7 @@ DISKS = {
     "a stray picture": (
         lambda root: save(root / "stray.png", 200),
         dict.fromkeys([*PLAIN, 200]),
-        "1 of 11 pictures lie in no folder",
+        "1 of 11 pictures are not in a label's folder",
     ),
 }
 
@@ -536,7 +537,7 @@ def test_folders_that_name_parts_of_the_data_are_no_labels(tmp_path, classes):
                 save(tmp_path / "g" / part / name / f"{i}.png", 10 + 100 * j + 5 * k + i)
     data = load(tmp_path / "g")
     assert content(data) == {**{10 + i: 0 for i in range(15)}, **{110 + i: 1 for i in range(15)}}
-    assert any("the folders Test, train, val are taken together and split anew" in note for note in data.notes)
+    assert any("the folders Test, train, val are merged and split again" in note for note in data.notes)
 
 
 def test_parts_of_the_data_without_classes_have_no_labels(tmp_path):
@@ -563,7 +564,7 @@ def test_what_may_not_be_read_is_refused_in_one_line(classes):
 def test_a_folder_of_hidden_pictures_alone_says_what_was_passed_over(tmp_path):
     add_strange_only = tmp_path / "f"
     save(add_strange_only / ".hidden" / "x.png", 9)
-    refused(add_strange_only, "holds no images; allowed: .bmp", "passed over 1 hidden or system entries (.hidden)")
+    refused(add_strange_only, "holds no images; allowed: .bmp", "skipped 1 hidden or system entries (.hidden)")
 
 
 def test_the_given_folder_may_itself_be_hidden_or_a_link(classes, tmp_path):
@@ -588,7 +589,7 @@ def test_a_run_says_at_its_start_what_was_decided_and_one_from_before_the_settin
     ]
     result = ebm_lab.train([*settings, "logger=none", f"output_dir={tmp_path}"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "5 picture(s) are transparent in part, over dataset.background=white" in said
+    assert "5 picture(s) are partly transparent, and drawn over dataset.background=white" in said
     file = result.path / "config.yaml"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(line for line in lines if "background:" not in line and "range: auto" not in line))

@@ -154,7 +154,7 @@ def test_an_energy_that_is_no_number_somewhere_has_no_likelihood(bad, generator)
 
 def test_an_energy_that_is_infinite_everywhere_has_no_likelihood(generator):
     report = likelihood(lambda x: torch.full((len(x),), torch.inf), torch.randn(500, 2, generator=generator))
-    assert report.metrics == {} and "is 0 wherever it was asked" in report.notes[0]
+    assert report.metrics == {} and "is 0 wherever it was evaluated" in report.notes[0]
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0], ids=["constant", "falling"])

@@ -92,7 +92,7 @@ def test_the_command_line_refuses_such_a_plugin_before_training(tmp_path):
     (tmp_path / "queue.py").write_text("")
     done = command("train.py", *SHORT, "plugins=[queue]", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: plugins=[queue]: by that name Python has ")
+    assert done.stderr.startswith("error: plugins=[queue]: Python finds ")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
 

@@ -89,7 +89,7 @@ def test_the_suffix_may_be_in_capitals(tmp_path):
 FIRST, REST = BODY.split("\n", 1)
 ONE, OTHER = FIRST.split(",")
 REFUSED = {
-    "a hole in row 1": (f"{ONE},\n{REST}", "row 1 (line 1) has no number in column 2", "no line of names"),
+    "a hole in row 1": (f"{ONE},\n{REST}", "row 1 (line 1) has no number in column 2", "not a line of names"),
     "a hole at the start of row 1": (f",{OTHER}\n{REST}", "row 1 (line 1) has no number in column 1"),
     "NA in row 1": (f"{ONE},NA\n{REST}", "row 1 (line 1) holds 'NA' in column 2"),
     "a hole in row 1 below names": (f"a,b\n{ONE},\n{REST}", "row 1 (line 2) has no number in column 2"),
@@ -104,7 +104,7 @@ REFUSED = {
     "null": (f"{FIRST}\nnull,2.5\n{REST}", "row 2 (line 2) holds 'null'"),
     "a spreadsheet's error": (f"{FIRST}\n#N/A,2.5\n{REST}", "row 2 (line 2) holds '#N/A'"),
     "another of a spreadsheet's errors": (f"{FIRST}\n#DIV/0!,2.5\n{REST}", "row 2 (line 2) holds '#DIV/0!'"),
-    "names and a number": (f"a,2\n{BODY}", "row 1 (line 1) holds 'a' in column 1", "no line of names"),
+    "names and a number": (f"a,2\n{BODY}", "row 1 (line 1) holds 'a' in column 1", "not a line of names"),
     "two lines of names": (f"a,b\nm,kg\n{BODY}", "row 1 (line 2) holds 'm'"),
     "fewer names": (f"a\n{BODY}", "row 1 (line 2) has 2 cell(s), and the line of names has 1"),
     "more names": (f"a,b,c\n{BODY}", "row 1 (line 2) has 2 cell(s), and the line of names has 3"),
@@ -153,9 +153,9 @@ def test_whole_numbers_may_begin_with_any_row_but_that_of_the_columns_numbers(tm
 
 
 SAID = {
-    "0,1\n" + BODY: "line 1 numbers the columns (0, 1), so it is no sample",
-    "0,0\n" + BODY: "line 1 is written in whole numbers (0, 0), as no other is; it counts as a sample",
-    FIRST + "\n# 1.5,2.5\n" + REST: "passed over 1 line(s) that begin with #, from line 2 on",
+    "0,1\n" + BODY: "line 1 numbers the columns (0, 1), so it is not a sample",
+    "0,0\n" + BODY: "line 1 is the only one in whole numbers (0, 0); it counts as a sample",
+    FIRST + "\n# 1.5,2.5\n" + REST: "skipped 1 line(s) that begin with #, from line 2 on",
     "\n".join(f"{i},{a}" for i, a in enumerate(ROWS[:, 0])): "column 1 counts the rows",
 }
 

@@ -21,7 +21,7 @@ from ebm_lab.reports.compare import page, results, table
 from ebm_lab.reports.compare.chart import HEIGHT, WIDTH, apart, chart
 from ebm_lab.reports.compare.columns import cell, column, columns, number
 from ebm_lab.reports.compare.plan import (
-    LOOKS,
+    EVALUATIONS,
     Arm,
     Case,
     Pilot,
@@ -87,7 +87,7 @@ def test_runs_that_share_their_compiled_code_are_the_seeds_of_one_process(arms, 
 def test_a_run_is_looked_at_no_more_often_than_said(steps):
     told = dict(a.split("=", 1) for a in arguments(Case(Arm("dsm", "rings"), 0), Study(float(steps), "steps"), PILOT))
     looks = steps // int(told["eval_every"])
-    assert 1 <= looks <= LOOKS and int(told["log_every"]) >= 1 and int(told["checkpoint_every"]) >= 1
+    assert 1 <= looks <= EVALUATIONS and int(told["log_every"]) >= 1 and int(told["checkpoint_every"]) >= 1
 
 
 def test_values_are_split_outside_brackets():
@@ -300,7 +300,7 @@ def test_the_time_to_the_threshold_is_the_first_evaluation_at_or_below_it(tmp_pa
 def row(gap, seed, status="finished", to=None, **more):
     told = {"objective": "pcd", "dataset": "two_moons", "vary": "", "seed": seed, "status": status, "nll_gap": gap}
     spent = {"cpu_seconds_to": to, "grad_evals_to": None if to is None else 1000 * to, "train_cpu_seconds": 60.0 + seed}
-    return {k: None for k in table.KNOWN} | told | spent | {"grad_evals": 1.0, "rollbacks": 0, "step": 10} | more
+    return {k: None for k in table.COLUMNS} | told | spent | {"grad_evals": 1.0, "rollbacks": 0, "step": 10} | more
 
 
 def test_medians_and_ranges_by_hand():

@@ -14,7 +14,7 @@ from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Loss, Objective
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.training.compile import matmul as products
-from ebm_lab.training.compile.random_inputs import given, noted
+from ebm_lab.training.compile.random_inputs import recorded, replayed
 from ebm_lab.training.compile.step import CompiledStep, adamw, clipped
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.optim.adam import Adam
@@ -186,16 +186,16 @@ def test_draws_are_made_again_in_order(generator):
         return x, order, x.uniform_(generator=generator).clone()
 
     start = generator.get_state()
-    with noted() as draws:
+    with recorded() as draws:
         first = [t.clone() for t in play()]
     assert torch.equal(generator.get_state(), start), "looking changes nothing"
     x, order, u = play()
     after = generator.get_state()
     generator.set_state(start)
-    again = [d.again() for d in draws]
+    again = [d.repeat() for d in draws]
     assert torch.equal(generator.get_state(), after)
     assert torch.equal(again[1], order) and torch.equal(again[2], u) and torch.equal(first[1], order)
-    with given(draws, [torch.full((3, 2), 7.0), torch.arange(5), torch.full((3, 2), 8.0)]):
+    with replayed(draws, [torch.full((3, 2), 7.0), torch.arange(5), torch.full((3, 2), 8.0)]):
         x, order, u = play()
     assert torch.equal(order, torch.arange(5)) and (u == 8).all() and (x == 8).all()
     assert torch.equal(generator.get_state(), after), "what is given is not drawn"
@@ -230,12 +230,12 @@ class Own(Objective):
 
 
 REASONS = {
-    "a choice": "what it does hangs on a number",
+    "a choice": "its operations depend on computed values",
     "a count": "it sets 'count' anew at each step",
     "a buffer replaced": "it sets 'kept' anew at each step",
     "a tensor that is no buffer": "it writes to a tensor that is no buffer",
     "the global generator": "draws from torch's global generator",
-    "draws by the data": "what bernoulli draws depends on the data",
+    "draws by the data": "the random numbers of bernoulli depend on the data",
 }
 
 

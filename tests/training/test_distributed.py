@@ -119,7 +119,7 @@ def test_stopped_by_one_of_two_processes_and_resumed_has_the_bits_of_an_unbroken
 def test_another_number_of_processes_is_refused_and_the_run_left_as_it_is(together):
     (run,) = (together / "pcd" / "straight" / "runs").iterdir()
     before = {f.name: f.read_bytes() for f in run.rglob("*") if f.is_file()}
-    with pytest.raises(UserError, match=r"2 process\(es\) trained it and 1 would go on.*torchrun --nproc_per_node=2"):
+    with pytest.raises(UserError, match=r"by 2 process\(es\) and can't go on with 1,.*torchrun --nproc_per_node=2"):
         ebm_lab.train([f"resume={run}", "steps=30"], quiet=True)
     assert before == {f.name: f.read_bytes() for f in run.rglob("*") if f.is_file()}
 

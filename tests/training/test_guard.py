@@ -329,11 +329,11 @@ def test_wandb_s_step_never_falls_and_is_the_training_step_until_a_rollback():
     from ebm_lab.loggers.wandb import WandB
 
     log = object.__new__(WandB)
-    log.step = log.ticks = log.least = 0
+    log.step = log.ticks = log.first_tick = 0
     run = SimpleNamespace(step=0, settings=SimpleNamespace(sync_dir="/nowhere"))
     assert [log._tick(run, s) for s in (10, 10, 20, 30)] == [10, 10, 20, 30]
     assert [log._tick(run, s) for s in (20, 30, 40)] == [31, 41, 51], "after a rollback to 10"
     resumed = object.__new__(WandB)
-    resumed.step = resumed.ticks = resumed.least = 0
+    resumed.step = resumed.ticks = resumed.first_tick = 0
     run.step = 51
     assert resumed._tick(run, 45) == 51

@@ -79,6 +79,16 @@ def test_a_meter_adds_by_name_in_any_order_with_a_count_per_name():
     assert meter.means() == {"b": 7.0}
 
 
+def test_a_meters_state_is_a_copy_both_ways():
+    meter, other = Meter(), Meter()
+    meter.add({"a": torch.tensor(1.0)})
+    state = meter.state_dict()
+    other.load_state_dict(state)
+    for each in (meter, other):
+        each.add({"a": torch.tensor(8.0)})
+    assert state["sums"] == [torch.tensor(1.0)] and meter.means() == other.means() == {"a": 4.5}
+
+
 def test_a_meter_reads_states_with_one_count_for_all_names():
     meter = Meter()
     meter.load_state_dict({"names": ["a", "b"], "sums": [torch.tensor(6.0), torch.tensor(9.0)], "count": 3})

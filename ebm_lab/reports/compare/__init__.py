@@ -1,1 +1,1 @@
-"""Training methods side by side under one budget: what to run, how to run it, and how to show what came out."""
+"""Compare training methods under one budget: plan the runs, run them, and show the results."""

@@ -1,6 +1,7 @@
 """The gap to the truth over the CPU-seconds of training, as SVG: one line per arm, both axes logarithmic.
 
-Colours of text and paper are CSS variables with a fallback, so that the chart follows a page's theme and stands alone.
+Text and background colours are CSS variables with defaults, so that the chart follows a page's theme and also works
+alone.
 """
 
 import math
@@ -12,14 +13,14 @@ from ebm_lab.reports.compare.table import THRESHOLD, Point
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 58, 170, 14, 48
 LOWEST, HIGHEST = 1e-3, 10.0
-"""Nats; what lies outside is drawn on the edge."""
+"""Range of gaps in nats; values outside are drawn on the edge."""
 INK, FAINT, PAPER = "var(--ink, #222)", "var(--rule, #ddd)", "var(--paper, #fff)"
 HUES = (210, 25, 140, 285, 0, 180, 48, 330, 95, 225, 15, 160, 305, 70)
 DASHES = ("", "6 3", "2 3")
 
 
 def chart(curves: Mapping[str, Sequence[Point]], label: str) -> str:
-    """`curves`: by the arm's label, in the order of colours; '' where there is no point to draw."""
+    """Return the chart as SVG, '' if there is no point to draw. `curves`: by arm's label, in the order of colours."""
     curves = {name: points for name, points in curves.items() if points}
     times = [t for points in curves.values() for t, _, _ in points if t > 0]
     if not times:
@@ -51,7 +52,7 @@ def chart(curves: Mapping[str, Sequence[Point]], label: str) -> str:
 
 
 def _lines(curves: Mapping[str, Sequence[Point]], x, y) -> list[str]:
-    """The lines, each with its name at its end, and the names moved apart."""
+    """Draw the lines, with each name at its line's end, moved so that names do not overlap."""
     parts, ends = [], []
     for i, (name, points) in enumerate(curves.items()):
         colour, dash = f"hsl({HUES[i % len(HUES)]} 65% 52%)", DASHES[i // 5 % len(DASHES)]
@@ -64,14 +65,14 @@ def _lines(curves: Mapping[str, Sequence[Point]], x, y) -> list[str]:
     places = apart([end[0] for end in ends], 13.0, TOP + 6, HEIGHT - BOTTOM + 4)
     edge = WIDTH - RIGHT
     for place, (height, end, name, colour) in zip(places, ends, strict=True):
-        lead = f"{end:.1f},{height:.1f} {edge + 4},{height:.1f} {edge + 22},{place:.1f} {edge + 28},{place:.1f}"
-        parts.append(f'<polyline points="{lead}" fill="none" stroke="{colour}" stroke-width="1.2"/>')
+        leader = f"{end:.1f},{height:.1f} {edge + 4},{height:.1f} {edge + 22},{place:.1f} {edge + 28},{place:.1f}"
+        parts.append(f'<polyline points="{leader}" fill="none" stroke="{colour}" stroke-width="1.2"/>')
         parts.append(_text(edge + 32, place + 4, name, "start"))
     return parts
 
 
 def apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
-    """Rising `places`, moved so that neighbours are `least` apart, within `low` and `high` where there is room."""
+    """Move the ascending `places` at least `least` apart, within `low` and `high` if there is room."""
     moved: list[float] = []
     for place in places:
         moved.append(max(place, low, moved[-1] + least if moved else low))
@@ -82,7 +83,7 @@ def apart(places: Sequence[float], least: float, low: float, high: float) -> lis
 
 
 def _round(value: float, up: bool) -> float:
-    """The next of 1, 2, 5, 10, ... above or below."""
+    """Round up or down to one of 1, 2, 5, 10, ..."""
     near = [s * 10.0**d for d in range(-4, 3) for s in (1, 2, 5)]
     return min(n for n in near if n >= value * 0.999) if up else max(n for n in near if n <= value * 1.001)
 

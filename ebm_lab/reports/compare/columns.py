@@ -1,4 +1,4 @@
-"""The columns of a comparison's tables: what each says, in which unit, and which direction is good."""
+"""The columns of a comparison's tables, with meaning, unit and the direction that is better."""
 
 import math
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from ebm_lab.reports.compare.table import THRESHOLD, Line, Spread
 
 @dataclass(frozen=True)
 class Column:
+    """A column of a table."""
+
     key: str
     title: str
     unit: str
@@ -21,10 +23,12 @@ class Column:
 
 
 class Cell(NamedTuple):
+    """The text of a cell, its range over seeds, and the number by which it is sorted."""
+
     text: str
     range: str
     sort: float
-    """Infinite where there is no number, so that it comes last."""
+    """Infinite if there is no number, so that the cell is sorted last."""
 
 
 TO_THRESHOLD = (
@@ -34,12 +38,12 @@ TO_THRESHOLD = (
         "CPU-seconds",
         "lower",
         f"training time at the first evaluation with a validation gap of at most {THRESHOLD:g} nats (a run has 20 "
-        "evaluations, evenly spaced); never: it did not come there.",
+        "evaluations, evenly spaced); 'never' if no evaluation reached it.",
     ),
     Column("grad_evals_to", f"gradients to {THRESHOLD:g} nats", "", "lower", "the same in gradient evaluations."),
 )
 TOTAL = Column(
-    "cpu_seconds", "CPU time in all", "CPU-seconds", "lower", "of the whole process, start-up and evaluation among it."
+    "cpu_seconds", "CPU time in all", "CPU-seconds", "lower", "of the whole process, with start-up and evaluation."
 )
 SPENT = (
     Column(
@@ -47,16 +51,16 @@ SPENT = (
         "gradients",
         "",
         "",
-        "gradients of the energy of one sample, in x or in the parameters, that the whole training took.",
+        "gradients of the energy of one sample, in x or in the parameters, taken during the whole training.",
     ),
     Column(
         "train_cpu_seconds",
         "training",
         "CPU-seconds",
         "",
-        "what the training really used; start-up and evaluation are not in it.",
+        "time that the training actually used, without start-up and evaluation.",
     ),
-    Column("step", "steps", "", "", "parameter updates, as many as the budget buys by a short pilot."),
+    Column("step", "steps", "", "", "parameter updates; their number was computed from the budget by a short pilot."),
 )
 
 
@@ -66,18 +70,21 @@ def declared(metric: Metric, key: str = "") -> Column:
     return Column(key, metric.title or key, metric.unit, metric.good, metric.meaning or BY_NAME)
 
 
-BY_NAME = "as the evaluation of that name reports it."
+BY_NAME = "as reported by the evaluation of that name."
 
 
 def column(key: str) -> Column:
-    """Return the column for anything that a summary holds."""
+    """Return the column for any number in a summary."""
     fixed = next((c for c in (*TO_THRESHOLD, *SPENT, TOTAL) if c.key == key), None)
     metric = metrics().find(key)
     return fixed or (declared(metric, key) if metric else Column(key, key, "", "", BY_NAME))
 
 
 def columns(lines: Sequence[Line], asked: Sequence[str] = ()) -> list[Column]:
-    """Those that some of `lines` has a number for: the gap's or else the others', those asked for, what was spent."""
+    """Return the columns for which some line has a number.
+
+    First come those of the gap, or else the other metrics, then the requested ones (`asked`), then the costs.
+    """
     there = {key for line in lines for key in line.spreads}
     gap, others = (column("nll_gap"), *TO_THRESHOLD), [declared(m) for m in metrics().shown("compare")]
     head = gap if gap[0].key in there else others
@@ -86,7 +93,7 @@ def columns(lines: Sequence[Line], asked: Sequence[str] = ()) -> list[Column]:
 
 
 def cell(line: Line, column: Column) -> Cell:
-    """Median and range; an infinite time is 'never'."""
+    """Return median and range as text; an infinite time is 'never'."""
     spread = line.spreads.get(column.key)
     if spread is None:
         return Cell("–", "", math.inf)
@@ -100,7 +107,7 @@ def _never(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three figures, two below 0.01: 0.0043, 12.3, 1,234, 12.3 k, 1.23 M."""
+    """Format with three significant digits, two below 0.01: 0.0043, 12.3, 1,234, 12.3 k, 1.23 M."""
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     value = float(f"{value:.3g}") if abs(value) >= 1e4 or abs(value) < 1000 else round(value)
@@ -114,12 +121,12 @@ def number(value: float) -> str:
 
 
 def best(lines: Sequence[Line]) -> tuple[Line, Line] | None:
-    """The lines of least and greatest median gap, where at least two have one."""
+    """Return the lines of least and greatest median gap; None if fewer than two have one."""
     known = [line for line in lines if line.gap is not None]
     return (known[0], known[-1]) if len(known) > 1 else None
 
 
 def fastest(lines: Sequence[Line]) -> Line | None:
-    """The line that comes soonest to the threshold, if any does."""
+    """Return the line that reaches the threshold first; None if none does."""
     timed = [n for n in lines if n.spreads.get("cpu_seconds_to", Spread(math.inf, 0, 0)).middle < math.inf]
     return min(timed, key=lambda n: n.spreads["cpu_seconds_to"].middle, default=None)

@@ -1,4 +1,4 @@
-"""Small pictures of what each arm learnt: its density on the scale of the truth, or its samples."""
+"""Draw small pictures of each arm's model: its density on the true density's scale, or its samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,14 @@ from ebm_lab.reports.compare.plan import safe
 from ebm_lab.reports.compare.table import Line
 
 CELLS = 159
-"""Of a density's picture, a side."""
+"""Grid cells per side of a density's picture."""
 
 
 def draw(lines: Sequence[Line], out: Path) -> dict[str, Path]:
-    """Pictures by arm's name, and by 'truth of <group>'; an arm without a picture is not among them.
+    """Draw pictures and return their files by arm's name and by 'truth of <group>'; some arms may have none.
 
-    One scale per group: a data set, and its own setting where that is what varies."""
+    All densities of a group have one scale. A group is a data set, with its setting if that is what varies.
+    """
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Path] = {}
@@ -36,7 +37,7 @@ def draw(lines: Sequence[Line], out: Path) -> dict[str, Path]:
 
 
 def group(line: Line) -> str:
-    """What shares a truth with the arm."""
+    """Return the arm's group: the arms of a group have the same true density."""
     own = line.arm.vary if line.arm.vary.startswith("dataset.") else ""
     return " ".join(filter(None, (line.arm.dataset, own)))
 
@@ -79,7 +80,7 @@ def _panel(nodes: Tensor, log_ps: Sequence[Tensor], top: float) -> Tensor:
 
 
 def _line(nodes: Tensor, log_ps: Sequence[Tensor], top: float) -> Tensor:
-    """The density over the line, solid; the truth dotted beside it."""
+    """Draw a one-dimensional density as a solid line, and the truth dotted."""
 
     def paint(fig) -> None:
         axes = fig.subplots()
@@ -102,14 +103,14 @@ def _read(path: Path, widest: int = 320) -> Tensor:
 
 
 def save(image: Tensor, path: Path) -> None:
-    """A PNG of 64 colours: small enough to stand in a page by the dozen."""
+    """Write a PNG of 64 colours, small enough for a page with dozens of them."""
     from PIL import Image
 
     Image.fromarray(image.permute(1, 2, 0).numpy()).quantize(64).save(path, optimize=True)
 
 
 def montage(lines: Sequence[Line], found: dict[str, Path], path: Path) -> Path | None:
-    """One picture of a data set's densities, the truth first; None where there are none."""
+    """Draw all pictures of a data set as one, the truth first; returns None if there are none."""
     shown = [(name, found[name]) for name in dict.fromkeys(f"truth of {group(n)}" for n in lines) if name in found]
     titles = {f"truth of {group(n)}": "truth" if group(n) == n.arm.dataset else f"truth, {n.arm.vary}" for n in lines}
     titles |= {n.arm.name: " ".join(filter(None, (n.arm.objective, n.arm.vary))) for n in lines}

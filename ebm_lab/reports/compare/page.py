@@ -1,6 +1,7 @@
-"""The tables and the page of a comparison: comparison.md, and index.html with every picture inside it.
+"""Write the tables and the page of a comparison: comparison.md, and index.html with all pictures embedded.
 
-Also a study kept for a document: `publish` copies what its tables need, and `tables` writes them from there again."""
+For documents, `publish` copies the files of a study, and `tables` renders its tables from these copies.
+"""
 
 import base64
 import json
@@ -30,19 +31,21 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Picture:
+    """A picture on the page. `source`: a data URL."""
+
     title: str
     source: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """A data set's part of the page."""
+    """The part of the page for one data set. `findings`: sentences on the best and worst arms."""
 
     name: str
     about: str
     columns: list[Column]
     lines: list[tuple[Line, list[Cell]]]
-    told: list[str]
+    findings: list[str]
     pictures: list[Picture] = field(default_factory=list)
     chart: str = ""
 
@@ -52,39 +55,39 @@ def label(line: Line) -> str:
 
 
 def sections(rows: Sequence[Row], about: Mapping[str, str], asked: Sequence[str] = ()) -> list[Section]:
-    """Tables without pictures, from rows alone."""
+    """Return the sections with tables but without pictures or charts."""
     every = lines(rows)
     found = []
     for name in dict.fromkeys(n.arm.dataset for n in every):
         mine = [n for n in every if n.arm.dataset == name]
         shown = columns(mine, asked)
         cells = [(n, [cell(n, c) for c in shown]) for n in mine]
-        found.append(Section(name, about.get(f"dataset/{name}", ""), shown, cells, told(name, mine)))
+        found.append(Section(name, about.get(f"dataset/{name}", ""), shown, cells, findings(name, mine)))
     return found
 
 
-def told(name: str, mine: Sequence[Line]) -> list[str]:
-    """What the table's best and worst are, in words."""
+def findings(name: str, mine: Sequence[Line]) -> list[str]:
+    """Return in words which arms of a data set are best, worst and fastest."""
     said, pair, first = [], best(mine), fastest(mine)
     if pair:
         low, high = pair
         assert low.gap and high.gap
-        said.append(f"{name}: the least gap is {label(low)}'s, {number(low.gap.middle)} nats in the median")
-        greatest = f"{label(high)}'s, {number(high.gap.middle)}"
-        said[0] += f"; the greatest is {greatest}." if math.isfinite(high.gap.middle) else f"; {label(high)} diverged."
+        said.append(f"{name}: {label(low)} has the least median gap, {number(low.gap.middle)} nats")
+        greatest = f"{label(high)} has the greatest, {number(high.gap.middle)}"
+        said[0] += f"; {greatest}." if math.isfinite(high.gap.middle) else f"; {label(high)} diverged."
     if first:
         time = number(first.spreads["cpu_seconds_to"].middle)
-        said.append(f"{name}: {label(first)} comes to 0.1 nats first, after {time} CPU-seconds in the median.")
+        said.append(f"{name}: {label(first)} reaches 0.1 nats first, after {time} CPU-seconds in the median.")
     return said
 
 
 def curves(rows: Sequence[Row], mine: Sequence[Line], out: Path) -> dict[str, list]:
-    """The median curve of each arm, by its label."""
+    """Return the median curve of each arm by its label."""
     found = {}
     for line in sorted(mine, key=lambda n: (n.arm.objective, n.arm.vary)):
         runs = [r for r in rows if (r["objective"], r["dataset"], r["vary"] or "") == tuple(vars(line.arm).values())]
-        whole = [RunDir(out / r["run"]) for r in runs if r["status"] == "finished"]
-        found[label(line)] = middle_curve([curve(metrics(run), run.read_summary()) for run in whole])
+        finished = [RunDir(out / r["run"]) for r in runs if r["status"] == "finished"]
+        found[label(line)] = middle_curve([curve(metrics(run), run.read_summary()) for run in finished])
     return found
 
 
@@ -93,16 +96,18 @@ def inline(path: Path) -> str:
 
 
 def write(rows: Sequence[Row], out: Path, pictures: Mapping[str, Path], facts: Mapping[str, Any]) -> list[Path]:
-    """index.html, and comparison.md with its pictures beside it; `facts` as `Facts` in cli/compare.py says. Returns
-    what was written."""
-    made, whole = [], []
+    """Write index.html, and comparison.md with its pictures; returns the files written.
+
+    `facts` is described by `Facts` in cli/compare.py.
+    """
+    made, complete = [], []
     for section in sections(rows, facts["about"], facts["columns"]):
         mine = [line for line, _ in section.lines]
         names = dict.fromkeys(f"truth of {group(n)}" for n in mine)
         shown = [Picture(name, inline(pictures[name])) for name in names if name in pictures]
         shown += [Picture(label(n), inline(pictures[n.arm.name])) for n in mine if n.arm.name in pictures]
         svg = chart(curves(rows, mine, out), f"gap to the truth over training time, {section.name}")
-        whole.append(Section(**{**vars(section), "pictures": shown, "chart": svg}))
+        complete.append(Section(**{**vars(section), "pictures": shown, "chart": svg}))
         for path in (out / f"{safe(section.name)}_gap.svg", out / f"{safe(section.name)}_models.png"):
             path.unlink(missing_ok=True)
             if path.suffix == ".svg" and svg:
@@ -112,11 +117,11 @@ def write(rows: Sequence[Row], out: Path, pictures: Mapping[str, Path], facts: M
             made += [path] if path.is_file() else []
     context = {
         **common(rows, facts),
-        "sections": whole,
+        "sections": complete,
         "rows": rows,
         "methods": {r["objective"]: facts["about"].get(f"objective/{r['objective']}", "") for r in rows},
         "troubles": [r for r in rows if r["status"] != "finished"],
-        "legend": list(dict.fromkeys(c for s in whole for c in s.columns)),
+        "legend": list(dict.fromkeys(c for s in complete for c in s.columns)),
         "total": number(sum(r.get("cpu_seconds") or 0.0 for r in rows) / 3600),
     }
     write_atomic(out / "facts.json", dumps(facts, indent=2) + "\n")
@@ -135,8 +140,10 @@ def common(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tables(csv: Path, facts: Path, folder: Path, prefix: str, base: Path) -> str:
-    """The tables as Markdown from comparison.csv and facts.json, with the pictures <folder>/<prefix><data set>_... that
-    are there, as seen from `base`."""
+    """Render the tables as Markdown from comparison.csv and facts.json.
+
+    The pictures <folder>/<prefix><data set>_... that exist are linked relative to `base`.
+    """
     rows, known = read_csv(csv), json.loads(facts.read_text(encoding="utf-8"))
     found = sections(rows, known["about"], known["columns"])
     pictures = {}
@@ -147,7 +154,7 @@ def tables(csv: Path, facts: Path, folder: Path, prefix: str, base: Path) -> str
 
 
 def publish(out: Path, folder: Path, study: str) -> list[Path]:
-    """Copy what a document needs of a comparison to `folder`, under the study's name."""
+    """Copy the files of a comparison that a document needs to `folder`, under the study's name."""
     folder.mkdir(parents=True, exist_ok=True)
     sources = {out / "comparison.csv": f"{study}.csv", out / "facts.json": f"{study}.json"}
     for name in dict.fromkeys(safe(r["dataset"]) for r in read_csv(out / "comparison.csv")):
@@ -160,7 +167,7 @@ def publish(out: Path, folder: Path, study: str) -> list[Path]:
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """A template beside this file; in HTML everything from outside is escaped."""
+    """Render a template of this package; in HTML all values are escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -176,17 +183,17 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 
 
 def markdown(text: object) -> str:
-    """`text` within a cell of a Markdown table."""
+    """Escape `text` for a cell of a Markdown table."""
     return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
 
 
 def machine() -> dict[str, str]:
-    """This machine in words: processor, cores, system."""
+    """Describe this machine: processor and number of cores."""
     import os
     import platform
 
     info = Path("/proc/cpuinfo")
-    told = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    models = [text.split(":", 1)[1].strip() for text in told if text.startswith("model name")]
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = models[0] if models else platform.processor() or platform.machine()
     return {"processor": processor, "cores": f"{os.cpu_count()} cores"}

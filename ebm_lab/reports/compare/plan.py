@@ -1,11 +1,11 @@
-"""What a comparison runs: its cases, and the steps that one budget buys each of them.
+"""Plan a comparison: its cases, and the number of training steps that the budget allows each of them.
 
-An arm is a choice of objective and data set (and a value of the key that is varied); a case is an arm with a seed.
-Every case of an arm trains for the same number of steps,
+An arm is a choice of objective and data set (and a value of the varied key); a case is an arm with a seed. Every case
+of an arm trains for the same number of steps,
 
     steps = budget / (cost of one step),
 
-where the cost was measured in a short pilot of the arm, so that the learning rate's schedule ends with the budget.
+where the cost is measured in a short pilot of the arm, so that the learning rate's schedule ends with the budget.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ from typing import Any, Literal
 from ebm_lab.core.errors import UserError
 
 Unit = Literal["cpu_seconds", "grad_evals", "steps", "recipe"]
-LOOKS = 20
-"""Evaluations of a run, evenly over its steps, where the gap to the truth is known."""
-LOOK = ("evaluation=[likelihood]", "evaluation.likelihood.cells=150")
-"""What is done then: quadrature, on a grid that costs little beside the training and is far finer than a mode."""
+EVALUATIONS = 20
+"""Evaluations of a run, evenly spaced over its steps, if the gap to the truth is known."""
+EVALUATION = ("evaluation=[likelihood]", "evaluation.likelihood.cells=150")
+"""Settings of each: quadrature on a grid that costs little compared with training and is far finer than a mode."""
 LOG_EVERY = 50
 PILOT_STEPS = 150
-OURS = (
+RESERVED = (
     "objective",
     "dataset",
     "seed",
@@ -41,13 +41,16 @@ OURS = (
     "eval_every",
     "checkpoint_every",
 )
-"""Keys of a run that a comparison sets itself."""
+"""Keys of a run that the comparison sets itself."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What all cases share: `budget` in `unit` for training alone, and further overrides of the config. The unit recipe
-    has no budget: each objective trains as its recipe says."""
+    """The conditions that all cases share.
+
+    `budget`: budget of the training alone, in `unit`. The unit `recipe` has no budget: each objective trains as its
+    recipe says. `overrides`: further overrides of the config.
+    """
 
     budget: float | None
     unit: Unit
@@ -56,7 +59,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of the table; `vary`: 'key=value', or nothing."""
+    """A row of the table. `vary`: 'key=value', or '' if nothing is varied."""
 
     objective: str
     dataset: str
@@ -68,12 +71,14 @@ class Arm:
 
     def overrides(self, study: Study) -> list[str]:
         own = [f"objective={self.objective}", f"dataset={self.dataset}"]
-        own += [] if study.budget is None else ["compile=off"]  # a pilot's step is the run's, and no compiler is paid
+        own += [] if study.budget is None else ["compile=off"]  # so that a step costs what it did in the pilot
         return [*own, *study.overrides, *([self.vary] if self.vary else []), "logger=none", "threads=1"]
 
 
 @dataclass(frozen=True)
 class Case:
+    """An arm with a seed."""
+
     arm: Arm
     seed: int
 
@@ -84,7 +89,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What some first steps of an arm cost, each; `gap`: its gap to the truth can be known; the rest: its config's."""
+    """The cost per step in an arm's pilot. `gap`: its gap to the truth is known; the rest is from the config."""
 
     steps: int
     cpu_seconds: float
@@ -98,7 +103,7 @@ class Pilot:
 
 
 def safe(text: str) -> str:
-    """A name for a folder: what is odd in `text` is replaced, and then a digest keeps it apart from its like."""
+    """Return a name for a folder; if it must replace characters or be cut, a digest keeps the name unique."""
     name = re.sub(r"[^\w.=+-]+", "-", text)
     if name == text and len(text) <= 80:
         return text
@@ -106,7 +111,7 @@ def safe(text: str) -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """Split at the commas outside brackets: '[64],[64,64]' -> ['[64]', '[64,64]']."""
+    """Split at commas outside brackets: '[64],[64,64]' -> ['[64]', '[64,64]']."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "[{(") - (letter in ")}]")
@@ -118,7 +123,7 @@ def pieces(text: str) -> list[str]:
 
 
 def varied(vary: str | None) -> list[str]:
-    """'key=a,b' -> ['key=a', 'key=b']; one empty value where nothing varies. Raises UserError."""
+    """Expand 'key=a,b' to ['key=a', 'key=b'], and nothing to ['']. Raises UserError for any other form."""
     if not vary:
         return [""]
     key, equals, values = vary.partition("=")
@@ -129,55 +134,55 @@ def varied(vary: str | None) -> list[str]:
 
 
 def mine(overrides: Sequence[str], name: str) -> None:
-    """Refuse overrides of what a comparison sets itself."""
+    """Raise UserError for an override of a key that the comparison sets itself."""
     for override in overrides:
         key, equals, _ = override.lstrip("+~").partition("=")
         if not equals:
             raise UserError(f"{name}={override}: not of the form key=value")
-        if key in OURS:
+        if key in RESERVED:
             raise UserError(f"{name}={override}: '{key}' is set by the comparison itself (budget, unit, seeds, ...)")
 
 
 def cases(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Case]:
-    """All arms with the first seed, then all with the second: what is cut short covers every arm."""
+    """Return all arms with the first seed, then all with the second, so that a partial comparison covers every arm."""
     return [Case(arm, seed) for seed, arm in itertools.product(seeds, arms)]
 
 
 def runs_alike(cases: Sequence[Case], jobs: int) -> int:
-    """Count the runs of an arm, one for each seed, for one that compiles: those that start together all do."""
+    """Return the number of an arm's runs for each one that compiles; runs that start together each compile."""
     arms = len({case.arm for case in cases})
-    together = math.ceil(jobs / max(1, arms))
-    return max(1, len(cases) // max(1, arms) // together)
+    simultaneous = math.ceil(jobs / max(1, arms))
+    return max(1, len(cases) // max(1, arms) // simultaneous)
 
 
 def pilot_arguments(arm: Arm, study: Study) -> list[str]:
-    """The command line of an arm's pilot; where nothing is timed, a third of the steps counts as well."""
+    """Return the command line of an arm's pilot; a third of the steps suffices if time is not measured."""
     steps = PILOT_STEPS if study.unit == "cpu_seconds" else LOG_EVERY
-    looks = [f"steps={steps}", f"log_every={LOG_EVERY}", f"eval_every={steps}", *LOOK]
-    return [*arm.overrides(study), *looks, "seed=0"]
+    plan = [f"steps={steps}", f"log_every={LOG_EVERY}", f"eval_every={steps}", *EVALUATION]
+    return [*arm.overrides(study), *plan, "seed=0"]
 
 
 def steps_for(study: Study, pilot: Pilot) -> int:
-    """How many steps the budget buys."""
+    """Return the number of steps that the budget allows."""
     assert study.budget is not None
     cost = 1.0 if study.unit == "steps" else getattr(pilot, study.unit)
     return max(1, math.floor(study.budget / cost + 1e-9))
 
 
 def arguments(case: Case, study: Study, pilot: Pilot | None, alike: int = 1) -> list[str]:
-    """The command line of a case; what is counted in steps shrinks where there are few."""
+    """Return the command line of a case; intervals and warm-up shrink if there are few steps."""
     if pilot is None:
         shared = [f"runs_alike={alike}"] if alike > 1 else []
         return [*case.arm.overrides(study), *shared, f"seed={case.seed}"]
     steps = steps_for(study, pilot)
-    look = math.ceil(steps / LOOKS)
+    interval = math.ceil(steps / EVALUATIONS)
     plan = {
         "steps": steps,
-        "eval_every": look if pilot.gap else steps,
-        "log_every": min(LOG_EVERY, look),
+        "eval_every": interval if pilot.gap else steps,
+        "log_every": min(LOG_EVERY, interval),
         "checkpoint_every": min(pilot.checkpoint_every, max(1, steps // 4)),
         "optim.warmup": min(pilot.warmup, steps // 10),
         "seed": case.seed,
     }
-    looked = LOOK if pilot.gap else ()
-    return [*case.arm.overrides(study), *(f"{k}={v}" for k, v in plan.items()), *looked]
+    evaluation = EVALUATION if pilot.gap else ()
+    return [*case.arm.overrides(study), *(f"{k}={v}" for k, v in plan.items()), *evaluation]

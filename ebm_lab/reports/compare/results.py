@@ -1,18 +1,18 @@
-"""A document whose every number is taken from the comparisons it tells of.
+"""Render a document whose numbers are taken from published comparisons.
 
-The source is a Jinja template beside the document: prose with
+The source is a Jinja template beside the document, with the functions
 
     {{ tables("<study>") }}                                 tables and pictures of a published comparison
-    {{ value("<study>", "<data set>", "<objective>") }}     the median gap; further: column="...", vary="key=value"
+    {{ value("<study>", "<data set>", "<objective>") }}     the median gap; options: column="...", vary="key=value"
     {{ spread(...) }}                                       the same with its range over seeds
-    {{ best("<study>", "<data set>") }}                     the objective of the least median gap; further: n=2, ...
-    {% if figure(...) < figure(...) %}                      the median as a number, infinite where there is none, so
-                                                            that a claim stands only as long as the study backs it
+    {{ best("<study>", "<data set>") }}                     the objective of the least median gap; n=2: the next
+    {% if figure(...) < figure(...) %}                      the median as a number, infinite if there is none; makes a
+                                                            claim appear only if the study supports it
     {% for data in datasets("<study>") %}                   the names of its data sets
     {{ measured("<name>", "<metric>", digits=3) }}          a number of <name>.evaluation.json
 
-A study is what `compare.py publish=<folder> name=<study>` wrote there; an evaluation is a copy of what `evaluate.py`
-wrote for one run.
+A study consists of the files that `compare.py publish=<folder> name=<study>` wrote; an evaluation is a copy of the file
+that `evaluate.py` wrote for one run.
 """
 
 import math
@@ -28,7 +28,7 @@ from ebm_lab.reports.compare.table import Line, lines, read_csv
 
 
 def render(source: Path, folder: Path, target: Path) -> None:
-    """Fill the template `source` with the studies in `folder`; writes `target`."""
+    """Fill the template `source` with the studies in `folder`, and write the result to `target`."""
     from jinja2 import Environment, StrictUndefined, TemplateError
 
     if not source.is_file():
@@ -44,7 +44,7 @@ def render(source: Path, folder: Path, target: Path) -> None:
 
 
 def functions(folder: Path, base: Path) -> dict[str, Callable]:
-    """What a template may call."""
+    """Return the functions for templates, by name."""
 
     def rows(study: str) -> list[Line]:
         return lines(read_csv(folder / f"{study}.csv"))
@@ -57,14 +57,14 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
         return found[dataset, objective, vary]
 
     def value(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> str:
-        there = line(study, dataset, objective, vary)
-        if column not in there.spreads:
-            raise one_of(f"column of {study}, {dataset} {objective}", column, there.spreads)
-        return cell(there, column_of(column)).text
+        row = line(study, dataset, objective, vary)
+        if column not in row.spreads:
+            raise one_of(f"column of {study}, {dataset} {objective}", column, row.spreads)
+        return cell(row, column_of(column)).text
 
     def figure(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> float:
-        there = {(n.arm.dataset, n.arm.objective, n.arm.vary): n for n in rows(study)}.get((dataset, objective, vary))
-        return there.spreads[column].middle if there is not None and column in there.spreads else math.inf
+        row = {(n.arm.dataset, n.arm.objective, n.arm.vary): n for n in rows(study)}.get((dataset, objective, vary))
+        return row.spreads[column].middle if row is not None and column in row.spreads else math.inf
 
     def spread(study: str, dataset: str, objective: str, column: str = "nll_gap", vary: str = "") -> str:
         middle = value(study, dataset, objective, column, vary)
@@ -75,12 +75,12 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
         return list(dict.fromkeys(n.arm.dataset for n in rows(study)))
 
     def best(study: str, dataset: str, n: int = 1) -> str:
-        there = [x for x in rows(study) if x.arm.dataset == dataset and x.gap is not None]
-        if not 1 <= n <= len(there):
+        ranked = [x for x in rows(study) if x.arm.dataset == dataset and x.gap is not None]
+        if not 1 <= n <= len(ranked):
             raise UserError(
-                f"study {study}: {len(there)} objectives on '{dataset}' have a gap, and number {n} is asked for"
+                f"study {study}: {len(ranked)} objectives on '{dataset}' have a gap, so there is no number {n}"
             )
-        return page.label(there[n - 1])
+        return page.label(ranked[n - 1])
 
     def measured(name: str, metric: str, digits: int = 3) -> str:
         file = folder / f"{name}.evaluation.json"

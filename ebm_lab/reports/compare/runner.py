@@ -1,11 +1,11 @@
-"""Run the cases of a comparison: each is `python train.py` in a process of one thread, some of them at a time.
+"""Run the cases of a comparison: each is `python train.py` in a process with one thread, several at a time.
 
     <out>/study.json                    the budget and overrides that all cases share
-    <out>/pilots/<arm>/pilot.json       what a step of the arm costs
+    <out>/pilots/<arm>/pilot.json       cost of a step of the arm
     <out>/cases/<case>/case.json        steps, pilot and command; beside it `log.txt` and the run, under runs/
 
-A case that has finished or diverged is never run again. One that was interrupted goes on from its checkpoint; one that
-failed begins anew. None of them stops the others.
+A case that has finished or diverged is not run again. An interrupted case is resumed from its checkpoint, and a failed
+one is started anew. No case stops the others.
 """
 
 import json
@@ -28,14 +28,14 @@ from ebm_lab.loggers.files import rows
 from ebm_lab.reports.compare.plan import Arm, Case, Pilot, Study, arguments, pilot_arguments, runs_alike, steps_for
 from ebm_lab.runs.run_directory import RUNS, RunDir
 
-OVER = ("finished", "diverged")
+ENDED = ("finished", "diverged")
 TRAIN = "from ebm_lab.cli.main import main; main()"
 EVALUATE = "from ebm_lab.cli.evaluate import main_evaluate; main_evaluate()"
 
 
 @dataclass
 class Runner:
-    """`run` runs what is missing. `evaluate`: evaluations of each trained model afterwards, by name."""
+    """Run the missing cases of a comparison, `jobs` at a time. `evaluate`: names of evaluations after training."""
 
     study: Study
     out: Path
@@ -48,30 +48,30 @@ class Runner:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def prepare(self) -> None:
-        """Make `out`; raises UserError where it holds a comparison under other conditions."""
-        file, asked = self.out / "study.json", json.loads(json.dumps(asdict(self.study)))
+        """Create `out`; raises UserError if it holds a comparison under other conditions."""
+        file, wanted = self.out / "study.json", json.loads(json.dumps(asdict(self.study)))
         if not file.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
-            write(file, asked)
+            write(file, wanted)
         kept = json.loads(file.read_text(encoding="utf-8"))
-        for key, value in asked.items():
+        for key, value in wanted.items():
             if kept[key] != value:
                 raise UserError(
                     f"out={self.out}: holds a comparison with {key}={kept[key]}, not {value}; choose another"
                 )
 
     def run(self, cases: Sequence[Case]) -> None:
-        """Pilots, then cases; Ctrl-C stops all of them with checkpoints, and the next call goes on."""
+        """Run the pilots, then the cases; Ctrl-C stops all with checkpoints, and the next call continues them."""
         self.prepare()
         self.alike = runs_alike(cases, self.jobs)
-        waiting = [case for case in cases if self.waits(case)]
-        arms = list(dict.fromkeys(case.arm for case in waiting))
+        pending = [case for case in cases if self.is_pending(case)]
+        arms = list(dict.fromkeys(case.arm for case in pending))
         self.say(
-            f"{len(cases)} cases, {len(cases) - len(waiting)} of them done before; {self.jobs} at a time: {self.out}"
+            f"{len(cases)} cases, {len(cases) - len(pending)} of them done before; {self.jobs} at a time: {self.out}"
         )
         if self.study.budget is not None:
             self._each("pilot", [arm for arm in arms if self.pilot(arm) is None], self.measure, lambda arm: arm.name)
-        self._each("case", waiting, self.one, lambda case: case.name)
+        self._each("case", pending, self.run_case, lambda case: case.name)
 
     def _each(self, what: str, things: Sequence[Any], do: Callable, name: Callable) -> None:
         began, done = time.perf_counter(), 0
@@ -90,7 +90,7 @@ class Runner:
             pool.shutdown(cancel_futures=True)
 
     def stop(self) -> None:
-        """Ask every live run to stop after its step, with a checkpoint."""
+        """Ask every running process to stop after its present step, with a checkpoint."""
         with self._lock:
             self.stopping = True
             for process in self._live:
@@ -99,19 +99,19 @@ class Runner:
     def folder(self, case: Case) -> Path:
         return self.out / "cases" / case.name
 
-    def waits(self, case: Case) -> bool:
-        """Is there anything left to do for it?"""
+    def is_pending(self, case: Case) -> bool:
+        """Return whether the case must still be trained or evaluated."""
         record = read(self.folder(case) / "case.json")
-        undone = self.evaluate and record.get("evaluated") != self.evaluate
+        unevaluated = self.evaluate and record.get("evaluated") != self.evaluate
         status = summary_of(self.folder(case)).get("status")
-        return status not in OVER or bool(undone and status == "finished")
+        return status not in ENDED or bool(unevaluated and status == "finished")
 
     def pilot(self, arm: Arm) -> Pilot | None:
         record = read(self.out / "pilots" / arm.name / "pilot.json")
         return Pilot(**record) if record else None
 
     def measure(self, arm: Arm) -> str:
-        """Run an arm's pilot and keep what it cost; returns a line for the terminal."""
+        """Run an arm's pilot and save its cost; returns a line for the terminal."""
         folder = self.out / "pilots" / arm.name
         problem = self.process([*pilot_arguments(arm, self.study), override("output_dir", folder)], folder, TRAIN)
         run, summary = newest(folder), summary_of(folder)
@@ -124,22 +124,22 @@ class Runner:
             f"so {steps_for(self.study, pilot):,} steps"
         )
 
-    def one(self, case: Case) -> str:
-        """Run a case, or go on with it; returns a line for the terminal."""
+    def run_case(self, case: Case) -> str:
+        """Run or resume a case, and evaluate it; returns a line for the terminal."""
         folder, pilot = self.folder(case), self.pilot(case.arm)
         old, status = newest(folder), summary_of(folder).get("status")
         record = read(folder / "case.json")
         problem = ""
         if status == "running":
             return "is running in another process"
-        if status not in OVER:
+        if status not in ENDED:
             if pilot is None and self.study.budget is not None:
                 log = self.out / "pilots" / case.arm.name
                 write(folder / "case.json", {"message": message(log) or "its pilot failed"})
                 return "not run, its pilot failed"
             if status == "interrupted" and old is not None:
                 problem = self.process([override("resume", old.path), "logger=none"], folder, TRAIN)
-            if summary_of(folder).get("status") not in OVER and not self.stopping:
+            if summary_of(folder).get("status") not in ENDED and not self.stopping:
                 command = [*arguments(case, self.study, pilot, self.alike), override("output_dir", folder)]
                 record = {"command": command}
                 if pilot is not None:
@@ -147,7 +147,7 @@ class Runner:
                 write(folder / "case.json", record)
                 problem = self.process(command, folder, TRAIN)
         summary = summary_of(folder)
-        if summary.get("status") not in OVER:
+        if summary.get("status") not in ENDED:
             write(folder / "case.json", {**record, "message": summary.get("message") or problem})
         elif self.evaluate and summary["status"] == "finished" and not self.stopping:
             run = newest(folder)
@@ -159,10 +159,10 @@ class Runner:
         return f"{summary.get('status', 'failed')}{gap}{spent}{f' ({problem})' if problem else ''}"
 
     def process(self, arguments: Sequence[str], folder: Path, code: str) -> str:
-        """Run the package's command line with `arguments` to its end, its output to log.txt; what went wrong, or ''."""
+        """Run the package's command line with output to log.txt; returns what went wrong, or ''."""
         folder.mkdir(parents=True, exist_ok=True)
         script = Path(ebm_lab.__file__).resolve().parent.parent / "train.py"
-        start = [str(script)] if code == TRAIN and script.is_file() else ["-P", "-c", code]  # no module from here
+        start = [str(script)] if code == TRAIN and script.is_file() else ["-P", "-c", code]  # -P: no local module
         here = str(Path(ebm_lab.__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
@@ -180,7 +180,7 @@ class Runner:
 
 
 def cost(run: RunDir, summary: dict[str, Any]) -> Pilot:
-    """What a step of a pilot cost, from its first log line to its last: the first steps warm the process up."""
+    """Return the cost of a pilot's steps, from its first log line to its last; the first steps are a warm-up."""
     config = run.read_config()
     lines = [line for line in metrics(run) if "train_cpu_seconds" in line]
     first, last = (lines[0], lines[-1]) if len(lines) > 1 else ({"step": 0, "train_cpu_seconds": 0.0}, summary)
@@ -196,13 +196,15 @@ def cost(run: RunDir, summary: dict[str, Any]) -> Pilot:
 
 
 def metrics(run: RunDir) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl, none where there is no such file."""
+    """Return the lines of a run's metrics.jsonl; none if there is no such file."""
     return rows(run.metrics_file) if run.metrics_file.is_file() else []
 
 
 def newest(folder: Path) -> RunDir | None:
-    """The run that tells what a case came to: one that is over, else one that is running, else the last by name. A
-    name alone, which a clock gave, may be older than it looks."""
+    """Return the run that holds a case's result: one that has ended, else a running one, else the last by name.
+
+    The name alone does not decide, because it holds a clock's time, and clocks can be set back.
+    """
     paths = sorted(p for p in (folder / RUNS).glob("*") if (p / "summary.json").is_file())
     if len(paths) < 2:
         return RunDir(paths[0]) if paths else None
@@ -223,7 +225,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def message(folder: Path) -> str:
-    """What a process said last in its log."""
+    """Return the last error, or else the last line, in a process's log."""
     log = folder / "log.txt"
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -236,7 +238,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
-    """Written whole or not at all."""
+    """Write a JSON file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, dumps(content, indent=2) + "\n")
 

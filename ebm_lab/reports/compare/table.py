@@ -1,7 +1,8 @@
-"""What came out: a row per run, a line per arm with medians and ranges over seeds, and the gap over time.
+"""The results: a row per run, a line per arm with medians and ranges over seeds, and the gap over time.
 
-A diverged run counts as an infinite gap, and a gap of 0.1 nats that was never reached as an infinite time: neither is
-left out of a median. A run that failed, or has not ended, tells nothing of its method; it is left out and shown.
+A diverged run counts as an infinite gap, and a gap of 0.1 nats that was never reached as an infinite time, so that
+neither is left out of a median. A run that failed or has not ended says nothing about its method: it is not in the
+median, but is listed.
 """
 
 import csv
@@ -17,15 +18,15 @@ from ebm_lab.reports.compare.plan import Arm, Case, Study
 from ebm_lab.reports.compare.runner import Runner, metrics, newest, read, summary_of
 
 THRESHOLD = 0.1
-"""Nats of held-out gap whose first time is told."""
-KNOWN = (
+"""Held-out gap in nats; the time at which a run first reaches it is reported."""
+COLUMNS = (
     *("objective", "dataset", "vary", "seed", "status", "nll_gap", "cpu_seconds_to", "grad_evals_to"),
     *("train_cpu_seconds", "grad_evals", "step", "steps", "rollbacks", "budget", "unit"),
     *("pilot_cpu_seconds", "pilot_grad_evals", "startup_cpu_seconds", "eval_cpu_seconds", "cpu_seconds", "seconds"),
     *("parameters", "git_commit", "torch", "overrides", "run", "message"),
 )
 """Columns of comparison.csv, before the metrics."""
-UNTOLD = (
+OMITTED = (
     "format",
     "pid",
     "best",
@@ -35,6 +36,7 @@ UNTOLD = (
     "steps_per_second",
     "machine_threads",
 )
+"""Numbers of a summary that are not in comparison.csv."""
 TEXTS = ("objective", "dataset", "vary", "status", "unit", "git_commit", "torch", "overrides", "run", "message")
 
 Row = dict[str, Any]
@@ -43,7 +45,7 @@ Point = tuple[float, float, float]
 
 
 class Spread(NamedTuple):
-    """Over seeds; infinite where a run diverged, or never came there."""
+    """Median and range over seeds; infinite for a run that diverged or never reached the threshold."""
 
     middle: float
     low: float
@@ -52,14 +54,14 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """An arm over its seeds. `spreads`: by column; `fates`: in words, what did not just finish; `seeds`: ended runs."""
+    """An arm over its seeds. `spreads`: by column. `fates`: runs with trouble, in words. `seeds`: ended runs."""
 
     arm: Arm
     seeds: int
     spreads: dict[str, Spread]
     fates: list[str]
     typical: Row | None
-    """The finished run whose gap is nearest to the median (without gaps, the first)."""
+    """The finished run with the gap nearest to the median; the first one if there are no gaps."""
 
     @property
     def gap(self) -> Spread | None:
@@ -67,7 +69,7 @@ class Line:
 
 
 def row(case: Case, study: Study, runner: Runner) -> Row:
-    """All that a case came to."""
+    """Return the row of a case: its settings, its status and all its numbers."""
     folder = runner.folder(case)
     run, summary, record = newest(folder), summary_of(folder), read(folder / "case.json")
     status = summary.get("status") or ("failed" if record.get("message") else "not run")
@@ -92,14 +94,14 @@ def row(case: Case, study: Study, runner: Runner) -> Row:
     if reached is not None:
         known["cpu_seconds_to"], known["grad_evals_to"] = reached[:2]
     later = read(run.path / "evaluation" / "evaluation.json") if run and record.get("evaluated") else {}
-    told = {k: v for k, v in {**later, **summary}.items() if k not in UNTOLD}
-    numbers = {k: v for k, v in told.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    shown = {k: v for k, v in {**later, **summary}.items() if k not in OMITTED}
+    numbers = {k: v for k, v in shown.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     texts = {k: v for k, v in summary.items() if k == "git_commit"}
     return {**numbers, **texts, **known}
 
 
 def curve(lines: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[Point]:
-    """The validation gap over a run, and last the test gap of its end."""
+    """Return the validation gaps of a run, followed by its final test gap."""
     points = [(r["train_cpu_seconds"], r["grad_evals"], r["val/nll_gap"]) for r in lines if "val/nll_gap" in r]
     if "nll_gap" in summary:
         points.append((summary["train_cpu_seconds"], summary["grad_evals"], summary["nll_gap"]))
@@ -107,12 +109,12 @@ def curve(lines: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> lis
 
 
 def reach(points: Sequence[Point], threshold: float = THRESHOLD) -> Point | None:
-    """The first evaluation whose gap is at most `threshold` nats."""
+    """Return the first point with a gap of at most `threshold` nats; None if there is none."""
     return next((p for p in points if p[2] <= threshold), None)
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
-    """One line per arm, by data set and then by median gap; arms without one come last."""
+    """Return one line per arm, sorted by data set and then by median gap; arms without a gap come last."""
     groups: dict[Arm, list[Row]] = {}
     for r in rows:
         groups.setdefault(Arm(r["objective"], r["dataset"], r["vary"] or ""), []).append(r)
@@ -123,7 +125,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def line(arm: Arm, rows: Sequence[Row], gaps: bool) -> Line:
-    """`gaps`: the truth of this data set is known, so that a diverged run has an infinite gap."""
+    """Return an arm's line. `gaps`: the data set's truth is known, so a diverged run counts as an infinite gap."""
     ended = [r for r in rows if r["status"] in ("finished", "diverged")]
     spreads = {}
     for column in sorted(
@@ -140,9 +142,9 @@ def line(arm: Arm, rows: Sequence[Row], gaps: bool) -> Line:
         fates.append(f"{sum(r['status'] == status for r in rows)} of {len(rows)} {status}")
     if back := sum(int(r.get("rollbacks") or 0) for r in ended):
         fates.append(f"{back} rollback{'s' if back > 1 else ''}")
-    whole = [r for r in ended if r["status"] == "finished"]
+    finished = [r for r in ended if r["status"] == "finished"]
     middle = spreads["nll_gap"].middle if "nll_gap" in spreads else 0.0
-    typical = min(whole, key=lambda r: abs((r.get("nll_gap") or 0.0) - middle)) if whole else None
+    typical = min(finished, key=lambda r: abs((r.get("nll_gap") or 0.0) - middle)) if finished else None
     return Line(arm, len(ended), spreads, fates, typical)
 
 
@@ -158,22 +160,22 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def middle_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
-    """The median over seeds at each evaluation; those that a shorter curve lacks are taken from the others."""
+    """Return the median over seeds at each evaluation; where a curve has ended, that of the remaining ones."""
     longest = max((len(c) for c in curves), default=0)
     at = [[c[i] for c in curves if i < len(c)] for i in range(longest)]
     return [(median(p[0] for p in ps), median(p[1] for p in ps), median(p[2] for p in ps)) for ps in at]
 
 
 def write_csv(rows: Sequence[Row], file: Path) -> None:
-    more = sorted({k for r in rows for k in r} - set(KNOWN))
+    more = sorted({k for r in rows for k in r} - set(COLUMNS))
     with open(file, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        writer = csv.DictWriter(stream, [*KNOWN, *more], restval="")
+        writer = csv.DictWriter(stream, [*COLUMNS, *more], restval="")
         writer.writeheader()
         writer.writerows({k: "" if v is None else v for k, v in r.items()} for r in rows)
 
 
 def read_csv(file: Path) -> list[Row]:
-    """Rows as `row` gave them; raises UserError where there is no such file."""
+    """Read the rows of a comparison.csv. Raises UserError if there is no such file."""
     if not file.is_file():
         raise UserError(f"{file}: no such comparison")
     with open(file, newline="", encoding="utf-8") as stream:

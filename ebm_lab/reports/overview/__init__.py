@@ -1,1 +1,1 @@
-"""One static page over many runs: no server, no account."""
+"""An overview of many runs as one static page, which needs no server and no account."""

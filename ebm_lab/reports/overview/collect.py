@@ -1,4 +1,4 @@
-"""Read runs for the report: summaries, configs, curves and pictures, each as small as a page wants them."""
+"""Read runs for the report: summaries, configs, thinned curves and the files of pictures."""
 
 import json
 import re
@@ -17,19 +17,19 @@ from ebm_lab.runs.run_directory import RunDir
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 HIDDEN = {"output_dir", "plugins", "resume", "init_from", "device", "threads", "max_seconds"}
-"""Keys of a config that say nothing of what was trained."""
+"""Keys of a config that do not describe what was trained."""
 GROUPING = ("objective.name", "dataset.name", "energy.name", "sampler.name")
 PICTURE = re.compile(r"(.+)_(\d+)\.png")
 
 
 def find(root: Path) -> Iterator[Path]:
-    """The run directories under `root`, or `root` itself, in the order of their names."""
+    """Yield the run directories under `root`, or `root` itself, in the order of their names."""
     folders = {f.parent for pattern in ("config.yaml", "summary.json") for f in root.rglob(pattern)}
     yield from sorted(f for f in folders if (f / "summary.json").is_file() or (f / "images").is_dir())
 
 
 def read(path: Path, points: int) -> dict[str, Any]:
-    """One run; whatever can't be read of it is told in its `trouble`, and the rest is shown."""
+    """Read one run; files that cannot be read are listed in its `trouble`, and the rest is shown."""
     run, trouble = RunDir(path), []
 
     def attempt(what: str, action: Any, empty: Any) -> Any:
@@ -59,7 +59,7 @@ def read(path: Path, points: int) -> dict[str, Any]:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl; one cut by a kill, and events, are left out."""
+    """Return the rows of metrics.jsonl, without events and without incomplete lines, which a kill leaves."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -72,7 +72,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(rows: list[dict[str, Any]], points: int) -> dict[str, dict[str, list[float]]]:
-    """Per metric its steps and values, thinned to about `points`."""
+    """Return the steps and values of each metric, thinned to at most `points`."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"step": [], "value": []})
     for row in rows:
         for name, value in row.items():
@@ -89,7 +89,7 @@ def curves(rows: list[dict[str, Any]], points: int) -> dict[str, dict[str, list[
 
 
 def pictures(folder: Path) -> dict[str, list[tuple[int, Path]]]:
-    """Per name of a picture its (step, file), by step."""
+    """Return for each picture's name its (step, file) in the order of steps; samples come first."""
     found: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for file in sorted(folder.glob("*.png")) if folder.is_dir() else []:
         match = PICTURE.fullmatch(file.name)
@@ -99,7 +99,7 @@ def pictures(folder: Path) -> dict[str, list[tuple[int, Path]]]:
 
 
 def plain(node: Any) -> Any:
-    """What JSON can hold of a YAML: the rest, dates and nan among it, as text."""
+    """Convert a YAML value to JSON types; others, such as dates and nan, become text."""
     if isinstance(node, dict):
         return {str(key): plain(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -108,7 +108,7 @@ def plain(node: Any) -> Any:
 
 
 def varied(runs: list[dict[str, Any]]) -> list[str]:
-    """The settings by which runs differ: what was chosen, then what differs between runs of the same choice."""
+    """Return the settings in which runs differ: first the chosen components, then keys that vary for one choice."""
     values: dict[str, set[str]] = defaultdict(set)
     within: dict[str, dict[tuple, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run in runs:
@@ -122,5 +122,5 @@ def varied(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Is it one that a page can hold?"""
+    """Return whether JSON can hold the value as a number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -115,7 +115,7 @@ function chart(canvas, series, { log = false, points = false, x = "", y = "", na
   const style = getComputedStyle(document.body), ink = style.color, line = style.getPropertyValue("--line"), box = { l: 62, r: 28, t: 12, b: 40 };
   g.font = "12px system-ui, sans-serif"; g.clearRect(0, 0, w, h);
   const put = v => log ? Math.log10(v) : v, good = series.map(s => ({ ...s, xy: s.xy.filter(([a, b]) => !log || b > 0) })), all = good.flatMap(s => s.xy);
-  if (!all.length) { g.fillStyle = ink; g.fillText("nothing to draw: no chosen run has this", box.l, h / 2); return; }
+  if (!all.length) { g.fillStyle = ink; g.fillText("nothing to draw: no chosen run has this metric", box.l, h / 2); return; }
   let [x0, x1, y0, y1] = all.reduce(([a, b, c, d], [u, v]) => [Math.min(a, u), Math.max(b, u), Math.min(c, put(v)), Math.max(d, put(v))], [Infinity, -Infinity, Infinity, -Infinity]);
   if (points) { const m = (x1 - x0) * 0.05 || 0.5; x0 -= m; x1 += m; }
   if (y0 === y1) { y0 -= 0.5; y1 += 0.5; }
@@ -156,7 +156,7 @@ function curves() {
     return { run, colour, xy: x.map((v, k) => [v, y[k]]) };
   });
   chart(at("curves"), series, { log: at("log").checked, x: axis, y: metric });
-  legend(at("legend"), series.map(s => [s.colour, `${s.run.label} · ${s.run.began}` + (s.xy.length ? "" : " (has none)")]));
+  legend(at("legend"), series.map(s => [s.colour, `${s.run.label} · ${s.run.began}` + (s.xy.length ? "" : " (no values)")]));
 }
 function scatter() {
   const key = at("setting").value, outcome = at("outcome").value, hue = at("hue").value;

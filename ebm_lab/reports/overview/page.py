@@ -1,6 +1,6 @@
-"""The page: all that was collected as one JSON block inside one HTML file, which its script draws.
+"""Write the overview: one HTML file that holds the runs as a JSON block, which the page's script draws.
 
-Nothing that a run says is ever HTML: the block is JSON with every `<` escaped, and the script sets text only.
+Text of a run is never treated as HTML: the block is JSON with every `<` escaped, and the script only sets text.
 """
 
 import base64
@@ -17,12 +17,14 @@ from ebm_lab.core.registry import metrics
 from ebm_lab.reports.overview.collect import varied
 
 SPENT = ("step", "cpu_seconds")
-"""What stands behind the metrics that the evaluations show."""
+"""Columns after the metrics of the evaluations."""
 
 
 def page(runs: list[dict[str, Any]], folder: Path, title: str, embed: int) -> str:
-    """The HTML for `runs`, to be written into `folder`. The newest step of each picture, and then the others while
-    `embed` bytes last, are in the page; the rest is linked by relative paths."""
+    """Return the HTML for `runs`, to be written into `folder`.
+
+    Pictures are embedded, the newest step of each first, up to `embed` bytes; the others are linked by relative paths.
+    """
     table = metrics()
     data = {
         "title": title,
@@ -64,7 +66,7 @@ def _run(run: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _embed(shown: list[dict[str, Any]], runs: list[dict[str, Any]], budget: int) -> None:
-    """Put pictures into the page, last steps first, so that each run has something while the budget lasts."""
+    """Embed pictures up to `budget` bytes, last steps first, so that as many runs as possible have some."""
     files = [
         (len(pictures) - 1 - i, r, name, i, file)
         for r, run in enumerate(runs)

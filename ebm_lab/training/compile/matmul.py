@@ -1,9 +1,9 @@
-"""Matrix products of a traced graph, in the form that is fastest on this CPU.
+"""Rewrite the matrix products of a traced graph into the form that is fastest on this CPU.
 
-A product along a dimension of at most NARROW, or with so few columns, is a handful of multiplications for each number:
-written as a sum of products it becomes a loop that is compiled together with its neighbours. Of the others, where the
-CPU is no Intel, MKL leaves out the widest instructions (AVX-512) and runs at half speed; oneDNN, which torch has too,
-uses them. Both are float32 sums in another order.
+A product in which a dimension is at most NARROW needs only a few multiplications per number: written as a sum of
+products, it becomes a loop that is compiled together with the operations around it. For the other products, on CPUs
+not made by Intel, MKL does not use the widest instructions (AVX-512) and runs at half speed; oneDNN, which torch also
+contains, uses them. Both forms add the same float32 numbers in another order.
 """
 
 import functools
@@ -18,17 +18,19 @@ aten = torch.ops.aten
 
 @functools.cache
 def mkl_is_slow() -> bool:
-    """A CPU with AVX-512 that MKL does not use."""
+    """Return whether this CPU has AVX-512 instructions that MKL does not use."""
     file = Path("/proc/cpuinfo")
     if not (torch.backends.mkldnn.is_available() and file.is_file()):
         return False
-    return "avx512" in (about := file.read_text(encoding="utf-8")) and "GenuineIntel" not in about
+    return "avx512" in (text := file.read_text(encoding="utf-8")) and "GenuineIntel" not in text
 
 
 @functools.cache
 def wide_product() -> torch._ops.OpOverload:
-    """x @ y by oneDNN as an operator of its own: the compiler has one rule for torch's name of it, and takes it for a
-    layer whose weights never change."""
+    """Register and return an operator that computes x @ y by oneDNN.
+
+    It needs its own name, because the compiler treats torch's oneDNN operator as a layer whose weights never change.
+    """
     name = "ebm_lab::product"
     torch.library.define(name, "(Tensor x, Tensor y) -> Tensor")
     linear = torch.ops.mkldnn._linear_pointwise.default
@@ -37,17 +39,20 @@ def wide_product() -> torch._ops.OpOverload:
     return torch.ops.ebm_lab.product.default
 
 
-def _sum_of_products(graph: fx.Graph, x: fx.Node, y: fx.Node, turned: bool) -> fx.Node:
-    """sum_k x_ik y_kj; `turned`: as the transpose of y' x', along whose last index memory runs if x is a transpose."""
-    if turned:
+def _sum_of_products(graph: fx.Graph, x: fx.Node, y: fx.Node, transposed: bool) -> fx.Node:
+    """Add sum_k x_ik y_kj to the graph.
+
+    `transposed` computes it as the transpose of y' x', whose last index is contiguous in memory if x is a transpose.
+    """
+    if transposed:
         x, y = (graph.call_function(aten.t.default, (z,)) for z in (y, x))
     terms = [graph.call_function(aten.unsqueeze.default, (z, dim)) for z, dim in ((x, 2), (y, 0))]
     out = graph.call_function(aten.sum.dim_IntList, (graph.call_function(aten.mul.Tensor, tuple(terms)), [1]))
-    return graph.call_function(aten.t.default, (out,)) if turned else out
+    return graph.call_function(aten.t.default, (out,)) if transposed else out
 
 
 def rewrite(module: fx.GraphModule) -> None:
-    """Put the products of CPU matrices in `module` into their fastest form."""
+    """Rewrite the float32 matrix products on the CPU in `module` into their fastest form."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.target not in (aten.mm.default, aten.addmm.default) or len(node.kwargs):
@@ -59,7 +64,7 @@ def rewrite(module: fx.GraphModule) -> None:
         (rows, inner), columns = shapes[0].shape, shapes[1].shape[1]
         with graph.inserting_before(node):
             if min(rows, inner, columns) <= NARROW:
-                new = _sum_of_products(graph, x, y, turned=columns <= NARROW and shapes[0].stride(0) == 1)
+                new = _sum_of_products(graph, x, y, transposed=columns <= NARROW and shapes[0].stride(0) == 1)
             elif mkl_is_slow():
                 if shapes[0].stride(0) == 1:
                     x = graph.call_function(aten.clone.default, (x,), {"memory_format": torch.contiguous_format})
@@ -68,7 +73,7 @@ def rewrite(module: fx.GraphModule) -> None:
                 continue
             if node.target is aten.addmm.default:
                 new = graph.call_function(aten.add.Tensor, (new, node.args[0]))
-        new.meta["val"] = node.meta["val"]  # a product of this one asks for it
+        new.meta["val"] = node.meta["val"]  # a product that takes this one reads it
         node.replace_all_uses_with(new)
         graph.erase_node(node)
     module.recompile()

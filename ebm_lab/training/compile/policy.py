@@ -1,8 +1,8 @@
 """When to compile: `auto` compiles only if the run is long enough to recover the compile time.
 
-How long that is depends on the size of a step, of which the numbers in a batch are a fair measure. A clock would know
-the machine better, and give other bits another day. `python scripts/benchmark.py only=compile,policy` measures the cost
-of either choice: docs/performance.md.
+How long that is depends on the size of a step, which is estimated by the count of numbers in a batch. The decision does
+not use a clock, since that could decide otherwise another day and so change the results. `python scripts/benchmark.py
+only=compile,policy` measures the cost of either choice: docs/performance.md.
 """
 
 LARGE = 50_000
@@ -10,11 +10,11 @@ LARGE = 50_000
 
 
 def should_compile(wish: str | bool, steps: int, numbers: int, alike: int = 1) -> bool:
-    """Decide whether a run compiles its step.
+    """Decide whether a run of this many steps compiles its step.
 
-    wish: auto, on or off (true and false, as YAML reads the last two); numbers: in a batch, points times their
-    dimension; alike: runs, one after another, whose steps compile to the same code. The first of them pays for it in
-    full; the others find it in torch's cache, at a tenth of the cost.
+    wish: auto, on or off (YAML reads the last two as true and false). numbers: numbers in a batch, points times
+    dimension. alike: count of successive runs whose steps compile to the same code; the first of them takes the whole
+    compile time, the others find the code in torch's cache at a tenth of that cost.
     """
     if wish != "auto":
         return wish in ("on", True)

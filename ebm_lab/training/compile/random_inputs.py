@@ -1,8 +1,9 @@
 """Random numbers as inputs of a traced step.
 
-A graph can't hold a generator. So each call that draws from one is noted where a step is first run, is an input where
-that step is traced, and is made again, in the same order and with the same generators, before each run of the graph: a
-compiled step consumes the random numbers of the eager one. No objective or sampler has to know.
+A graph cannot contain a generator. So each call that draws random numbers is recorded when the step is first run, its
+result is an input when the step is traced, and the call is repeated, in the same order and with the same generators,
+before each run of the graph. A compiled step thus uses the same random numbers as the eager one, and objectives and
+samplers need no special code.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,77 +17,78 @@ from torch.overrides import TorchFunctionMode
 
 
 class Untraceable(Exception):
-    """A step that is no fixed graph; says why."""
+    """Raised, with the reason, if a step cannot be one fixed graph."""
 
 
 @dataclass
 class Draw:
-    """One call that draws: `out` holds what it drew last; `place`: it fills a tensor that it was given."""
+    """One call that draws random numbers. `out`: its last result; `in_place`: it fills its first argument."""
 
     call: Callable[..., Tensor]
     args: tuple[Any, ...]
-    settings: dict[str, Any]
+    kwargs: dict[str, Any]
     out: Tensor
-    place: bool
+    in_place: bool
 
     @torch.no_grad()
-    def again(self) -> Tensor:
-        if self.place:
-            return self.call(self.out, *self.args, **self.settings)
-        self.out = self.call(*self.args, **self.settings)
+    def repeat(self) -> Tensor:
+        """Draw again, from the same generator."""
+        if self.in_place:
+            return self.call(self.out, *self.args, **self.kwargs)
+        self.out = self.call(*self.args, **self.kwargs)
         return self.out
 
 
-def _draws(settings: dict[str, Any] | None) -> bool:
-    return isinstance((settings or {}).get("generator"), Generator)
+def _draws(kwargs: dict[str, Any] | None) -> bool:
+    return isinstance((kwargs or {}).get("generator"), Generator)
 
 
 def _in_place(call: Callable[..., Any], args: Sequence[Any]) -> bool:
     return bool(args) and isinstance(args[0], Tensor) and call.__name__.endswith("_")
 
 
-class _Noting(TorchFunctionMode):
+class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.draws: list[Draw] = []
-        self.before: dict[Generator, Tensor] = {}
+        self.initial_states: dict[Generator, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not _draws(kwargs):
             return func(*args, **(kwargs or {}))
-        self.before.setdefault(kwargs["generator"], kwargs["generator"].get_state())
-        out, place = func(*args, **kwargs), _in_place(func, args)
-        kept = torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device=out.device).copy_(out.detach())
-        self.draws.append(Draw(func, args[1:] if place else args, kwargs, kept, place))
+        self.initial_states.setdefault(kwargs["generator"], kwargs["generator"].get_state())
+        out, in_place = func(*args, **kwargs), _in_place(func, args)
+        copy = torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device=out.device).copy_(out.detach())
+        self.draws.append(Draw(func, args[1:] if in_place else args, kwargs, copy, in_place))
         return out
 
 
-class _Given(TorchFunctionMode):
+class _Replay(TorchFunctionMode):
     def __init__(self, draws: Sequence[Draw], values: Sequence[Tensor]) -> None:
         super().__init__()
-        self.left = list(zip(draws, values, strict=True))
+        self.remaining = list(zip(draws, values, strict=True))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not _draws(kwargs):
             return func(*args, **(kwargs or {}))
-        draw, value = self.left.pop(0)
-        rest = args[1:] if draw.place else args
+        draw, value = self.remaining.pop(0)
+        rest = args[1:] if draw.in_place else args
         if any(isinstance(a, Tensor) and a is not b for a, b in zip(rest, draw.args, strict=True)):
-            raise Untraceable(f"what {func.__name__} draws depends on the data")
-        return args[0].copy_(value) if draw.place else value.clone()
+            raise Untraceable(f"the random numbers of {func.__name__} depend on the data")
+        return args[0].copy_(value) if draw.in_place else value.clone()
 
 
 @contextmanager
-def noted() -> Iterator[list[Draw]]:
-    """Within, calls that draw are noted; after it, their generators are as they were before."""
-    with _Noting() as mode:
+def recorded() -> Iterator[list[Draw]]:
+    """Record the calls that draw random numbers within this context, and restore their generators after it."""
+    with _Recorder() as mode:
         try:
             yield mode.draws
         finally:
-            for generator, state in mode.before.items():
+            for generator, state in mode.initial_states.items():
                 generator.set_state(state)
 
 
-def given(draws: Sequence[Draw], values: Sequence[Tensor]) -> _Given:
-    """Within, calls that draw get these values instead of random ones."""
-    return _Given(draws, values)
+def replayed(draws: Sequence[Draw], values: Sequence[Tensor]) -> _Replay:
+    """Return a context in which the calls that draw return these values instead of random numbers."""
+    return _Replay(draws, values)

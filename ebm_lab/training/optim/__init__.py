@@ -1,1 +1,1 @@
-"""The options of the group `optim`."""
+"""Optimisers: the options of the config group `optim`."""

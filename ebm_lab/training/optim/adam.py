@@ -15,7 +15,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 @register("optim", "adam")
 class Adam(Optimiser):
-    """Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015."""
+    """Adam with decoupled weight decay: Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015."""
 
     def __init__(
         self,

@@ -1,0 +1,134 @@
+"""Early stopping: its measure by hand, that watching changes nothing, and that the best weights are taken where a model
+learns its few training points by heart."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+import ebm_lab
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Batch, Loss, Objective
+from ebm_lab.runs.load import load_run
+from ebm_lab.training.early_stopping import PATIENCE, EarlyStopping
+from tests.helpers import Points
+from tests.runs.test_resume import same, state
+
+FEW = [
+    *("dataset=gaussian", "dataset.dim=12", "dataset.train=100", "dataset.held_out=2000", "energy=mlp", "logger=none"),
+    *("energy.hidden=[64]", "objective=dsm", "objective.sigma=0.3", "batch_size=50", "evaluation=[likelihood]"),
+    *("eval_every=50", "log_every=50", "checkpoint_every=50", "optim.lr=0.01", "compile=off"),
+]
+
+
+class Told(Objective):
+    """An objective whose loss on a point x is `weight` x, plus noise of its own."""
+
+    def __init__(self, generator):
+        super().__init__(torch.nn.Linear(1, 1))
+        self.generator, self.weight = generator, 1.0
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, batch: Batch) -> Loss:
+        self.seen += 1
+        noise = torch.randn(len(batch.x), generator=self.generator)
+        return Loss((self.weight * batch.x[:, 0] + noise).mean(), {}, 0)
+
+
+@pytest.fixture
+def watched(generator):
+    told = Told(generator)
+    return told, EarlyStopping(told, Points(torch.randn(300, 1, generator=generator).abs() + 1), generator, seed=3)
+
+
+def test_the_rise_is_that_of_a_paired_t_statistic(watched):
+    """d_i = 2 - 1 and so on, by hand; the noise is the same each time and cancels."""
+    told, watch = watched
+    watch.best = torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    rise = watch.rise(torch.tensor([2.0, 2.0, 5.0, 5.0]).double())  # d = 1, 0, 2, 1: mean 1, std sqrt(2/3)
+    assert rise == pytest.approx(1 / math.sqrt(2 / 3 / 4))
+    assert watch.rise(watch.best) == 0 and watch.rise(watch.best + 1) == math.inf
+    watch.best = None
+    first = watch.losses()
+    told.weight = 2.0
+    x = torch.stack([batch.x.double().mean() for batch in watch.batches])
+    assert torch.allclose(watch.losses() - first, x, atol=1e-6)
+
+
+def test_looking_changes_neither_the_random_stream_nor_what_the_objective_keeps(watched, generator):
+    told, watch = watched
+    before = generator.get_state()
+    told.train()
+    watch.look()
+    assert torch.equal(generator.get_state(), before) and told.seen == 0 and told.training
+
+
+def test_it_is_over_after_rises_in_a_row(watched):
+    told, watch = watched
+    seen = []
+    for weight in (3.0, 1.0, 2.0, 2.0, 0.9, 2.0, 2.0, 2.0):
+        told.weight = weight
+        watch.look()
+        seen.append((watch.rises, watch.over))
+    assert [rises for rises, _ in seen] == [0, 0, 1, 2, 0, 1, 2, 3] and PATIENCE == 3
+    assert [over for _, over in seen] == 7 * [False] + [True]
+
+
+def losses(path):
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["val/loss"] for line in lines if "val/loss" in line}
+
+
+def test_of_few_points_the_best_weights_are_kept(tmp_path):
+    """100 points in 12 dimensions: the run ends early, its weights are those of the lowest held-out loss, and they are
+    nearer the truth than those that all steps lead to; until it ends it takes the same steps as a run unwatched."""
+    common = [*FEW, "steps=3000"]
+    on = ebm_lab.train([*common, f"output_dir={tmp_path / 'on'}"], quiet=True)
+    off = ebm_lab.train([*common, "early_stopping=off", f"output_dir={tmp_path / 'off'}"], quiet=True)
+    assert on.summary["ended_by"] == "early_stopping" and on.summary["status"] == "finished"
+    seen = losses(on.path)
+    lowest = min(seen, key=lambda step: seen[step])
+    assert on.summary["step"] == on.summary["best_step"] == lowest < 3000
+    x = load_run(on.path).dataset.test
+    gap = {}
+    for name, run in (("on", on), ("off", off)):
+        known = load_run(run.path)
+        error = known.energy.score(x) - known.dataset.score(x)
+        gap[name] = float(error.square().sum(1).mean())
+    assert gap["on"] < 0.5 * gap["off"]
+    windows = [[json.loads(line) for line in (r.path / "metrics.jsonl").read_text().splitlines()] for r in (on, off)]
+    for mine, plain in zip(*windows, strict=False):
+        assert mine["step"] == plain["step"] and mine["loss"] == plain["loss"]
+
+
+def test_stopped_and_resumed_it_ends_as_one_that_never_stopped(tmp_path):
+    part = ebm_lab.train([*FEW, "steps=120", "optim.schedule=constant", f"output_dir={tmp_path / 'b'}"], quiet=True)
+    straight = [*FEW, "steps=200", "optim.schedule=constant", f"output_dir={tmp_path / 'c'}"]
+    whole = ebm_lab.train(straight, quiet=True)
+    resumed = ebm_lab.train([f"resume={part.path}", "steps=200"], quiet=True)
+    same(state(whole.path)["early_stopping"], state(resumed.path)["early_stopping"])
+    same(state(whole.path)["objective"], state(resumed.path)["objective"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "chosen"),
+    [
+        (["objective=nce"], "on"),
+        (["objective=nce", "dataset.dim=2"], "off"),
+        (["objective=nce", "dataset.dim=2", "early_stopping=on"], "on"),
+        (["objective=nce", "early_stopping=off"], "off"),
+        (["objective=pcd"], "off"),
+    ],
+)
+def test_auto_watches_points_of_more_than_two_dimensions_where_the_loss_can_tell(tmp_path, overrides, chosen):
+    own = [o for o in FEW if not o.startswith(("objective", "optim.lr"))]
+    run = ebm_lab.train([*own, "steps=1", *overrides, f"output_dir={tmp_path}"], quiet=True)
+    assert yaml.safe_load((run.path / "config.yaml").read_text())["early_stopping"] == chosen
+
+
+def test_a_loss_that_does_not_tell_is_refused(tmp_path):
+    own = [o for o in FEW if not o.startswith("objective")]
+    with pytest.raises(UserError, match="early_stopping=on: the loss of objective 'cd' does not tell"):
+        ebm_lab.train([*own, "objective=cd", "early_stopping=on", f"output_dir={tmp_path}"], quiet=True)
