@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from ebm_lab.core.features import Need
-from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import Activated, Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.distributions.fitting import BaseName
+from ebm_lab.models.base import AnchoredImages
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, make_activation
 from ebm_lab.models.levels import require_images
 
 
@@ -49,10 +51,11 @@ class Block(nn.Module):
 
 
 @register("energy", "resnet")
-class ResNet(Activated, Energy):
+class ResNet(Activated, AnchoredImages):
     """Images (C, H, W) of any size. `channels`: width per stage; `blocks`: residual blocks per stage; `spectral_norm`:
     on every convolution and the linear layer; `confine`: the quadratic's width in units of the data's scale, null for
-    none; `confine_shape`: isotropic, or the data's covariance."""
+    none; `confine_shape`: isotropic, or the data's covariance; `base`: a law fitted to the data in the quadratic's
+    place (models/base.py)."""
 
     needs = (Need("dataset", "images"),)
 
@@ -67,10 +70,11 @@ class ResNet(Activated, Energy):
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
         confine_floor: PositiveFloat,
+        base: BaseName = "none",
     ) -> None:
         super().__init__()
         depth, _, _ = require_images(dataset, "resnet")
-        self.quadratic = Quadratic(dataset, confine, confine_shape, confine_floor)
+        self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
         widths = [c for c in channels for _ in range(blocks)]
         ends = [i % blocks == blocks - 1 and i < len(widths) - 1 for i in range(len(widths))]
         self.stem = nn.Conv2d(depth, channels[0], 3, padding=1)
@@ -94,5 +98,5 @@ class ResNet(Activated, Energy):
                 last.weight /= len(self.blocks) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.last(self.blocks(self.stem(x)))
-        return self.head(h.sum((2, 3))).squeeze(1) + self.quadratic(x)
+        h = self.last(self.blocks(self.stem(self.seen(x))))
+        return self.head(h.sum((2, 3))).squeeze(1) + self.anchor(x)
