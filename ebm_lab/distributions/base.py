@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.errors import UserError
+
 Sigma = Tensor | float
 
 
@@ -198,3 +200,15 @@ class BaseLaw:
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw n samples, (n, *shape)."""
         return self.base.sample(n, generator, self.sigma)
+
+    def blurred(self, std: float) -> "BaseLaw":
+        """Return the law of x + std z. Raises UserError for a Student law, whose blur is none."""
+        if isinstance(self.base, StudentBase):
+            raise UserError("energy.base=student: its blur is no Student law; choose energy.base=mixture or no data_noise")
+        return BaseLaw(self.base, math.hypot(self.base.level if self.sigma is None else self.sigma, std))
+
+
+def base_of(energy: object) -> BaseLaw | None:
+    """Return the base that an energy builds on; None where it has none."""
+    base = getattr(energy, "base", None)
+    return base if isinstance(base, BaseLaw) else None

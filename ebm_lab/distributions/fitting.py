@@ -77,16 +77,18 @@ def _of_images(dataset: Dataset) -> MixtureBase:
     return base.to(dataset.mean)  # pyright: ignore[reportReturnType]
 
 
-def _principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean (d,), axes (d, d), variances (d,)) of x (n, d); each variance at least FLOOR of their mean."""
+def _principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(mean (d,), axes (d, d), variances (d,), added (d,)) of x (n, d): each variance is at least FLOOR of their mean,
+    and `added` is what it lacked."""
     d = x.shape[1]
     variances, axes = torch.linalg.eigh(x.T.cov(correction=0).view(d, d))
-    return x.mean(0), axes, variances.clamp_min(FLOOR * float(variances.mean()))
+    floored = variances.clamp_min(FLOOR * float(variances.mean()))
+    return x.mean(0), axes, floored, floored - variances
 
 
 def fit_gaussian(x: Tensor, held_out: Tensor) -> MixtureBase:
     """Fit a Gaussian with a full covariance to x (n, d) by maximum likelihood."""
-    mean, axes, variances = _principal(x)
+    mean, axes, variances, _ = _principal(x)
     return MixtureBase(tuple(x.shape[1:]), torch.ones(1).to(x), mean[None], axes[None], variances[None])
 
 
@@ -108,7 +110,7 @@ def fit_components(x: Tensor, k: int, starts: int) -> MixtureBase:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    mean, axes, variances = _principal(x)
+    mean, axes, variances, added = _principal(x)
     fits: list[tuple[float, MixtureBase]] = []
     alike = float(variances.max()) < 4 * float(variances.min())
     for scale in (variances.mean().sqrt().expand_as(variances), variances.sqrt())[alike:]:
@@ -118,7 +120,7 @@ def fit_components(x: Tensor, k: int, starts: int) -> MixtureBase:
             fit.fit(((x - mean) @ axes / scale).numpy())
         back = axes * scale  # x = mean + back u
         weights, means, covariances = (torch.from_numpy(a) for a in (fit.weights_, fit.means_, fit.covariances_))
-        lambdas, turns = torch.linalg.eigh(back @ covariances @ back.T)
+        lambdas, turns = torch.linalg.eigh(back @ covariances @ back.T + (axes * added) @ axes.T)
         lambdas = lambdas.clamp_min(FLOOR * float(variances.min()))
         base = MixtureBase(tuple(x.shape[1:]), weights, mean + means @ back.T, turns, lambdas)
         fits.append((float(base(x).mean()), base))
@@ -128,8 +130,9 @@ def fit_components(x: Tensor, k: int, starts: int) -> MixtureBase:
 def fit_student(x: Tensor, held_out: Tensor, iterations: int = 500) -> StudentBase:
     """Fit a multivariate Student law to x (n, d) by maximum likelihood; nu between 0.5 and 200."""
     (n, d), shape = x.shape, tuple(x.shape[1:])
-    mean, axes, variances = _principal(x)
+    mean, axes, variances, added = _principal(x)
     u = (x - mean) @ axes / variances.sqrt()  # the law is fitted in these coordinates
+    floor = torch.diag(added / variances + FLOOR)
     centre, scatter, nu, last = u.median(0).values, torch.eye(d).to(x), 4.0, math.inf
 
     for _ in range(iterations):
@@ -142,7 +145,7 @@ def fit_student(x: Tensor, held_out: Tensor, iterations: int = 500) -> StudentBa
         weights, last = (nu + d) / (nu + q), value
         centre = (weights[:, None] * u).sum(0) / weights.sum()
         u_c = u - centre
-        scatter = (weights[:, None] * u_c).T @ u_c / n
+        scatter = (weights[:, None] * u_c).T @ u_c / n + floor
     back = axes * variances.sqrt()
     found = back @ scatter @ back.T
     lambdas, turns = torch.linalg.eigh((found + found.T) / 2)
