@@ -204,7 +204,9 @@ class BaseLaw:
     def blurred(self, std: float) -> "BaseLaw":
         """Return the law of x + std z. Raises UserError for a Student law, whose blur is none."""
         if isinstance(self.base, StudentBase):
-            raise UserError("energy.base=student: its blur is no Student law; choose energy.base=mixture or no data_noise")
+            raise UserError(
+                "energy.base=student: its blur is no Student law; choose energy.base=mixture or no data_noise"
+            )
         return BaseLaw(self.base, math.hypot(self.base.level if self.sigma is None else self.sigma, std))
 
 

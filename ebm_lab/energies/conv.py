@@ -50,9 +50,10 @@ class Conv(Activated, AnchoredImages):
             layers += [nn.Conv2d(c_in, c_out, 3, stride, padding=1), make_activation(activation)]
             height, width = -(-height // stride), -(-width // stride)
         flat = channels[-1] * height * width
-        self.net = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(flat, hidden), make_activation(activation), nn.Linear(hidden, 1)
-        ).to(memory_format=torch.channels_last)  # a quarter faster on a CPU than the default layout
+        layers += [nn.Flatten(), nn.Linear(flat, hidden), make_activation(activation)]
+        last = nn.Linear(hidden, 1)
+        self.net = nn.Sequential(*layers, last).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+        self.begin_at_base(last)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(self.seen(x)).squeeze(1) + self.anchor(x)

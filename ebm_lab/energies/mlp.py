@@ -52,8 +52,10 @@ class MLP(Activated, Anchored):
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), make_activation(activation)]
-        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        last = nn.Linear(widths[-1], 1)
+        self.net = nn.Sequential(*layers, last)
         initialise(self.net)
+        self.begin_at_base(last)
 
     def forward(self, x: Tensor) -> Tensor:
         u = ((x - self.mean) / self.scale).flatten(1)

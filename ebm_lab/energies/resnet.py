@@ -83,7 +83,9 @@ class ResNet(Activated, AnchoredImages):
         self.last, self.head = make_activation(activation), nn.Linear(channels[-1], 1)
         self._initialise()
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
-        if spectral_norm:
+        if not spectral_norm:  # which would divide zero by zero
+            self.begin_at_base(self.head)
+        else:
             for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]:
                 parametrizations.spectral_norm(layer)
 

@@ -13,7 +13,7 @@ With J = dw / dz, which is symmetric, and g, H the derivatives of f in w:
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebm_lab.core.interfaces import Dataset, Distribution, Energy
 from ebm_lab.distributions.base import Base, BaseLaw
@@ -64,6 +64,15 @@ class Based(Energy):
         self.law, self.bound = law, None if law is None else Bound(dataset.mean.numel())
         self.resolved: dict[str, Any] = {**getattr(self, "resolved", {}), **({"base": name} if base == "auto" else {})}
         self.notes: list[str] = [*getattr(self, "notes", ()), *notes]
+
+    def begin_at_base(self, last: nn.Linear | nn.Conv2d) -> None:
+        """Set the network's last layer to zero where there is a base, so that training begins at the base itself.
+
+        No score says by how much f differs between modes far apart, and there it stays as it began."""
+        if self.law is not None:
+            nn.init.zeros_(last.weight)
+            if last.bias is not None:
+                nn.init.zeros_(last.bias)
 
     @property
     def base(self) -> Distribution | None:

@@ -68,7 +68,9 @@ def test_a_mixture_has_the_density_of_its_parts_at_every_level(generator):
     x = 2 * torch.randn(7, 3, generator=generator, dtype=torch.float64)
     sigma = torch.linspace(0, 2, 7).double()
     for i, level in enumerate(sigma):
-        parts = [MultivariateNormal(m, s + level**2 * torch.eye(3).double()) for m, s in zip(means, covariances, strict=True)]
+        parts = [
+            MultivariateNormal(m, s + level**2 * torch.eye(3).double()) for m, s in zip(means, covariances, strict=True)
+        ]
         exact = torch.stack([w.log() + p.log_prob(x) for w, p in zip(weights, parts, strict=True)]).logsumexp(0)
         torch.testing.assert_close(-base(x, float(level)), exact, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(-base(x, sigma)[i], exact[i], rtol=1e-10, atol=1e-10)
@@ -123,7 +125,9 @@ def test_samples_of_a_mixture_have_its_moments(level, generator):
     n, x = 40_000, base.sample(40_000, generator, level)
     mean = (weights[:, None] * means).sum(0)
     spread = means - mean
-    cov = (weights[:, None, None] * (covariances + spread[:, :, None] * spread[:, None])).sum(0) + level**2 * torch.eye(3)
+    cov = (weights[:, None, None] * (covariances + spread[:, :, None] * spread[:, None])).sum(0) + level**2 * torch.eye(
+        3
+    )
     assert ((x.mean(0) - mean) / (cov.diagonal() / n).sqrt()).abs().max() < 4.5
     products = (x - mean)[:, :, None] * (x - mean)[:, None]
     assert ((products.mean(0) - cov) / (products.std(0) / n**0.5)).abs().max() < 4.5
@@ -159,7 +163,9 @@ def test_em_recovers_a_mixture_of_three(generator):
     rows = 6000 * weights
     found = (base.axes * base.variances[:, None]) @ base.axes.mT
     for k, j in enumerate(order):
-        assert abs(float(base.log_weights[j].exp() - weights[k])) < 4.5 * math.sqrt(weights[k] * (1 - weights[k]) / 6000)
+        assert abs(float(base.log_weights[j].exp() - weights[k])) < 4.5 * math.sqrt(
+            weights[k] * (1 - weights[k]) / 6000
+        )
         variances = covariances[k].diagonal()
         assert ((base.means[j] - means[k]).abs() < 4.5 * (variances / rows[k]).sqrt()).all()
         se = ((variances[:, None] * variances + covariances[k] ** 2) / rows[k]).sqrt()
@@ -179,7 +185,9 @@ def test_a_mixture_of_stretched_data_is_found_as_well_as_one_of_round_data(gener
 def test_em_recovers_a_student_law(generator):
     """nu = 3 and the scatter within 4.5 standard errors, by the spread of twelve independent fits."""
     fits = [fit_student(x, x) for x in student_draws(12 * 3000, 3.0, generator).chunk(12)]
-    found = torch.stack([torch.cat([f.nu.view(1), f.mean, ((f.axes * f.variances) @ f.axes.T).flatten()]) for f in fits])
+    found = torch.stack(
+        [torch.cat([f.nu.view(1), f.mean, ((f.axes * f.variances) @ f.axes.T).flatten()]) for f in fits]
+    )
     exact = torch.cat([torch.tensor([3.0]).double(), MEAN, SCATTER.flatten()])
     assert ((found.mean(0) - exact).abs() < 4.5 * found.std(0) / 12**0.5).all()
     assert (found.std(0) < 0.3).all()
