@@ -96,6 +96,8 @@ class Energy(Part, Model, ABC):
     """E(x) in nats, (B, *shape) -> (B,); low energy is likely."""
 
     offers = frozenset({"energy", "score", "smooth"})
+    base: Distribution | None = None
+    """The law that E = -log base + f builds on, where it has one, at its lowest level."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

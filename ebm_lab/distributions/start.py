@@ -1,5 +1,6 @@
 """The law where chains begin: noise that knows nothing of the data but its place and size.
 
+a base:  itself, where the energy has one and the data set names no start of its own
 points:  N(mean, scale^2 I)
 images:  uniform on the range of pixel values
 """
@@ -7,12 +8,16 @@ images:  uniform on the range of pixel values
 import torch
 
 from ebm_lab.core.interfaces import Dataset, Distribution
+from ebm_lab.distributions.base import base_of
 from ebm_lab.distributions.elementary import IsotropicGaussian, UniformBox
 
 
-def start_law(dataset: Dataset) -> Distribution:
-    """Return the data set's own start where it names one, else noise of the data's place and size."""
-    return noise_like(dataset) if dataset.start is None else dataset.start
+def start_law(dataset: Dataset, energy: object = None) -> Distribution:
+    """Return the data set's own start where it names one, else the energy's base, else noise of the data's place and
+    size."""
+    if dataset.start is not None:
+        return dataset.start
+    return base_of(energy) or noise_like(dataset)
 
 
 def noise_like(dataset: Dataset) -> Distribution:

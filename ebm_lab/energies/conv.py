@@ -13,16 +13,19 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ebm_lab.core.features import Need
-from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import Activated, Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.distributions.fitting import BaseName
+from ebm_lab.models.base import AnchoredImages
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, make_activation
 from ebm_lab.models.levels import require_images
 
 
 @register("energy", "conv")
-class Conv(Activated, Energy):
-    """Images (C, H, W). `channels`: of each convolution; `hidden`: width of the linear layer; `confine`: the width of
-    the quadratic in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance."""
+class Conv(Activated, AnchoredImages):
+    """Images (C, H, W). `channels`: of each convolution; `hidden`: width of the linear layer; `confine`: the quadratic's
+    width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance; `base`:
+    a law fitted to the data in the quadratic's place (models/base.py)."""
 
     needs = (Need("dataset", "images"),)
 
@@ -36,19 +39,21 @@ class Conv(Activated, Energy):
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
         confine_floor: PositiveFloat,
+        base: BaseName = "none",
     ) -> None:
         super().__init__()
         depth, height, width = require_images(dataset, "conv")
-        self.quadratic = Quadratic(dataset, confine, confine_shape, confine_floor)
+        self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
         layers: list[nn.Module] = []
         for i, (c_in, c_out) in enumerate(zip([depth, *channels], channels, strict=False)):
             stride = 1 if i == 0 else 2
             layers += [nn.Conv2d(c_in, c_out, 3, stride, padding=1), make_activation(activation)]
             height, width = -(-height // stride), -(-width // stride)
         flat = channels[-1] * height * width
-        self.net = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(flat, hidden), make_activation(activation), nn.Linear(hidden, 1)
-        ).to(memory_format=torch.channels_last)  # a quarter faster on a CPU than the default layout
+        layers += [nn.Flatten(), nn.Linear(flat, hidden), make_activation(activation)]
+        last = nn.Linear(hidden, 1)
+        self.net = nn.Sequential(*layers, last).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+        self.begin_at_base(last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).squeeze(1) + self.quadratic(x)
+        return self.net(self.seen(x)).squeeze(1) + self.anchor(x)

@@ -80,7 +80,7 @@ class DKEF(Energy):
         if points > n:
             raise UserError(f"energy.points={points}: must be at most the number of training points, {n}")
         self.register_buffer("mean", dataset.mean.clone())
-        self.scale, self.base = dataset.scale, base
+        self.scale, self.base_std = dataset.scale, base
         which = torch.randperm(n)[:points]
         self.z = nn.Parameter(self._unit(dataset.train[which]).detach())
         self.alpha = nn.Parameter(torch.zeros(len(widths), points))
@@ -96,5 +96,5 @@ class DKEF(Energy):
         return torch.stack([gaussian_kernel(phi(u), phi(z), w) for phi, w in zip(self.features, widths, strict=True)])
 
     def forward(self, x: Tensor) -> Tensor:
-        log_base = IsotropicGaussian(self.mean, self.base * self.scale).log_prob(x)
+        log_base = IsotropicGaussian(self.mean, self.base_std * self.scale).log_prob(x)
         return -torch.einsum("rbl,rl->b", self.kernels(self.z, x), self.alpha) - log_base

@@ -13,9 +13,11 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ebm_lab.core.functional import GradientFn
-from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import Activated, Activation, ConfineShape, Quadratic, initialise, make_activation
+from ebm_lab.distributions.fitting import BaseName
+from ebm_lab.models.base import Anchored
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, initialise, make_activation
 from ebm_lab.models.perceptron import perceptron
 
 ROWS = 4096
@@ -23,9 +25,10 @@ ROWS = 4096
 
 
 @register("energy", "mlp")
-class MLP(Activated, Energy):
+class MLP(Activated, Anchored):
     """Any event shape, flattened; He's initialisation. `hidden`: widths of the hidden layers; `confine`: the
-    quadratic's width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance.
+    quadratic's width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance;
+    `base`: a law fitted to the data in the quadratic's place (models/base.py).
     """
 
     mean: Tensor
@@ -39,34 +42,40 @@ class MLP(Activated, Energy):
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
         confine_floor: PositiveFloat,
+        base: BaseName = "none",
     ) -> None:
         super().__init__()
         self.register_buffer("mean", dataset.mean.clone())
-        self.scale, self.quadratic = dataset.scale, Quadratic(dataset, confine, confine_shape, confine_floor)
+        self.scale = dataset.scale
+        self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
         widths = [self.mean.numel(), *hidden]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), make_activation(activation)]
-        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        last = nn.Linear(widths[-1], 1)
+        self.net = nn.Sequential(*layers, last)
         initialise(self.net)
+        self.begin_at_base(last)
 
     def forward(self, x: Tensor) -> Tensor:
         u = ((x - self.mean) / self.scale).flatten(1)
-        return self.net(u).squeeze(1) + self.quadratic(x)
+        return self.net(u if self.bound is None else self.bound(u)).squeeze(1) + self.anchor(x)
 
     def gradient(self) -> GradientFn | None:
         net = perceptron(self.net, smooth=False) if type(self).forward is MLP.forward else None
         if net is None:
             return None
-        net, mean, scale, quadratic = net.detached(), self.mean, self.scale, self.quadratic
+        net, mean, scale, bound = net.detached(), self.mean, self.scale, self.bound
 
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
             if len(x) > ROWS:
                 e, grads = zip(*map(at, x.split(ROWS)), strict=True)
                 return torch.cat(e), torch.cat(grads)
             x = x.detach()
-            f, grad = net.value_and_grad(((x - mean) / scale).flatten(1))
-            q, pull = quadratic.with_gradient(x)
+            u = ((x - mean) / scale).flatten(1)
+            f, grad = net.value_and_grad(u if bound is None else bound(u))
+            grad = grad if bound is None else bound.turn(u, grad)
+            q, pull = self.anchor_with_gradient(x)
             return f + q, grad.view(x.shape) / scale + pull
 
         return at
@@ -76,7 +85,11 @@ class MLP(Activated, Energy):
         if net is None:
             return None
         u, turned = ((x - self.mean) / self.scale).flatten(1), v.flatten(2) / self.scale
-        f, grad, bend = net.derivatives(u, turned)
-        q, pull = self.quadratic.with_gradient(x)
-        bend = bend + self.quadratic.curvature(v) if len(v) else bend
+        if self.bound is None:
+            f, grad, bend = net.derivatives(u, turned)
+        else:
+            f, inner, bend = net.derivatives(self.bound(u), self.bound.turn(u, turned))
+            grad, bend = self.bound.turn(u, inner), bend + self.bound.bend(u, turned, inner) if len(v) else bend
+        q, pull = self.anchor_with_gradient(x)
+        bend = bend + self.anchor_curvature(x, v) if len(v) else bend
         return f + q, grad.view(x.shape) / self.scale + pull, bend

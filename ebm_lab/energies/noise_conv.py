@@ -16,6 +16,7 @@ from torch import Tensor, channels_last, nn
 from ebm_lab.core.features import Need
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.conditioning import Film
 from ebm_lab.models.ladder import Sigma
 from ebm_lab.models.layers import Activated, Activation, make_activation
@@ -39,9 +40,10 @@ class NoiseConv(Activated, NoiseEnergy):
         sigma_min: Sigma,
         sigma_max: Sigma,
         levels: Annotated[int, Field(ge=2)],
+        base: BaseName = "none",
     ) -> None:
         depth, height, width = require_images(dataset, "noise_conv")
-        super().__init__(dataset, sigma_min, sigma_max, levels)
+        super().__init__(dataset, sigma_min, sigma_max, levels, base)
         self.act, self.film = make_activation(activation), Film([*channels, hidden])
         self.layers, c_in = nn.ModuleList(), depth
         for i, c_out in enumerate(channels):
@@ -51,6 +53,7 @@ class NoiseConv(Activated, NoiseEnergy):
         self.layers.to(memory_format=channels_last)
         self.layers.append(nn.Linear(channels[-1] * height * width, hidden))
         self.last = nn.Linear(hidden, 1)
+        self.begin_at_base(self.last)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         for layer, (gamma, beta) in zip(self.layers, self.film(self.ladder.height(sigma)), strict=True):

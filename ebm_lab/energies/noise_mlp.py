@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.conditioning import FilmMLP
 from ebm_lab.models.ladder import Sigma
 from ebm_lab.models.layers import Activated, Activation
@@ -34,9 +35,11 @@ class NoiseMLP(Activated, NoiseEnergy):
         sigma_min: Sigma,
         sigma_max: Sigma,
         levels: Annotated[int, Field(ge=2)],
+        base: BaseName = "none",
     ) -> None:
-        super().__init__(dataset, sigma_min, sigma_max, levels)
+        super().__init__(dataset, sigma_min, sigma_max, levels, base)
         self.net = FilmMLP(dataset.mean.numel(), hidden, 1, activation)
+        self.begin_at_base(self.net.last)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         return self.net(u.flatten(1), self.ladder.height(sigma)).squeeze(1)

@@ -21,6 +21,7 @@ from ebm_lab.core.features import Need
 from ebm_lab.core.functional import flat_sum, per_sample
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.ladder import Sigma
 from ebm_lab.models.layers import Activated, Activation
 from ebm_lab.models.levels import NoiseEnergy, require_images
@@ -43,10 +44,12 @@ class NoiseUNet(Activated, NoiseEnergy):
         sigma_min: Sigma,
         sigma_max: Sigma,
         levels: Annotated[int, Field(ge=2)],
+        base: BaseName = "none",
     ) -> None:
         depth, _, _ = require_images(dataset, "noise_unet")
-        super().__init__(dataset, sigma_min, sigma_max, levels)
+        super().__init__(dataset, sigma_min, sigma_max, levels, base)
         self.net = UNet(depth, channels, activation)
+        self.begin_at_base(self.net.leave)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         w = u / per_sample((1 + flat_sum(u * u) / (9 * self.mean.numel())).sqrt(), u)

@@ -26,9 +26,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from ebm_lab.core.features import Need
-from ebm_lab.core.interfaces import Dataset, Energy
+from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
-from ebm_lab.models.layers import Activated, Activation, ConfineShape, Quadratic, make_activation
+from ebm_lab.distributions.fitting import BaseName
+from ebm_lab.models.base import AnchoredImages
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, make_activation
 from ebm_lab.models.levels import require_images
 
 
@@ -51,10 +53,11 @@ class Block(nn.Module):
 
 
 @register("energy", "resnet")
-class ResNet(Activated, Energy):
+class ResNet(Activated, AnchoredImages):
     """Images (C, H, W) of any size. `channels`: width per stage; `blocks`: residual blocks per stage; `spectral_norm`:
-    of every convolution and the linear layer; `confine`: the quadratic's width in units of the data's scale, null for
-    none; `confine_shape`: isotropic, or the data's covariance."""
+    on every convolution and the linear layer; `confine`: the quadratic's width in units of the data's scale, null for
+    none; `confine_shape`: isotropic, or the data's covariance; `base`: a law fitted to the data in the quadratic's
+    place (models/base.py)."""
 
     needs = (Need("dataset", "images"),)
 
@@ -69,10 +72,11 @@ class ResNet(Activated, Energy):
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
         confine_floor: PositiveFloat,
+        base: BaseName = "none",
     ) -> None:
         super().__init__()
         depth, _, _ = require_images(dataset, "resnet")
-        self.quadratic = Quadratic(dataset, confine, confine_shape, confine_floor)
+        self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
         widths = [c for c in channels for _ in range(blocks)]
         ends = [i % blocks == blocks - 1 and i < len(widths) - 1 for i in range(len(widths))]
         self.stem = nn.Conv2d(depth, channels[0], 3, padding=1)
@@ -81,7 +85,9 @@ class ResNet(Activated, Energy):
         self.last, self.head = make_activation(activation), nn.Linear(channels[-1], 1)
         self._initialise()
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
-        if spectral_norm:
+        if not spectral_norm:  # which would divide zero by zero
+            self.begin_at_base(self.head)
+        else:
             for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]:
                 parametrizations.spectral_norm(layer)
 
@@ -96,5 +102,5 @@ class ResNet(Activated, Energy):
                 last.weight /= len(self.blocks) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.last(self.blocks(self.stem(x)))
-        return self.head(h.sum((2, 3))).squeeze(1) + self.quadratic(x)
+        h = self.last(self.blocks(self.stem(self.seen(x))))
+        return self.head(h.sum((2, 3))).squeeze(1) + self.anchor(x)

@@ -23,7 +23,10 @@ from ebm_lab.core.features import Part, features_of
 from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.model import Model
+from ebm_lab.distributions.base import BaseLaw
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
+from ebm_lab.distributions.fitting import BaseName
+from ebm_lab.models.base import Based
 from ebm_lab.models.ladder import Ladder, Sigma, make_ladder
 
 
@@ -64,10 +67,22 @@ class NoiseLevels(Part, Model, ABC):
         return (x - self.mean) / per_sample(v, x), sigma, v
 
 
-class NoiseEnergy(NoiseLevels, Energy):
-    """E(x, sigma) = base + `correction`, in nats."""
+class NoiseEnergy(NoiseLevels, Based):
+    """E(x, sigma) = base + `correction`, in nats. base `none`: the one above; else a law fitted to the data, blurred
+    along with the level, and `correction` bounded far out (models/base.py)."""
 
     offers = NoiseLevels.offers | Energy.offers
+
+    def __init__(
+        self, dataset: Dataset, sigma_min: Sigma, sigma_max: Sigma, levels: int, base: BaseName = "none"
+    ) -> None:
+        super().__init__(dataset, sigma_min, sigma_max, levels)
+        self.build_base(dataset, base, levels=True)
+        if self.law is not None:
+            self.law.level = self.ladder.sigma_min
+
+    def prior(self) -> Distribution:
+        return super().prior() if self.law is None else BaseLaw(self.law, self.ladder.sigma_max)
 
     @abstractmethod
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
@@ -77,6 +92,8 @@ class NoiseEnergy(NoiseLevels, Energy):
     def energy(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Compute E(x, sigma), (B, *shape) -> (B,)."""
         u, sigma, v = self.inputs(x, sigma)
+        if self.law is not None and self.bound is not None:
+            return self.law(x, sigma) + self.correction(self.bound(u), sigma)
         d = self.mean.numel()
         return 0.5 * flat_sum(u * u) + d * (v.log() + 0.5 * math.log(2 * math.pi)) + self.correction(u, sigma)
 

@@ -15,9 +15,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.functional import EnergyFn, flat_sum, frozen, stacked
-from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler
+from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampleable, Sampler
 from ebm_lab.core.mcmc import independence_step
 from ebm_lab.core.random import with_noise
+from ebm_lab.distributions.base import BaseLaw
 from ebm_lab.distributions.start import start_law
 
 
@@ -47,9 +48,12 @@ class Contrastive(Objective):
         energy_l2: float,
     ) -> None:
         super().__init__(energy)
-        self.sampler, self.start, self.generator = sampler, start_law(dataset), generator
+        self.sampler, self.start, self.generator = sampler, start_law(dataset, energy), generator
         self.data_noise, self.energy_l2 = data_noise * dataset.scale, energy_l2
         self.centre, self.reach = dataset.mean, dataset.scale * dataset.mean.numel() ** 0.5
+
+    def origin(self) -> Sampleable | None:
+        return self.start if isinstance(self.start, BaseLaw) else None
 
     @abstractmethod
     def negatives(self, x: Tensor) -> Chain:

@@ -4,25 +4,28 @@
     L = E_p[ softplus(-h(x)) ] + k E_{p_n}[ softplus(h(x)) ]
 
 with k noise samples per datum (`noise_ratio` = noise / data; the tutorial's nu is its inverse). At the optimum
-E + c = -log p for any noise that covers the data, so c is log Z. As k grows the gradient tends to the likelihood's with
-an error of O(1 / k); the closer the noise is to the data, the less k matters. Noise narrower than the data fails.
+E + c = -log p for any noise that covers the data, so c is log Z. As k grows the gradient tends to the likelihood's,
+with an error of O(1 / k); the closer the noise is to the data, the less k matters. Noise narrower than the data fails.
+If the energy has a base, E = -log base + f, the noise is by default that base, and h = -f - c - log k.
 
 Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012, eq. 8.
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, section 5, arXiv:2101.03288.
 """
 
 import math
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import EnergyFn, evaluate, stacked
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.base import base_of
 from ebm_lab.distributions.elementary import Distribution
 from ebm_lab.distributions.flow import Flow
 from ebm_lab.distributions.noise import NoiseLaw, fit_noise
@@ -47,7 +50,8 @@ class NCE(Objective):
     """Classify data against noise that is fitted to the training data.
 
     `noise`: gaussian (full covariance), mixture (of `components` such Gaussians, fitted by EM), uniform (the data's
-    range with a margin) or flow (a normalising flow, fitted by maximum likelihood in some seconds at the start).
+    range with a margin), flow (a normalising flow, fitted by maximum likelihood in some seconds at the start), base
+    (the law that the energy builds on) or auto, which is the base if the energy has one, else gaussian.
     `widen`: factor of the noise's std, 1 for the fitted one. `noise_ratio`: k. `data_noise`: std of Gaussian noise
     added to the data, in units of the data's scale.
     """
@@ -62,7 +66,7 @@ class NCE(Objective):
         dataset: Dataset,
         generator: Generator,
         *,
-        noise: NoiseLaw,
+        noise: NoiseLaw | Literal["auto", "base"],
         components: PositiveInt,
         widen: PositiveFloat,
         noise_ratio: PositiveInt,
@@ -71,10 +75,25 @@ class NCE(Objective):
         super().__init__(energy)
         self.generator, self.k = generator, noise_ratio
         self.data_noise = data_noise * dataset.scale
-        self.noise = fit_noise(noise, dataset.train, components, widen, self.data_noise, generator)
+        if noise == "auto":
+            noise = "gaussian" if base_of(energy) is None else "base"
+            self.resolved["noise"] = noise
+        if noise == "base":
+            self.noise: Distribution = self._base(widen)
+        else:
+            self.noise = fit_noise(noise, dataset.train, components, widen, self.data_noise, generator)
         if noise == "flow":
             self.notes.append(cast(Flow, self.noise).told)
         self.log_z = nn.Parameter(self._log_z_under_noise())
+
+    def _base(self, widen: float) -> Distribution:
+        """Return the energy's base, blurred by what noise is added to the data."""
+        base = base_of(self.energy)
+        if base is None:
+            raise UserError("objective.noise=base: the energy has no base; choose energy.base=gaussian, say")
+        if widen != 1:
+            raise UserError(f"objective.widen={widen:g}: must be 1 where the noise is the energy's base")
+        return base.blurred(self.data_noise) if self.data_noise else base
 
     @torch.no_grad()
     def _log_z_under_noise(self, n: int = 4096) -> Tensor:

@@ -65,7 +65,7 @@ def assemble(
         gradients=Gradients(objective, processes, s.precision),
         advise=lambda troubles, chains: advice(troubles, resolved, chains, parts.dataset),
         notes=[
-            *(f"chosen from the data: {name}={value:g}" for name, value in parts.resolved.items()),
+            *(f"chosen from the data: {name}={v:g}" for name, v in parts.resolved.items() if not isinstance(v, str)),
             *(*parts.dataset.notes, *objective.notes),
         ],
     )

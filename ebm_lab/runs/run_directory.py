@@ -20,9 +20,12 @@ from ebm_lab.core.shell import pasteable
 from ebm_lab.training.checkpoint import FORMAT
 
 RUNS = "runs"
+BASED = ("mlp", "conv", "resnet", "noise_mlp", "noise_conv", "noise_unet")
+"""Energies with the setting `base`."""
 ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
     ("dataset", "image_folder"): {"range": "auto", "background": None},
+    **{("energy", name): {"base": "none"} for name in BASED},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
 """Settings added to a component since its first version, with the values that reproduce its earlier behaviour."""

@@ -1,0 +1,196 @@
+"""Fit the base of an energy to the training data, in float64: a Gaussian, a mixture, a Student law, or the best.
+
+mixture:  EM from several starts, on principal axes of one scale and of unit variances: clusters show in the first,
+          directions of very different scales in the second. The number of Gaussians is the smallest whose validation
+          likelihood comes within NATS of the best.
+student:  EM for mean and scatter, weights (nu + d) / (nu + q_i), and nu by the likelihood itself.
+scales:   sum_j w_j N(m, t_j S), mean and scatter S of the Student law, four weights and scales by EM: a heavy-tailed
+          law that a blur leaves a mixture of Gaussians.
+
+Chuanhai Liu and Donald B. Rubin, The ECME Algorithm, 1994 (the likelihood's own maximum over nu).
+D. F. Andrews and C. L. Mallows, Scale Mixtures of Normal Distributions, 1974.
+"""
+
+import math
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.random import subset
+from ebm_lab.distributions.base import Base, MixtureBase, StudentBase
+
+BaseName = Literal["none", "gaussian", "mixture", "student", "auto"]
+NATS = 0.005
+"""What a simpler law may be worse by on the validation split and still be chosen."""
+ROWS = 10_000
+"""Rows that a law is fitted to, at most."""
+SEARCHED = 4000
+"""Rows by which the number of Gaussians is chosen, at most."""
+COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 25, 32)
+"""Numbers of Gaussians that are tried; two in a row that are no better end the search."""
+STARTS = 3
+"""Starts of EM in either coordinates."""
+SCALES = 4
+"""Gaussians in the heavy-tailed law of many noise levels."""
+FLOOR = 1e-6
+"""The least variance along an axis, in units of the data's scale squared; for images IMAGE_FLOOR."""
+IMAGE_FLOOR = 1e-3
+
+
+def fit_base(dataset: Dataset, name: BaseName, levels: bool) -> tuple[Base | None, str, list[str]]:
+    """Return the base `name` for the data, the name of its law (what `auto` chose), and lines for the user.
+
+    levels: the base is to be blurred. Raises UserError for a law that does not suit the data."""
+    if name == "none":
+        return None, name, []
+    if dataset.bounds is not None or len(dataset.event_shape) == 3:
+        if name in ("mixture", "student"):
+            raise UserError(f"energy.base={name}: is for points; for images choose energy.base=gaussian or none")
+        return _of_images(dataset), "gaussian", []
+    fits = {"gaussian": fit_gaussian, "student": fit_scales if levels else fit_student, "mixture": fit_mixture}
+    x, held_out = (subset(part, ROWS).flatten(1).double().cpu() for part in (dataset.train, dataset.val))
+    if name != "auto":
+        base = fits[name](x, held_out)
+        return _finish(base, dataset), name, [f"energy.base={name}: {base.in_words()}"]
+    found = {law: fit(x, held_out) for law, fit in fits.items()}
+    nll = {law: float(base(held_out).mean()) for law, base in found.items()}
+    chosen = next(law for law in fits if nll[law] <= min(nll.values()) + NATS)
+    each = ", ".join(f"{law} {value:.3f}" for law, value in nll.items())
+    said = f"energy.base=auto: {chosen}, {found[chosen].in_words()}; -log p on the validation split, in nats: {each}"
+    return _finish(found[chosen], dataset), chosen, [said]
+
+
+def _finish(base: Base, dataset: Dataset) -> Base:
+    base.shape = dataset.event_shape
+    return base.to(dataset.mean)
+
+
+def _of_images(dataset: Dataset) -> MixtureBase:
+    """A Gaussian whose pixels are independent."""
+    flat = dataset.train.flatten(1).double()
+    variances = flat.var(0) + IMAGE_FLOOR * dataset.scale**2
+    base = MixtureBase(dataset.event_shape, torch.ones(1).to(flat), flat.mean(0)[None], None, variances[None])
+    return base.to(dataset.mean)  # pyright: ignore[reportReturnType]
+
+
+def _principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(mean (d,), axes (d, d), variances (d,), added (d,)) of x (n, d): each variance is at least FLOOR of their mean,
+    and `added` is what it lacked."""
+    d = x.shape[1]
+    variances, axes = torch.linalg.eigh(x.T.cov(correction=0).view(d, d))
+    floored = variances.clamp_min(FLOOR * float(variances.mean()))
+    return x.mean(0), axes, floored, floored - variances
+
+
+def fit_gaussian(x: Tensor, held_out: Tensor) -> MixtureBase:
+    """Fit a Gaussian with a full covariance to x (n, d) by maximum likelihood."""
+    mean, axes, variances, _ = _principal(x)
+    return MixtureBase(tuple(x.shape[1:]), torch.ones(1).to(x), mean[None], axes[None], variances[None])
+
+
+def fit_mixture(x: Tensor, held_out: Tensor) -> MixtureBase:
+    """Fit a mixture of full-covariance Gaussians to x (n, d); `held_out` (m, d) chooses their number."""
+    few, losses, best = subset(x, SEARCHED), {}, math.inf
+    for k in (k for k in COMPONENTS if k == 1 or 2 * k * x.shape[1] <= len(few)):
+        base = fit_gaussian(few, held_out) if k == 1 else fit_components(few, k, 1)
+        losses[k] = float(base(held_out).mean())
+        best = min(losses.values())
+        if best < min(list(losses.values())[-2:]):
+            break
+    chosen = next(k for k, loss in losses.items() if loss <= best + NATS)
+    return fit_gaussian(x, held_out) if chosen == 1 else fit_components(x, chosen, STARTS)
+
+
+def fit_components(x: Tensor, k: int, starts: int) -> MixtureBase:
+    """Fit a mixture of k Gaussians to x (n, d): the likeliest of `starts` in each coordinates."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    mean, axes, variances, added = _principal(x)
+    fits: list[tuple[float, MixtureBase]] = []
+    alike = float(variances.max()) < 4 * float(variances.min())
+    for scale in (variances.mean().sqrt().expand_as(variances), variances.sqrt())[alike:]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fit = GaussianMixture(k, n_init=starts, reg_covar=FLOOR, random_state=0)
+            fit.fit(((x - mean) @ axes / scale).numpy())
+        back = axes * scale  # x = mean + back u
+        weights, means, covariances = (torch.from_numpy(a) for a in (fit.weights_, fit.means_, fit.covariances_))
+        lambdas, turns = torch.linalg.eigh(back @ covariances @ back.T + (axes * added) @ axes.T)
+        lambdas = lambdas.clamp_min(FLOOR * float(variances.min()))
+        base = MixtureBase(tuple(x.shape[1:]), weights, mean + means @ back.T, turns, lambdas)
+        fits.append((float(base(x).mean()), base))
+    return min(fits, key=lambda pair: pair[0])[1]
+
+
+def fit_student(x: Tensor, held_out: Tensor, iterations: int = 500) -> StudentBase:
+    """Fit a multivariate Student law to x (n, d) by maximum likelihood; nu between 0.5 and 200."""
+    (n, d), shape = x.shape, tuple(x.shape[1:])
+    mean, axes, variances, added = _principal(x)
+    u = (x - mean) @ axes / variances.sqrt()  # the law is fitted in these coordinates
+    floor = torch.diag(added / variances + FLOOR)
+    centre, scatter, nu, last = u.median(0).values, torch.eye(d).to(x), 4.0, math.inf
+
+    for _ in range(iterations):
+        u_c = u - centre
+        q = (u_c @ torch.linalg.inv(scatter) * u_c).sum(1)
+        nu = _likeliest_nu(q, d)
+        value = _student_loss(nu, q, d) + 0.5 * float(torch.logdet(scatter))
+        if last - value < 1e-9:
+            break
+        weights, last = (nu + d) / (nu + q), value
+        centre = (weights[:, None] * u).sum(0) / weights.sum()
+        u_c = u - centre
+        scatter = (weights[:, None] * u_c).T @ u_c / n + floor
+    back = axes * variances.sqrt()
+    found = back @ scatter @ back.T
+    lambdas, turns = torch.linalg.eigh((found + found.T) / 2)
+    lambdas = lambdas.clamp_min(FLOOR * float(variances.min()))
+    return StudentBase(shape, mean + back @ centre, turns, lambdas, torch.tensor(nu).to(x))
+
+
+def _student_loss(nu: float, q: Tensor, d: int) -> float:
+    """The mean of -log p over rows at the squared distances q (n,), without log det S / 2."""
+    log_z = math.lgamma(nu / 2) - math.lgamma((nu + d) / 2) + 0.5 * d * math.log(nu * math.pi)
+    return log_z + 0.5 * (nu + d) * float(torch.log1p(q / nu).mean())
+
+
+def _likeliest_nu(q: Tensor, d: int) -> float:
+    """The nu of the least loss, by a golden-section search over log nu."""
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = math.log(0.5), math.log(200.0)
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = (_student_loss(math.exp(place), q, d) for place in (left, right))
+    for _ in range(35):
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = _student_loss(math.exp(left), q, d)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = _student_loss(math.exp(right), q, d)
+    return math.exp((low + high) / 2)
+
+
+def fit_scales(x: Tensor, held_out: Tensor, iterations: int = 2000) -> MixtureBase:
+    """Fit a mixture of SCALES Gaussians N(m, t_j S) to x (n, d), with the Student law's mean and scatter."""
+    student, d = fit_student(x, held_out), x.shape[1]
+    q, k = student._along(x)[1], SCALES
+    order = q.sort().values
+    places = (1 - 10.0 ** -torch.linspace(0.3, math.log10(max(len(q), 20)) - 0.5, k).double()) * (len(q) - 1)
+    scales, weights, last = order[places.long()].clamp_min(1e-6) / d, torch.full((k,), 1 / k).to(q), -math.inf
+    for _ in range(iterations):
+        logits = weights.log() - 0.5 * d * scales.log() - 0.5 * q[:, None] / scales
+        value = float(logits.logsumexp(1).mean())
+        if value - last < 1e-7:
+            break
+        odds, last = logits.softmax(1), value
+        weights = odds.mean(0).clamp_min(1e-12)
+        scales = ((odds * q[:, None]).sum(0) / (d * odds.sum(0).clamp_min(1e-12))).clamp_min(1e-12)
+    spread = scales[:, None] * student.variances
+    return MixtureBase(student.shape, weights, student.mean.expand(k, d), student.axes.expand(k, d, d), spread)
