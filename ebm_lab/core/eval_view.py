@@ -63,6 +63,8 @@ class EvalView:
     """Where the chains begin, if the method says; None: at noise."""
     step: int = 0
     """The training step after which the run is looked at."""
+    blur: float = 0.0
+    """The objective learns the data's law blurred by N(0, blur^2 I), in data units."""
 
     def has(self, feature: str) -> bool:
         """Say whether the model has this feature (features.py)."""

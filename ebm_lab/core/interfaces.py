@@ -125,6 +125,8 @@ class Objective(Part, nn.Module, ABC):
     needs = (Need("energy", "energy"),)
     sampler: Sampler | None = None
     """What its chains move by, where it trains with chains."""
+    data_noise: float = 0.0
+    """Std, in data units, of the Gaussian noise that it adds to the data."""
     needs_float32: str | None = None
     """What it does with differences of energies, in words, where they are too small for bfloat16; None: nothing."""
     rows: tuple[str, ...] = ()
@@ -202,6 +204,15 @@ class Objective(Part, nn.Module, ABC):
 
     def learnt_log_z(self) -> Tensor | None:
         """The energy's log Z in nats, 0-d, where the objective estimates it."""
+        return None
+
+    def learnt_blur(self) -> float:
+        """Return the sigma, in data units, of the Gaussian noise by which the law that the loss learns is blurred."""
+        return self.data_noise
+
+    def sees_within(self) -> float | None:
+        """Return how far the loss compares points, as the std in data units of what moves one to another, for a loss
+        that does not see the relative weights of modes which that leaves far apart. None: it sees all weights."""
         return None
 
     def origin(self) -> Sampleable | None:

@@ -152,6 +152,21 @@ class Guard:
         text = f"nll is {nll:.3g} (the starting noise has {noise:.3g}, limit {noise + self.floor:.3g})"
         return [Trouble(f"the model lost the data: {text}", "likelihood")]
 
+    def warnings_final(self, metrics: Mapping[str, float]) -> list[str]:
+        """Lines on a trained model that is worse on the test points than a trivial one, by more than two paired
+        standard errors. The run has finished all the same."""
+        if not self.enabled or self.tempered:
+            return []
+        lines = []
+        for law, name in (("gaussian", "a fitted Gaussian"), ("base", "its own base")):
+            found = next((p for p in ("", "ais_") if f"{p}nll_above_{law}" in metrics), None)
+            if found is None:
+                continue
+            above, se = metrics[f"{found}nll_above_{law}"], metrics[f"{found}nll_above_{law}_se"]
+            if above > 2 * se:
+                lines.append(f"the model is worse than {name} by {above:.3g} nats on the test points (+- {se:.2g})")
+        return lines
+
     def record_window(self, metrics: Mapping[str, float], step: int) -> bool:
         """Take a window without trouble, ended at `step`, into the record; True if it proves the candidate good."""
         calm = not self.check_window(metrics, CALM)
