@@ -28,8 +28,8 @@ COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16)
 """The numbers of components that are tried; two in a row that are no better end the search."""
 ROWS = 10_000
 """Rows that a mixture is fitted to, and as many that choose it, at most."""
-DIMENSIONS = 100
-"""No mixture is fitted above this dimension, where EM takes minutes."""
+DIMENSIONS, MANY = 100, 1000
+"""Above the first no mixture is fitted, for EM takes minutes; above the second no Gaussian either."""
 FLAT = 1e-10
 """Correlations with an eigenvalue below this have a direction in which the points do not vary."""
 APART = 6.0
@@ -111,6 +111,8 @@ def _is_points(dataset: Dataset) -> bool:
 
 def _fit_gaussian(train: Tensor) -> Gaussian | None:
     x = train.detach().cpu().flatten(1).double()
+    if x.shape[1] > MANY:
+        return None
     mean = x.mean(0)
     covariance = (x - mean).T @ (x - mean) / len(x)
     std = covariance.diagonal().sqrt()
