@@ -36,6 +36,9 @@ APART = 6.0
 """Standard deviations between components beyond which a score does not see their relative weight: D_F is then 0.014
 where the Kullback-Leibler divergence is half a nat (docs/theory.md, 17)."""
 
+ENOUGH = 0.1
+"""A base that is worse by fewer nats than the fitted mixture has about the right weights of the groups."""
+
 
 def base_of(energy: nn.Module | object) -> Distribution | None:
     """Return the law that an energy corrects, E = -log base + f, where it has one."""
@@ -87,10 +90,10 @@ def groups_apart(mixture: GaussianMixture, blur: float) -> list[Tensor]:
 
 def blind_note(dataset: Dataset, name: str, blur: float, base: Distribution | None) -> str | None:
     """Say that an objective whose loss compares points no further than `blur` apart does not learn the weights of
-    modes, where these data have such modes; None where they have not, or where a mixture base brings their weights."""
-    mixture = None if isinstance(base, GaussianMixture) else fitted_mixture(dataset)
+    modes, where these data have such modes; None where they have not, or where the energy's base has their weights."""
+    mixture = fitted_mixture(dataset)
     groups = groups_apart(mixture, blur) if mixture is not None else []
-    if mixture is None or len(groups) < 2:
+    if mixture is None or len(groups) < 2 or (base is not None and _is_as_good(base, mixture, dataset.val)):
         return None
     weights = sorted(float(mixture.odds[group].sum()) for group in groups)
     return (
@@ -107,6 +110,13 @@ def _kept(dataset: Dataset) -> dict[str, Any]:
 
 def _is_points(dataset: Dataset) -> bool:
     return dataset.bounds is None and "continuous" in features_of(dataset)
+
+
+@torch.no_grad()
+def _is_as_good(base: Distribution, mixture: GaussianMixture, x: Tensor) -> bool:
+    """Return whether the base explains points x (n, *shape) as well as the mixture, to ENOUGH nats."""
+    lost = log_prob_of(mixture, x).mean() - in_parts(base.log_prob, x, 4096).double().cpu().mean()
+    return float(lost) <= ENOUGH
 
 
 def _fit_gaussian(train: Tensor) -> Gaussian | None:

@@ -9,6 +9,7 @@ each vector are used, so that the slope of p cancels.
 
 import math
 from dataclasses import replace
+from functools import singledispatch
 from typing import NamedTuple
 
 import torch
@@ -31,14 +32,29 @@ class Cost(NamedTuple):
     se: float
 
 
+@singledispatch
 def blurred(law: Distribution, sigma: float) -> Distribution | None:
     """Return the law of x + sigma e, x ~ law and e ~ N(0, I); None where it has no formula here."""
-    if isinstance(law, IsotropicGaussian | NoisyCurves):
-        return replace(law, std=math.hypot(law.std, sigma))
-    if isinstance(law, Gaussian):
-        return replace(law, covariance=_wider(law.covariance, sigma))
-    if not isinstance(law, GaussianMixture):
-        return None
+    return None
+
+
+@blurred.register
+def _(law: IsotropicGaussian, sigma: float) -> IsotropicGaussian:
+    return replace(law, std=math.hypot(law.std, sigma))
+
+
+@blurred.register
+def _(law: NoisyCurves, sigma: float) -> NoisyCurves:
+    return replace(law, std=math.hypot(law.std, sigma))
+
+
+@blurred.register
+def _(law: Gaussian, sigma: float) -> Gaussian:
+    return replace(law, covariance=_wider(law.covariance, sigma))
+
+
+@blurred.register
+def _(law: GaussianMixture, sigma: float) -> GaussianMixture:
     if law.stds is not None:
         return replace(law, stds=(law.stds**2 + sigma**2).sqrt())
     assert law.covariances is not None, "a mixture has one of the two"

@@ -79,7 +79,8 @@ def test_a_mixture_base_brings_the_weights():
     data = build("dataset", EIGHT)
     line = blind_note(data, "objective=ssm", 0.0, None)
     assert line is not None and "8 groups more than 6 standard deviations apart" in line and "objective=ssm" in line
-    assert blind_note(data, "objective=ssm", 0.0, mixture(8.0, d=2)) is None
+    assert blind_note(data, "objective=ssm", 0.0, data.law) is None
+    assert blind_note(data, "objective=ssm", 0.0, mixture(8.0, d=2)) is not None  # a mixture of other data
     assert blind_note(data, "objective=ssm", 0.0, IsotropicGaussian(torch.zeros(2), 1.0)) is not None
     assert blind_note(data, "objective=cnce", 2.0, None) is None  # a kernel as wide as the data
     moons = {"name": "two_moons", "noise": 0.15, "train": 4000, "held_out": 2000, "seed": 0}

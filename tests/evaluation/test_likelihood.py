@@ -1,6 +1,7 @@
 """Likelihood above two dimensions, what stands beside it, and the lines that it brings: against closed forms."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ class Known(Dataset):
         return self.own.log_prob(x)
 
 
-def view(energy, data, split="test", **more):
+def view(energy, data, split: Literal["val", "test"] = "test", **more):
     settings = {"sampler": None, "count": 64, "steps": 10, "generator": torch.Generator().manual_seed(1), **more}
     return EvalView(energy, data, split, **settings)
 
@@ -102,8 +103,8 @@ def test_a_fitted_gaussian_stands_beside_the_model():
     """Its nll on the points it was fitted to is 1/2 log det S + d/2 (log 2 pi + 1); the difference is paired."""
     truth, _, energy, _ = pair(d=4)
     x = Gaussian(*truth).sample(3000, torch.Generator().manual_seed(5))
-    data = Points(x)
-    data.log_prob = lambda y: Gaussian(*truth).log_prob(y)
+    data = Known(Gaussian(*truth))
+    data.train = data.test = x
     m = Likelihood(cells=10)(view(energy, data)).metrics
     own = 0.5 * float((x - x.mean(0)).T.cov(correction=0).logdet()) + 2 * (math.log(2 * math.pi) + 1)
     assert m["nll_gaussian"] == pytest.approx(own, abs=1e-9)
