@@ -17,8 +17,8 @@ At the end the model itself is weighed, for a loss may not see where its mass we
     nll > (nats + D) above that of the starting noise, on the test points, where the likelihood is known
 
 for a density so far below one that knows nothing is no model. Energies learnt with cold chains are no log-densities
-and are not weighed. A run whose model is worse on the test points than a Gaussian fitted to the training points, or than
-its own base, by more than two paired standard errors, has finished, and says so.
+and are not weighed. A run whose model is worse on the test points than a Gaussian fitted to the training points, or
+than its own base, by more than two paired standard errors, has finished, and says so.
 
 A checkpoint is good once a whole window that began after it stayed below a third of every limit: a state that already
 slides is not worth going back to.
