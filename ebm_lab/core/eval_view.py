@@ -64,6 +64,8 @@ class EvalView:
     """The law from which chains start, if the objective defines one; None: noise."""
     step: int = 0
     """Number of training steps taken."""
+    blur: float = 0.0
+    """The law that the objective learns is the data's, blurred by N(0, blur^2 I); in data units."""
 
     def has(self, feature: str) -> bool:
         """Return whether the model has this feature; features.py lists the features."""

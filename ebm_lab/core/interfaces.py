@@ -134,6 +134,8 @@ class Objective(Part, nn.Module, ABC):
     needs = (Need("energy", "energy"),)
     sampler: Sampler | None = None
     """The sampler of its chains, if it trains with chains."""
+    data_noise: float = 0.0
+    """Std, in data units, of the Gaussian noise that it adds to the data."""
     needs_float32: str | None = None
     """How it uses energy differences that bfloat16 is too coarse for, in words; None: it does not."""
     validates: bool = False
@@ -144,7 +146,7 @@ class Objective(Part, nn.Module, ABC):
     def __init__(self, energy: nn.Module) -> None:
         super().__init__()
         self.energy = energy
-        self.resolved: dict[str, float] = {}
+        self.resolved: dict[str, float | str] = {}
         """Settings given as `auto`, with the values chosen from the data."""
         self.notes: list[str] = []
         """Lines for the user, printed once at the start of a run."""
@@ -159,7 +161,7 @@ class Objective(Part, nn.Module, ABC):
             cls.needs_float32 = vars(cls)["compares"]
 
     @property
-    def chosen(self) -> dict[str, float]:
+    def chosen(self) -> dict[str, float | str]:
         """The name of `resolved` in older plugins."""
         return self.resolved
 
@@ -218,6 +220,18 @@ class Objective(Part, nn.Module, ABC):
 
     def learnt_log_z(self) -> Tensor | None:
         """Return log Z of the energy in nats, 0-d, if the objective estimates it, else None."""
+        return None
+
+    def learnt_blur(self) -> float:
+        """Return the sigma, in data units, of the Gaussian noise by which the law that the loss learns is blurred."""
+        return self.data_noise
+
+    def sees_within(self) -> float | None:
+        """Return the distance over which the loss compares points, as a std in data units, or None.
+
+        A loss that only compares points nearer than this does not see the relative weights of modes further apart.
+        None: the loss sees the weights of all modes.
+        """
         return None
 
     def origin(self) -> Sampleable | None:

@@ -23,8 +23,8 @@ from ebm_lab.models.levels import require_images
 
 @register("energy", "conv")
 class Conv(Activated, AnchoredImages):
-    """Images (C, H, W). `channels`: of each convolution; `hidden`: width of the linear layer; `confine`: the quadratic's
-    width in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance; `base`:
+    """Images (C, H, W). `channels`: of each convolution; `hidden`: width of the linear layer; `confine`: width of the
+    quadratic in units of the data's scale, null for none; `confine_shape`: isotropic, or the data's covariance; `base`:
     a law fitted to the data in the quadratic's place (models/base.py)."""
 
     needs = (Need("dataset", "images"),)

@@ -6,7 +6,8 @@ w and its estimators: _annealed_importance.py. Since E[log mean w] <= log Z, the
 average, by as much as the weights are uneven: `ais_ess` is the number of chains that carry the sum, of
 `ais_chains`, and ais_log_z_se the jackknife's standard error. Modes that no chain from the base finds are missing
 from both. The base is a Gaussian fitted to the training data and the chains move in coordinates in which it is N(0, I);
-`ais_nll_base` is its own held-out nll, the trivial baseline. Temperatures and step sizes come from a pilot run and are
+`ais_nll_base` is its own held-out nll, the trivial baseline; others, and where the data's law is known the truth and
+the gap to it, stand beside it (_baselines.py). Temperatures and step sizes come from a pilot run and are
 frozen in the runs that count.
 
 Reverse AIS goes from the model to the base: exact starts would give E[ais_log_z_reverse] >= log Z. A trained energy has
@@ -40,6 +41,7 @@ from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation._annealed_importance import Whitened, effective_sample_size, log_mean_exp
 from ebm_lab.evaluation._annealed_path import Journey, Schedule, pilot
+from ebm_lab.evaluation._baselines import BASELINES, Likelihoods, beside, gap_to_truth, true_nll
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
 from ebm_lab.evaluation.likelihood import exact_log_z
 
@@ -70,6 +72,10 @@ class AIS(Evaluation):
 
     metrics = (
         Metric("ais_nll", unit="nats"),
+        Metric("ais_nll_true", unit="nats"),
+        Metric("ais_nll_gap", "gap to the truth by AIS", "nats", "lower"),
+        Metric("ais_nll_gap_*", unit="nats"),
+        *BASELINES,
         Metric("ais_bits_per_dim*", unit="bits"),
         Metric("ais_*"),
     )
@@ -129,6 +135,7 @@ class AIS(Evaluation):
         both = {steps: (_log_z(forward), _log_z(-reverse)) for steps, (forward, reverse) in runs.items()}
         (log_z, se), (minus, se_reverse) = both[self.temperatures]
         e = in_parts(partial(_energies, view.energy), view.held_out, 4096)
+        at_points = Likelihoods(e + log_z, se)
         nll, n = float(e.mean()) + log_z, len(runs[self.temperatures][0])
         base_nll = -float(model.base_log_prob(view.held_out).double().mean())
         metrics = {
@@ -147,10 +154,14 @@ class AIS(Evaluation):
         }
         if len(e) > 1:
             metrics["ais_nll_se"] = math.hypot(se, float(e.std()) / len(e) ** 0.5)
+        told: list[str] = []
+        if (true := true_nll(view)) is not None:
+            metrics |= gap_to_truth(view, nll, at_points, true, told, "ais_")
+        metrics |= beside(view, at_points, "ais_")
         for steps, ((value, error), _) in both.items():
             if steps != self.temperatures:
                 metrics |= {f"ais_log_z_at_{steps}": value, f"ais_log_z_at_{steps}_se": error}
-        report = Report(metrics, notes=_notes(metrics, view))
+        report = Report(metrics, notes=[*_notes(metrics, view), *told])
         if view.dataset.bounds is not None:
             metrics["ais_bits_per_dim"] = bits_per_dim(nll, view.dataset)
             metrics["ais_bits_per_dim_base"] = bits_per_dim(base_nll, view.dataset)
@@ -201,6 +212,13 @@ def _notes(m: dict[str, float], view: EvalView) -> list[str]:
     elif m["ais_ess"] < 0.1 * m["ais_chains"]:
         few = f"{m['ais_ess']:.1f} of {m['ais_chains']:.0f} chains carry the weights: log Z is too low by nats and its "
         notes.append(few + "standard error is not to be trusted; give more temperatures")
+    error = math.hypot(m["ais_log_z_se"], m["ais_log_z_reverse_se"])
+    settled = m["ais_ess"] >= 0.1 * m["ais_chains"] and abs(m["ais_gap"]) <= 0.1 + 2 * error
+    word = "converged" if settled else "did not converge"
+    notes.append(
+        f"AIS {word}: reverse minus forward log Z is {m['ais_gap']:+.2g} nats, "
+        f"with a standard error of {error:.2g}, and {m['ais_ess']:.3g} of {m['ais_chains']:.0f} chains carry the sum"
+    )
     if abs(m["ais_gap"]) > 3:
         cause = "too few temperatures" if m["ais_gap"] > 0 else "reverse starts far from the model's law"
         notes.append(

@@ -17,6 +17,7 @@ arXiv:1806.03664.
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, equation 26, arXiv:2101.03288.
 """
 
+import math
 from abc import abstractmethod
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -86,6 +87,9 @@ class Displaced(Objective):
     @abstractmethod
     def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (loss, G, E(x)), (B,) each."""
+
+    def sees_within(self) -> float:
+        return math.hypot(self.kernel.wide, self.data_noise)
 
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)

@@ -86,6 +86,12 @@ class DSM(Objective):
             self.resolved["sigma"] = sigma
         self.sigma = sigma
 
+    def learnt_blur(self) -> float:
+        return self.sigma
+
+    def sees_within(self) -> float:
+        return self.sigma
+
     def forward(self, batch: Batch) -> Loss:
         x, eps = batch.x, torch.empty_like(batch.x).normal_(generator=self.generator)
         if self.antithetic:

@@ -66,6 +66,9 @@ class ED(Objective):
         self.generator, self.samples, self.w = generator, samples, w
         self.blur, self.data_noise = blur * dataset.scale, data_noise * dataset.scale
 
+    def sees_within(self) -> float:
+        return math.hypot(math.sqrt(2) * self.blur, self.data_noise)
+
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)
         y = x + self.blur * torch.empty_like(x).normal_(generator=self.generator)

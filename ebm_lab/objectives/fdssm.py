@@ -20,6 +20,8 @@ Tianyu Pang, Kun Xu, Chongxuan Li, Yang Song, Stefano Ermon and Jun Zhu, Efficie
 Finite-Difference Score Matching, 2020, arXiv:2007.03317.
 """
 
+import math
+
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Generator, Tensor, nn
 
@@ -68,6 +70,9 @@ class FDSSM(Objective):
         super().__init__(energy)
         self.generator, self.variance_reduced = generator, variance_reduced
         self.step, self.data_noise = step * dataset.scale, data_noise * dataset.scale
+
+    def sees_within(self) -> float:
+        return math.hypot(self.step, self.data_noise)
 
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)

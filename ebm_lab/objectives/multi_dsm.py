@@ -83,6 +83,9 @@ class MultiDSM(Objective):
         needed = [Need("energy", "energy", f"objective.time_weight={time_weight:g}")] if time_weight else []
         return (*super().needs_of(**settings), *needed)
 
+    def learnt_blur(self) -> float:
+        return cast(NoiseLevels, self.energy).ladder.sigma_min
+
     def forward(self, batch: Batch) -> Loss:
         x, model = batch.x, cast(NoiseLevels, self.energy)
         sigma = draw_levels(model.ladder, len(x), self.discrete, self.generator, x)

@@ -61,6 +61,9 @@ class SM(Objective):
                 f"cost of objective=ssm, which has the same minimiser"
             )
 
+    def sees_within(self) -> float:
+        return self.data_noise
+
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)
         values, e, s = implicit_score_matching(self.energy, x, self.chunk)

@@ -82,6 +82,9 @@ class SSM(Objective):
         self.law: Projection = projection
         self.variance_reduced, self.data_noise = variance_reduced, data_noise * dataset.scale
 
+    def sees_within(self) -> float:
+        return self.data_noise
+
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)
         v = projections(x.repeat(self.count, *[1] * (x.ndim - 1)), self.law, self.generator)

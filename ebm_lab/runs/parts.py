@@ -41,7 +41,7 @@ class Parts:
     generator: Generator
     processes: Processes
     wiring: dict[str, Any]
-    resolved: dict[str, float]
+    resolved: dict[str, float | str]
 
     @property
     def evaluations(self) -> Evaluations:

@@ -19,6 +19,7 @@ from ebm_lab.core.eval_view import is_silent, reason_against
 from ebm_lab.core.interfaces import Logger, RunInfo
 from ebm_lab.core.registry import build
 from ebm_lab.core.streams import say
+from ebm_lab.distributions.baselines import base_of, blind_note
 from ebm_lab.loggers.guarded import Guarded
 from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.training import checkpoint
@@ -54,7 +55,7 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
         + (f", {world} processes" if world > 1 else "")
         + ("; compiling takes about half a minute at the second step" if trainer.compiled else "")
     )
-    for line in (*trainer.notes, *left_out(trainer)):
+    for line in (*trainer.notes, *left_out(trainer), *unseen(trainer)):
         trainer.say(line)
     if state.step:
         trainer.say(f"resumed at step {state.step}")
@@ -80,6 +81,16 @@ def left_out(trainer: Trainer) -> list[str]:
         if reason is not None and (not is_silent(evaluators[name]) if name != "likelihood" else not known):
             lines.append(f"no {name}: {reason}")
     return lines
+
+
+def unseen(trainer: Trainer) -> list[str]:
+    """A line where the data have modes whose weights the objective does not learn."""
+    objective = trainer.state.objective
+    within, name = objective.sees_within(), trainer.state.config["objective"]["name"]
+    if within is None:
+        return []
+    line = blind_note(trainer.evaluations.dataset, f"objective={name}", within, base_of(objective.model()))
+    return [] if line is None else [line]
 
 
 def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None], note: Callable[[str], None]) -> Logger:

@@ -180,6 +180,8 @@ def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
     if found := trainer.state.guard.check_final(final):
         tips = trainer.advise(found, False)
         raise Diverged(f"step {trainer.state.step}: {found[0].seen}. {tips}")
+    for line in trainer.state.guard.warnings_final(final):
+        trainer.say_once(line)
     return "finished"
 
 

@@ -74,6 +74,7 @@ class Evaluations:
             origin=self.objective.origin(),
             chains=x,
             chain_labels=y,
+            blur=self.objective.learnt_blur(),
             share=Share(self.processes.world, self.processes.join_rows),
         )
 

@@ -18,7 +18,8 @@ matching sees only the data). Where the likelihood is known, the model is in tro
     nll > nll of the starting noise + (nats + D)
 
 since a density that far below one which knows nothing is no model of the data. Energies trained with cold chains are
-not log-densities and are not checked.
+not log-densities and are not checked. A run whose model is worse on the test points than a Gaussian fitted to the
+training points, or than its own base, by more than two paired standard errors, is finished, and says so.
 
 A checkpoint is good once a whole window that began after it stayed below a third of every limit, so that the run never
 returns to a state that was already diverging.
@@ -153,6 +154,21 @@ class Guard:
             return []
         text = f"nll is {nll:.3g} (the starting noise has {noise:.3g}, limit {noise + self.floor:.3g})"
         return [Trouble(f"the model lost the data: {text}", "likelihood")]
+
+    def warnings_final(self, metrics: Mapping[str, float]) -> list[str]:
+        """Lines on a trained model that is worse on the test points than a trivial one, by more than two paired
+        standard errors. The run has finished all the same."""
+        if not self.enabled or self.tempered:
+            return []
+        lines = []
+        for law, name in (("gaussian", "a fitted Gaussian"), ("base", "its own base")):
+            found = next((p for p in ("", "ais_") if f"{p}nll_above_{law}" in metrics), None)
+            if found is None:
+                continue
+            above, se = metrics[f"{found}nll_above_{law}"], metrics[f"{found}nll_above_{law}_se"]
+            if above > 2 * se:
+                lines.append(f"the model is worse than {name} by {above:.3g} nats on the test points (+- {se:.2g})")
+        return lines
 
     def record_window(self, metrics: Mapping[str, float], step: int) -> bool:
         """Record a window without trouble that ended at `step`; return whether it proves the candidate good."""

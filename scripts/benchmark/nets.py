@@ -60,6 +60,7 @@ def plain(energy: nn.Module) -> nn.Module:
         return PlainGaussian(energy.mean.detach(), energy.factor.detach().tril())
     if isinstance(energy, MLP | Conv):
         quadratic = energy.quadratic
+        assert quadratic is not None, "an energy without a base has one"
         shape = energy.mean.shape if isinstance(energy, MLP) else (1, *_image_shape(quadratic.mean))
         layers = cast(nn.Sequential, energy.net.to(memory_format=torch.contiguous_format))
         kind = PlainMLP if isinstance(energy, MLP) else PlainConv

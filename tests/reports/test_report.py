@@ -120,6 +120,16 @@ def test_pictures_beyond_the_budget_are_linked(tmp_path):
     assert html.count("data:image/png") == 3 and "samples_0000002.png" not in html
 
 
+def test_what_a_run_said_of_its_model_is_in_the_page(tmp_path):
+    run = make_run(tmp_path, "2026-01-02_03-04-05.000006_dsm_two_moons_s0")
+    line = "the model is worse than a fitted Gaussian by 0.8 nats on the test points (+- 0.01)"
+    run.write_summary({"status": "finished", "nll_gap": 0.1, "nll_gaussian": 2.5, "said": [line, 7, HOSTILE]})
+    make_run(tmp_path, "2026-01-02_03-04-06.000006_pcd_two_moons_s0").write_summary({"status": "finished", "said": 3})
+    report(outputs=str(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert line in page and HOSTILE not in page and '"nll_gaussian"' in page
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_page_sorts_filters_selects_and_slides(tmp_path):
     make_run(tmp_path, "2026-01-02_03-04-05.000006_dsm_two_moons_s0", "dsm", gap=0.3)

@@ -49,6 +49,7 @@ def read(path: Path, points: int) -> dict[str, Any]:
         "status": str(summary.get("status", "unreadable")),
         "summary": {k: v for k, v in summary.items() if is_number(v) and k not in ("pid", "format")},
         "message": str(summary.get("message", "")),
+        "said": said(summary.get("said")),
         "command": str(summary.get("command", "")),
         "config": config,
         "flat": flat({k: v for k, v in config.items() if k not in HIDDEN}),
@@ -56,6 +57,11 @@ def read(path: Path, points: int) -> dict[str, Any]:
         "images": pictures(path / "images"),
         "trouble": trouble,
     }
+
+
+def said(lines: Any) -> list[str]:
+    """The lines that a run said of its evaluations, as far as a page wants them."""
+    return [line[:300] for line in lines[:30] if isinstance(line, str)] if isinstance(lines, list) else []
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

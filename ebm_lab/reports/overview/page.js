@@ -100,7 +100,8 @@ function choose(run) {
   const right = el("div", {}, el("pre", { textContent: run.config || "no config" }));
   const lines = el("p", { className: "hint" }, `${run.status}${run.message ? ": " + run.message : ""} · `, el("a", { href: run.link, textContent: "directory" }),
     " · ", el("code", { textContent: `python scripts/evaluate.py run=${run.path}` }));
-  at("run").replaceChildren(el("h3", { textContent: run.name }, ), el("div", { style: "grid-column: 1 / -1" }, lines), left, right);
+  const said = el("ul", { className: "hint" }, ...run.said.map(line => el("li", { textContent: line })));
+  at("run").replaceChildren(el("h3", { textContent: run.name }, ), el("div", { style: "grid-column: 1 / -1" }, lines, said), left, right);
 }
 
 /* charts */

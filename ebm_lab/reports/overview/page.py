@@ -54,6 +54,7 @@ def _run(run: dict[str, Any], folder: Path) -> dict[str, Any]:
         "path": os.path.relpath(run["path"]),
         "status": run["status"],
         "message": "; ".join([*run["trouble"], *filter(None, [run["message"]])]),
+        "said": run["said"],
         "summary": run["summary"],
         "flat": {k: v if isinstance(v, int | float | str) else json.dumps(v) for k, v in run["flat"].items()},
         "config": yaml.safe_dump(run["config"], sort_keys=False) if run["config"] else "",

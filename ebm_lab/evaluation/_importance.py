@@ -1,0 +1,85 @@
+"""log Z from exact samples of the data's law p, in any dimension.
+
+    log w(x) = -E(x) - log p(x),    x_i ~ p:    Z = E_p[w],    log Z = log mean_i w(x_i)
+    ess = (sum w)^2 / (n sum w^2)    in (0, 1]: the share of the samples that carries the sum
+    KL(p || q) = log Z - E_p[log w],    KL(q || p) = E_p[w log w] / Z - log Z,    q = exp(-E) / Z
+
+Both divergences are estimated from the same weights. Mass of q where p has none is missing from Z: where p covers
+little of q the weights are uneven, and below FEW of the effective sample size nothing is reported.
+
+Art B. Owen, Monte Carlo Theory, Methods and Examples, 2013, chapter 9 (self-normalised importance sampling).
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from ebm_lab.core.functional import EnergyFn, evaluate, in_parts
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.evaluation._annealed_importance import effective_sample_size, log_mean_exp
+
+DRAWS, NUMBERS = 50_000, 2**22
+"""Exact samples, at most, and the numbers that they may hold together."""
+FEW = 0.01
+"""Effective samples, as a share of all, below which log Z is not trusted."""
+
+
+class Weighed(NamedTuple):
+    """log Z and its jackknife standard error, nats; the effective sample size as a share of the samples; both
+    Kullback-Leibler divergences with the standard errors of their estimates, nats."""
+
+    log_z: float
+    se: float
+    ess: float
+    forward: float
+    forward_se: float
+    reverse: float
+    reverse_se: float
+
+
+def exact_samples(dataset: Dataset, generator: Generator) -> Tensor | None:
+    """Draw new samples of the data's law, (n, *shape), on the data's device; the held-out points, which no model was
+    fitted to, where the law has a density and no sampler; None where nothing is known."""
+    if dataset.log_prob(dataset.test[:1]) is None:
+        return None
+    if dataset.law is None:
+        return torch.cat([dataset.val, dataset.test])
+    own = torch.Generator().manual_seed(
+        int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    )  # the law lives on the CPU
+    n = max(1000, min(DRAWS, NUMBERS // dataset.mean.numel()))
+    return dataset.law.sample(n, own).to(dataset.train)
+
+
+@torch.no_grad()
+def log_weights(energy: EnergyFn, dataset: Dataset, x: Tensor) -> Tensor:
+    """-E(x) - log p(x), (n, *shape) -> (n,) in float64."""
+    log_p = in_parts(lambda part: _log_p(dataset, part), x, 4096)
+    return -in_parts(partial(evaluate, energy), x, 65_536).double() - log_p.to(x.device)
+
+
+def weigh(log_w: Tensor) -> Weighed:
+    """What the log weights (n,) of exact samples say."""
+    value, error = (float(v) for v in log_mean_exp(log_w))
+    n, share = len(log_w), log_w.softmax(0)
+    forward, reverse = value - log_w.mean(), (share * log_w).sum() - value
+    forward_terms = (log_w - value).exp() - log_w  # the influence of each sample on the divergence, but for a constant
+    reverse_terms = n * share * (log_w - value - reverse - 1)
+    return Weighed(
+        log_z=value,
+        se=error,
+        ess=float(effective_sample_size(log_w)) / n,
+        forward=float(forward),
+        forward_se=float(forward_terms.std()) / math.sqrt(n),
+        reverse=float(reverse),
+        reverse_se=float(reverse_terms.std()) / math.sqrt(n),
+    )
+
+
+def _log_p(dataset: Dataset, x: Tensor) -> Tensor:
+    log_p = dataset.log_prob(x)
+    assert log_p is not None, "exact_samples() asks for it"
+    return log_p.double()
