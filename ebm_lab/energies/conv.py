@@ -39,7 +39,7 @@ class Conv(Activated, AnchoredImages):
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
         confine_floor: PositiveFloat,
-        base: BaseName = "none",
+        base: BaseName,
     ) -> None:
         super().__init__()
         depth, height, width = require_images(dataset, "conv")

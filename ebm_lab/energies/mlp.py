@@ -42,7 +42,7 @@ class MLP(Activated, Anchored):
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
         confine_floor: PositiveFloat,
-        base: BaseName = "none",
+        base: BaseName,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", dataset.mean.clone())

@@ -40,7 +40,7 @@ class NoiseConv(Activated, NoiseEnergy):
         sigma_min: Sigma,
         sigma_max: Sigma,
         levels: Annotated[int, Field(ge=2)],
-        base: BaseName = "none",
+        base: BaseName,
     ) -> None:
         depth, height, width = require_images(dataset, "noise_conv")
         super().__init__(dataset, sigma_min, sigma_max, levels, base)

@@ -35,7 +35,7 @@ class NoiseMLP(Activated, NoiseEnergy):
         sigma_min: Sigma,
         sigma_max: Sigma,
         levels: Annotated[int, Field(ge=2)],
-        base: BaseName = "none",
+        base: BaseName,
     ) -> None:
         super().__init__(dataset, sigma_min, sigma_max, levels, base)
         self.net = FilmMLP(dataset.mean.numel(), hidden, 1, activation)

@@ -44,7 +44,7 @@ class NoiseUNet(Activated, NoiseEnergy):
         sigma_min: Sigma,
         sigma_max: Sigma,
         levels: Annotated[int, Field(ge=2)],
-        base: BaseName = "none",
+        base: BaseName,
     ) -> None:
         depth, _, _ = require_images(dataset, "noise_unet")
         super().__init__(dataset, sigma_min, sigma_max, levels, base)

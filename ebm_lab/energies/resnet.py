@@ -72,7 +72,7 @@ class ResNet(Activated, AnchoredImages):
         confine: PositiveFloat | None,
         confine_shape: ConfineShape,
         confine_floor: PositiveFloat,
-        base: BaseName = "none",
+        base: BaseName,
     ) -> None:
         super().__init__()
         depth, _, _ = require_images(dataset, "resnet")

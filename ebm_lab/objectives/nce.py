@@ -77,7 +77,7 @@ class NCE(Objective):
         self.data_noise = data_noise * dataset.scale
         if noise == "auto":
             noise = "gaussian" if base_of(energy) is None else "base"
-            self.resolved["noise"] = noise
+            self.resolved["noise"] = noise  # type: ignore
         if noise == "base":
             self.noise: Distribution = self._base(widen)
         else:

@@ -31,7 +31,7 @@ SMOOTH = ("silu", "softplus", "tanh", "gelu")
 def mlp(activation="silu", hidden=(9, 7), confine=2.0, shape="isotropic", event=(3,), dtype=torch.float64):
     torch.manual_seed(0)
     data = Points(torch.randn(40, *event) * torch.linspace(0.5, 2, event[-1]) + 1)
-    settings = {"confine": confine, "confine_shape": shape, "confine_floor": 0.1}
+    settings = {"confine": confine, "confine_shape": shape, "confine_floor": 0.1, "base": "none"}
     return MLP(data, hidden=list(hidden), activation=activation, **settings).to(dtype), data
 
 

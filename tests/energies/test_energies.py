@@ -25,7 +25,9 @@ def test_the_quadratic_is_the_gaussian_that_it_says(generator, shape, width, flo
 
 def test_a_network_that_gives_zero_leaves_the_quadratic(generator):
     data = Points(torch.randn(50, 4, generator=generator))
-    energy = MLP(data, hidden=[8], activation="silu", confine=2.0, confine_shape="covariance", confine_floor=0.1)
+    energy = MLP(
+        data, hidden=[8], activation="silu", confine=2.0, confine_shape="covariance", confine_floor=0.1, base="none"
+    )
     torch.nn.init.zeros_(energy.net[-1].weight)
     torch.nn.init.constant_(energy.net[-1].bias, 3.0)
     torch.testing.assert_close(energy(data.train), 3.0 + energy.quadratic(data.train))

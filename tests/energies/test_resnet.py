@@ -21,6 +21,7 @@ SETTINGS = {
     "confine": 2.0,
     "confine_shape": "isotropic",
     "confine_floor": 0.1,
+    "base": "none",
 }
 DIGITS = ["dataset=digits", "energy=resnet", "energy.channels=[4,6]", "energy.spectral_norm=true", "batch_size=16"]
 DIGITS += ["logger=none", "samples=5", "sample_steps=10", "log_every=3", "checkpoint_every=4", "eval_every=1000"]

@@ -115,7 +115,9 @@ def test_no_floor_where_the_density_has_edges():
 
 def test_a_kink_is_refused_in_words(generator):
     data = Points(torch.randn(50, 2, generator=generator))
-    energy = MLP(data, hidden=[8], activation="relu", confine=2.0, confine_shape="isotropic", confine_floor=0.1)
+    energy = MLP(
+        data, hidden=[8], activation="relu", confine=2.0, confine_shape="isotropic", confine_floor=0.1, base="none"
+    )
     view = EvalView(energy, data, "test", None, 4, 4, generator)
     reason = reason_against(ScoreMatchingLoss(exact_dim=64, projections=1, points=10), view)
     assert reason is not None and "no second derivative" in reason

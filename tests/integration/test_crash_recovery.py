@@ -238,7 +238,14 @@ def folder(file):
     file.mkdir()
 
 
-MLP = {"name": "mlp", "activation": "silu", "confine": 2.0, "confine_shape": "isotropic", "confine_floor": 0.1}
+MLP = {
+    "name": "mlp",
+    "activation": "silu",
+    "confine": 2.0,
+    "confine_shape": "isotropic",
+    "confine_floor": 0.1,
+    "base": "none",
+}
 BEST, GOOD, CANDIDATE = r"best.pt \(step 16\)", r"good.pt \(step 16\)", r"candidate.pt \(step 20\)"
 WHOLE = rf"whole there: {BEST}, {GOOD}, {CANDIDATE}; to go on from one: cp \S+/candidate.pt \S+/last.pt$"
 BROKEN = f"last.pt: not a readable checkpoint .*{WHOLE}"

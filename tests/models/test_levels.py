@@ -72,9 +72,9 @@ def images(generator):
 def models(generator):
     points, pixels = Points(torch.randn(50, 3, generator=generator)), images(generator)
     return [
-        (NoiseMLP(points, hidden=[16, 16], **SMOOTH), points),
-        (NoiseConv(pixels, channels=[4, 8], hidden=8, **SMOOTH), pixels),
-        (NoiseUNet(pixels, channels=[4, 8], **SMOOTH), pixels),
+        (NoiseMLP(points, hidden=[16, 16], base="none", **SMOOTH), points),
+        (NoiseConv(pixels, channels=[4, 8], hidden=8, base="none", **SMOOTH), pixels),
+        (NoiseUNet(pixels, channels=[4, 8], base="none", **SMOOTH), pixels),
         (ScoreMLP(points, hidden=[16, 16], **SMOOTH), points),
         (ScoreUNet(pixels, channels=[4, 8], **SMOOTH), pixels),
     ]
@@ -150,7 +150,10 @@ def test_the_base_is_the_blurred_gaussian(generator):
     """With f = 0 the energy is -log N(m, (s^2 + sigma^2) I) and the score network its gradient, at each level."""
     _, data, m = gaussian_model(generator)
     exact = ExactMixture(data, torch.ones(1).double(), m[None], data.scale, **LADDER)
-    for model in (NoiseMLP(data, hidden=[4], **SMOOTH).double(), ScoreMLP(data, hidden=[4], **SMOOTH).double()):
+    for model in (
+        NoiseMLP(data, hidden=[4], base="none", **SMOOTH).double(),
+        ScoreMLP(data, hidden=[4], **SMOOTH).double(),
+    ):
         torch.nn.init.zeros_(model.net.last.weight), torch.nn.init.zeros_(model.net.last.bias)
         x, sigma = data.train[:9], torch.linspace(0.1, 5, 9, dtype=torch.float64)
         torch.testing.assert_close(model.score(x, sigma), exact.score(x, sigma), rtol=1e-5, atol=1e-6)

@@ -55,7 +55,7 @@ def networks(generator):
     torch.manual_seed(0)
     images = Points(torch.randn(20, 2, 4, 3, generator=generator))
     points = Points(torch.randn(20, 5, generator=generator))
-    shared = {"activation": "silu", "confine": 1.0, "confine_shape": "isotropic", "confine_floor": 0.1}
+    shared = {"activation": "silu", "confine": 1.0, "confine_shape": "isotropic", "confine_floor": 0.1, "base": "none"}
     return {
         "conv": (Conv(images, channels=[4, 6], hidden=8, **shared).double(), images.train.double()),
         "mlp": (MLP(points, hidden=[8, 8], **shared).double(), points.train.double()),
@@ -92,6 +92,7 @@ def test_chunks_keep_one_chunk_s_graph():
             confine=1.0,
             confine_shape="isotropic",
             confine_floor=0.1,
+            base="none",
         )
         total = [0]
 
