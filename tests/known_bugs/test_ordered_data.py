@@ -130,6 +130,9 @@ def test_a_classifier_knows_all_classes():
     x, y = torch.randn(400, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(400) // 100
     model = Classifier(confident=0.5, hidden=4, points=100, passes=100)._fit(x, y)
     assert model.classes_.tolist() == [0, 1, 2, 3]
+    again, other = (Classifier(confident=0.9, hidden=h, points=100, passes=100)._fit(x.clone(), y) for h in (4, 5))
+    assert again is model and other is not model, "the same data and settings are fitted once a process"
+    assert Classifier(confident=0.5, hidden=4, points=100, passes=100)._fit(x + 1, y) is not model
 
 
 def test_the_largest_distance_is_that_between_the_modes():

@@ -71,6 +71,7 @@ def test_log_z_by_quadrature_gives_the_summary_s_nll_and_mass_one(tmp_path):
     assert float(values.exp().sum() * 0.04**2) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective, source", [("nce", "learnt"), ("dsm", "ais")])
 def test_in_three_dimensions_log_z_is_learnt_or_estimated(objective, source, tmp_path):
     data = ["dataset=gaussian", "dataset.dim=3", "dataset.train=500", "energy=mlp", "energy.hidden=[8]"]

@@ -132,6 +132,7 @@ def test_what_is_done_once_does_not_make_blocks_short(call):
     assert 0.02 <= repeats * 3e-4 <= 0.05
 
 
+@pytest.mark.slow
 def test_a_contestant_apart_has_a_process_and_its_memory_to_itself():
     with Apart(_holding) as first, Apart(_holding) as second:
         told = [a.told() for a in (first, second)]
@@ -151,6 +152,7 @@ def _held(work):
     return len(work.__closure__[0].cell_contents)
 
 
+@pytest.mark.slow
 def test_a_contestant_apart_owes_nothing_to_what_this_process_did():
     """A step that is traced, as for compiling or counting, starts autograd's threads on torch 2.11, which from then on
     refuses every backward pass in a child of that process. A contestant is no child of it, and has one thread until it
@@ -175,6 +177,7 @@ def _differentiated():
     return {"gradient": gradient, "threads": torch.get_num_threads(), "parent": os.getppid()}
 
 
+@pytest.mark.slow
 def test_two_threads_live_in_processes_apart(tmp_path):
     """In a fresh process: a race that hung, as where a pool of threads did not live through a fork, is ended."""
     code = (
@@ -193,6 +196,7 @@ def test_two_threads_live_in_processes_apart(tmp_path):
     assert "2 threads  langevin, perceptron" in told.read_text()
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_process_apart_is_told():
     with pytest.raises(UserError, match="key=1: must be 2"):
         alone(_fail)
