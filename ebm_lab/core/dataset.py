@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.features import Offers, Part
 from ebm_lab.core.functional import score
-from ebm_lab.core.transforms import Affine, identity
+from ebm_lab.core.transforms import Transform, identity
 
 
 class Sampleable(Protocol):
@@ -46,7 +46,7 @@ class Dataset(Part, ABC):
     """(n, *shape): test images of the classes that the splits leave out, where they leave any out."""
     bounds: tuple[float, float] | None = None
     """The range of pixel values in model space, for images (C, H, W); None for points."""
-    transform: Affine = identity()
+    transform: Transform = identity()
     """From raw data to model space."""
     digests: dict[str, str] | None = None
     """Per split, a digest of its raw rows, where the splits' last bits may depend on the machine; None: the splits' own

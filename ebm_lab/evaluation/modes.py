@@ -47,7 +47,7 @@ def weights_of_samples(mixture: GaussianMixture, x: Tensor) -> Tensor:
 def quadrature_weights(energy: EnergyFn, mixture: GaussianMixture, low: Tensor, high: Tensor, cells: int) -> Tensor:
     """Mean of r_k under exp(-E) / Z in 1 or 2 dimensions, (K,), with the mass sought from the box [low, high] and the
     modes on; nan where there is no density."""
-    about = torch.cat([torch.stack([low, high]), mixture.means.to(low)])
+    about = torch.cat([torch.stack([low, high]), mixture.middles.to(low)])
     try:
         nodes, log_weights = Cubature(energy, about, budget(cells)).law()
     except NoIntegral:
