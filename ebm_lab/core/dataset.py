@@ -48,6 +48,8 @@ class Dataset(Part, ABC):
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Transform = identity()
     """From raw data to model space."""
+    precise: tuple[Tensor, Tensor, Tensor] | None = None
+    """The splits in float64, where float32 rounds them: what preprocessing begins with."""
     digests: dict[str, str] | None = None
     """Per split, a digest of its raw rows, where the splits' last bits may depend on the machine; None: the splits' own
     digests serve."""

@@ -133,9 +133,17 @@ def plain(map: Composed) -> list[dict[str, Any]]:
 def parsed(parts: Sequence[Mapping[str, Any]]) -> Composed:
     """The composed map that `plain` was given. Raises ValueError where `parts` are not of that form."""
     try:
-        return Composed(tuple(KINDS[part["kind"]](**{k: v for k, v in part.items() if k != "kind"}) for part in parts))
+        return Composed(
+            tuple(KINDS[part["kind"]](**{k: _sound(k, v) for k, v in part.items() if k != "kind"}) for part in parts)
+        )
     except (KeyError, TypeError, AttributeError):
         raise ValueError("not the parts of a map") from None
+
+
+def _sound(field: str, value: object) -> object:
+    if not (isinstance(value, Tensor) or (field == "name" and value in FUNCTIONS)):
+        raise TypeError(field)
+    return value
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,8 @@ class Inverted:
 
 
 def raw_score(transform: Transform, raw: Tensor, score_at: Callable[[Tensor], Tensor]) -> Tensor:
-    """Compute grad_raw log p_raw at raw (B, *shape), in its precision, where score_at(x) = grad_x log p at x (B, *shape)
-    and log p_raw(raw) = log p(x) + log |dx / draw|, x = transform.forward(raw)."""
+    """Compute grad_raw log p_raw at raw (B, *shape), in its precision, for log p_raw(raw) = log p(x) + log |dx / draw|
+    with x = transform.forward(raw), and score_at(x) = grad_x log p(x) for x (B, *shape)."""
     fixed = score_at(transform.forward(raw)).detach().double().cpu()
 
     def energy(raw: Tensor) -> Tensor:

@@ -4,15 +4,14 @@
 
 Each f_i is fitted to the training split as those before it leave that, in float64; only x itself is cast to float32.
 `auto` takes the coordinates in which a Gaussian fitted to the training split gives the validation split the highest
-likelihood, in nats per point of the given data. A candidate must better all simpler ones by .01 nats and by two standard
-errors of the paired difference.
+likelihood, in nats per point of the given data. A candidate must better all simpler ones by .01 nats and by two
+standard errors of the paired difference.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ebm_lab.core.errors import UserError
@@ -88,11 +87,21 @@ def preprocessed(dataset: Dataset, how: Step | Sequence[Step]) -> Preprocessed:
     return Preprocessed(dataset, _fit(dataset.train, (how,) if isinstance(how, str) else how))
 
 
-def for_run(dataset: Dataset, how: How) -> Dataset:
+def unrounded(dataset: Dataset) -> Dataset:
+    """Give `dataset` its splits in float64 where it has them so and would be preprocessed; returns itself."""
+    if dataset.precise is not None and _left_alone(dataset) is None:
+        dataset.train, dataset.val, dataset.test = dataset.precise
+    return dataset
+
+
+def for_run(dataset: Dataset, how: How, known: Composed | None = None) -> Dataset:
     """Return `dataset` as the setting `preprocess` has it: in its own coordinates for `none`, and for `auto` where it
-    holds images or discrete values. Raises UserError for other settings of such data."""
+    holds images or discrete values. known: the map of the same run as it was fitted before. Raises UserError for other
+    settings of such data."""
     if how == "none":
         return dataset
+    if known is not None and _fits(known, dataset.train[:1]):
+        return Preprocessed(dataset, known)
     kind = _left_alone(dataset)
     if kind is not None and how == "auto":
         dataset.notes = [*dataset.notes, f"preprocess=auto: left as they are, for the data are {kind}"]
@@ -105,6 +114,14 @@ def for_run(dataset: Dataset, how: How) -> Dataset:
         return preprocessed(dataset, CANDIDATES[how])
     except UserError as error:
         raise UserError(f"preprocess={how}: {str(error).split(': ', 1)[-1]}") from None
+
+
+def _fits(map: Composed, x: Tensor) -> bool:
+    """Is x (n, *shape) of the shape of the data that `map` was fitted to?"""
+    try:
+        return map.forward(x).shape == x.shape
+    except RuntimeError:
+        return False
 
 
 def _left_alone(dataset: Dataset) -> str | None:

@@ -1,6 +1,6 @@
 """A law seen through an invertible map, x = f(raw):  log p_x(x) = log p(f^-1(x)) - log |dx / draw|."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Generator, Tensor
 
@@ -29,7 +29,7 @@ class PushedMixture(GaussianMixture):
     """A mixture of Gaussians seen through `map`: the components' odds at a point, and its distances from them in their
     own stds, are those at its raw point. weights, means, stds and covariances are the raw law's."""
 
-    map: Composed = Composed(())
+    map: Composed = field(default_factory=lambda: Composed(()))
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         return self.map.forward(super().sample(n, generator))

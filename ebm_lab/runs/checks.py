@@ -29,7 +29,7 @@ def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
         raise UserError(f"{who}: one training point has no spread; at least two are needed")
     if dataset.scale == 0 or bool((dataset.train == dataset.train[0]).all()):
         raise UserError(f"{who}: all training points are equal{_way_out(dataset, config)}")
-    if not SCALES[0] <= dataset.scale <= SCALES[1]:
+    if dataset.train.dtype != torch.float64 and not SCALES[0] <= dataset.scale <= SCALES[1]:
         raise UserError(
             f"{who}: the data's scale is {dataset.scale:.1e}, and float32 holds no squares of that"
             f"{_way_out(dataset, config)}"

@@ -26,7 +26,10 @@ ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
 """Settings that a component got after runs had been made with it, and the values that stand for what it did before."""
-LATER_KEYS = {"accumulate": 1, "precision": "float32", "channels_last": False, "compile": "off", "runs_alike": 1}
+LATER_KEYS = {
+    **{"accumulate": 1, "precision": "float32", "channels_last": False, "compile": "off", "runs_alike": 1},
+    "preprocess": "none",
+}
 """The same for keys of the run itself."""
 
 

@@ -26,7 +26,7 @@ from ebm_lab.training.ema import EMA
 FORMAT = 1
 """Of checkpoints and run directories; see docs/format.md."""
 KINDS = {"counters": dict, "machine": dict, "config": dict, "generator": Tensor}
-TRAINED = ("dataset", "energy", "objective", "sampler", "optim", "seed", "batch_size", "ema", "max_train")
+TRAINED = ("dataset", "energy", "objective", "sampler", "optim", "seed", "batch_size", "ema", "max_train", "preprocess")
 """Keys of a config on which the trained state depends, and which resuming may not change."""
 PLACES = ("dataset.root", "dataset.path", "dataset.download")
 
