@@ -49,7 +49,8 @@ def box_log_z(energy: EnergyFn, data: Tensor, cells: int) -> tuple[float, float]
 def grid_points(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, float]:
     """The (cells + 1)^d nodes of a box in d = 1 or 2 dimensions, as (N, d), and log of one cell's volume."""
     axes = [
-        torch.linspace(a, b, cells + 1, device=low.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)
+        torch.linspace(a, b, cells + 1, dtype=low.dtype, device=low.device)
+        for a, b in zip(low.tolist(), high.tolist(), strict=True)
     ]
     nodes = torch.cartesian_prod(*axes).view(-1, len(axes))
     return nodes, float(((high - low).double() / cells).log().sum())

@@ -9,7 +9,8 @@ of the reach adds to log Z, so that mass far from the data is seen and not assum
 above 1 nat there is no likelihood to report, only `nll_uncertain` where mass was found and not resolved, by which the
 guard still sees a model that has lost the data.
 Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
-per dimension (_bits_per_dim.py).
+per dimension (_bits_per_dim.py). `nll_raw` is nll in the units of the raw data, for points that the model sees in
+others (_raw_units.py).
 """
 
 from functools import partial
@@ -25,6 +26,7 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.quadrature import LogZ, cubature_log_z
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
+from ebm_lab.evaluation._raw_units import raw_twin
 
 
 @register("evaluation", "likelihood")
@@ -44,6 +46,7 @@ class Likelihood(Evaluation):
             rank=10,
         ),
         Metric("nll", unit="nats", good="lower", monitors=True, shown=("report",), rank=30),
+        Metric("nll_raw", unit="nats", good="lower"),
         Metric("nll_true", unit="nats"),
         Metric("nll_uncertain", unit="nats"),
         Metric("bits_per_dim", unit="bits", good="lower"),
@@ -83,7 +86,7 @@ class Likelihood(Evaluation):
         if known.bound > 1:
             report.metrics["nll_uncertain"] = nll
             return report
-        report.metrics |= {"nll": nll, "log_z": log_z}
+        report.metrics |= {"nll": nll, **raw_twin("nll", nll, view.dataset, view.held_out), "log_z": log_z}
         if view.dataset.bounds is not None:
             report.metrics["bits_per_dim"] = bits_per_dim(nll, view.dataset)
             report.notes.append(PIXELS)
