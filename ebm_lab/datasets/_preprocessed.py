@@ -108,9 +108,9 @@ def for_run(dataset: Dataset, how: How, known: Composed | None = None) -> Datase
         return dataset
     if kind is not None:
         raise UserError(f"preprocess={how}: the data are {kind}; allowed: none, auto")
-    if how == "auto":
-        return Preprocessed(dataset, *_best(dataset))
     try:
+        if how == "auto":
+            return Preprocessed(dataset, *_best(dataset))
         return preprocessed(dataset, CANDIDATES[how])
     except UserError as error:
         raise UserError(f"preprocess={how}: {str(error).split(': ', 1)[-1]}") from None

@@ -37,24 +37,34 @@ NO_SPREAD = "preprocessing 'whiten': a direction has no spread; drop coordinates
 def symmetric(affine: Affine, train: Tensor) -> Linear:
     """Fit the symmetric axes; affine: the standardising map of train (n, *shape). Scales of different size in different
     coordinates cost no digits."""
+    value, vector = _correlations(affine, train)
+    return Linear(affine.shift, vector * value.rsqrt() @ vector.mT / affine.scale.flatten())
+
+
+def _correlations(affine: Affine, train: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues (d,), none of them zero, and eigenvectors (d, d) of the correlations."""
     z = affine.forward(train).flatten(1)
     value, vector = torch.linalg.eigh(z.mT @ z / (len(z) - 1))
     if float(value[0]) < 1e-10 * float(value[-1]):
         raise UserError(NO_SPREAD)
-    return Linear(affine.shift, vector * value.rsqrt() @ vector.mT / affine.scale.flatten())
+    return value, vector
 
 
 def principal(affine: Affine, train: Tensor) -> Linear:
     """Fit the principal axes of the covariance of train (n, *shape)."""
+    _correlations(affine, train)
     centred = (train - affine.shift).flatten(1)
     return _along(torch.linalg.eigh(centred.mT @ centred / (len(centred) - 1)).eigenvectors, affine.shift, centred)
 
 
 def robust(affine: Affine, train: Tensor) -> Linear:
     """Fit the principal axes of the robust scatter of train (n, *shape)."""
-    z = subset(affine.forward(train).flatten(1), ROWS)
+    _correlations(affine, train)
     scale = affine.scale.flatten()
-    scatter = student_scatter(z) * scale * scale[:, None]
+    try:
+        scatter = student_scatter(subset(affine.forward(train).flatten(1), ROWS)) * scale * scale[:, None]
+    except torch.linalg.LinAlgError:  # most rows alike
+        raise UserError(NO_SPREAD) from None
     return _along(torch.linalg.eigh(scatter).eigenvectors, affine.shift, (train - affine.shift).flatten(1))
 
 

@@ -62,7 +62,8 @@ def framed_log_density(energy: EnergyFn, data: Tensor, cells: int) -> tuple[Tens
 
     A coordinate in which all data are equal is drawn as wide as the other, or from 1 below to 1 above."""
     width = data.amax(0) - data.amin(0)
-    width = torch.where(width > 1e-6 * width.amax(), width, width.amax() if bool(width.amax() > 0) else 2.0)
+    least = 1e-12 if width.dtype == torch.float64 else 1e-6
+    width = torch.where(width > least * width.amax(), width, width.amax() if bool(width.amax() > 0) else 2.0)
     middle, reach = (data.amin(0) + data.amax(0)) / 2, 0.65 * width
     nodes, log_cell = grid_points(middle - reach, middle + reach, cells)
     e = in_parts(partial(evaluate, energy), nodes, 65_536).double()

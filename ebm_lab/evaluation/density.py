@@ -80,15 +80,18 @@ def _plane(d: Drawn) -> Tensor:
     clouds += [("samples from noise", d.samples)] if d.samples is not None else []
     top = float(maps[-1][1].exp().max())
 
+    ratio = (high[1] - low[1]) / (high[0] - low[0])
+    aspect = min(max(ratio, 0.2), 5.0)  # no picture a thousand times as high as wide
+    shape = "equal" if aspect == ratio else "auto"
+
     def draw(fig) -> None:
         panels = fig.subplots(1, len(maps) + len(clouds), squeeze=False)[0]
         for axes, (title, values) in zip(panels, maps, strict=False):
             picture = values.exp().view(side, side).T.numpy()
-            axes.imshow(picture, origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top)
+            axes.imshow(picture, origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top, aspect=shape)
             axes.set_title(title)
         for axes, (title, points) in zip(panels[len(maps) :], clouds, strict=True):
             axes.plot(*points[:2000].cpu().T.numpy(), ".", ms=1.5, alpha=0.6, color="C0")
-            axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
+            axes.set(xlim=extent[:2], ylim=extent[2:], aspect=shape, title=title)
 
-    aspect = min(max((high[1] - low[1]) / (high[0] - low[0]), 0.2), 5.0)  # no picture a thousand times as high as wide
     return pictures.figure(draw, 3.1 * (len(maps) + len(clouds)), 2.8 * aspect + 0.7)
