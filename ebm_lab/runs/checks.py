@@ -18,8 +18,9 @@ SCALES = (1e-12, 1e12)
 """Scales of data whose squares, and those of their inverses, float32 holds with room to spare."""
 
 
-def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
-    """Refuse data with nan or inf, and data without a scale that float32 can work with."""
+def check_data(dataset: Dataset, config: Mapping[str, Any], scaled: bool = True) -> None:
+    """Refuse data with nan or inf, and data without a scale that float32 can work with; scaled: whether they have the
+    scale in which the model sees them."""
     who = f"dataset={config['dataset']['name']}"
     for split in ("train", "val", "test"):
         bad = ~getattr(dataset, split).isfinite()
@@ -29,7 +30,7 @@ def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
         raise UserError(f"{who}: one training point has no spread; at least two are needed")
     if dataset.scale == 0 or bool((dataset.train == dataset.train[0]).all()):
         raise UserError(f"{who}: all training points are equal{_way_out(dataset, config)}")
-    if dataset.train.dtype != torch.float64 and not SCALES[0] <= dataset.scale <= SCALES[1]:
+    if scaled and not SCALES[0] <= dataset.scale <= SCALES[1]:
         raise UserError(
             f"{who}: the data's scale is {dataset.scale:.1e}, and float32 holds no squares of that"
             f"{_way_out(dataset, config)}"
@@ -56,7 +57,11 @@ def _way_out(dataset: Dataset, config: Mapping[str, Any]) -> str:
     """The way out, as the end of a line."""
     if config["dataset"].get("scaling") == "none":
         return "; dataset.scaling=none: choose dataset.scaling=standardize"
-    return "" if dataset.bounds is not None else "; give data of mean about 0 and scale about 1"
+    if dataset.bounds is not None:
+        return ""
+    return "; give data of mean about 0 and scale about 1" + (
+        ", or choose preprocess=standardize" if config.get("preprocess", "none") == "none" else ""
+    )
 
 
 def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> None:

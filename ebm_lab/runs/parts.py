@@ -139,7 +139,7 @@ def build_dataset(
         if dataset.labels:
             dataset.labels["train"] = dataset.labels["train"][: settings.max_train]
     if settings.preprocess != "none":
-        check_data(dataset, config)
+        check_data(dataset, config, scaled=False)
         dataset = for_run(dataset, settings.preprocess, known)
     dataset = dataset.to(device)
     check_data(dataset, config)

@@ -186,3 +186,29 @@ def test_a_stretched_mixture_is_learnt_in_a_short_run(tmp_path):
     run = ["objective=dsm", "preprocess=auto", "steps=600", "evaluation=[likelihood]"]
     gap = train(tmp_path, *run, "energy.hidden=[64,64]", kind="stretched", n=10_000).summary["nll_gap"]
     assert gap < 0.02
+
+
+def test_a_preprocessed_table_is_sampled_without_its_file(tmp_path):
+    """scaling=none keeps what float64 holds of rows a thousand million standard deviations from zero."""
+    x = np.random.default_rng(0).multivariate_normal([1e9, 5.0], [[1.0, 3e-4], [3e-4, 1e-6]], 1000)
+    np.save(tmp_path / "x.npy", x)
+    data = ["dataset=array", f"dataset.path={tmp_path / 'x.npy'}", "dataset.scaling=none", "preprocess=whiten"]
+    told = ["objective=dsm", "steps=5", "evaluation=[]", f"output_dir={tmp_path}"]
+    run = ebm_lab.train([*QUICK, *SMALL, *data, *told], quiet=True)
+    assert torch.allclose(run.dataset.train.T.cov(), torch.eye(2), atol=1e-5)
+    whole = ebm_lab.load_run(run.path)
+    raw = whole.dataset.transform.inverse(whole.dataset.train).numpy()
+    assert np.abs(raw.mean(0) - x.mean(0)).max() < 0.2 and 0.9 < raw[:, 0].std() < 1.1
+    tools.main(sample, [f"run={run.path}", "n=20", "device=cpu", f"out={tmp_path / 'a'}"])
+    (tmp_path / "x.npy").unlink()
+    tools.main(sample, [f"run={run.path}", "n=20", "device=cpu", f"out={tmp_path / 'b'}"])
+    kept = ebm_lab.load_run(run.path, data="kept")
+    points = torch.from_numpy(raw[:10])
+    assert np.array_equal(*(np.load(tmp_path / f / "samples.npy") for f in "ab"))
+    assert torch.equal(kept.score(points), whole.score(points))
+    with pytest.raises(UserError, match="float32 rounds their differences away"):
+        np.save(tmp_path / "x.npy", x)
+        ebm_lab.train([*QUICK, *SMALL, *data[:3], *told], quiet=True)
+    with pytest.raises(UserError, match="holds no squares of that.*preprocess=standardize"):
+        train(tmp_path, *told[:3], unit=1e-15)
+    assert train(tmp_path, *told[:3], "preprocess=standardize", unit=1e-15).status == "finished"
