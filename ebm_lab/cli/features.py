@@ -17,7 +17,7 @@ Gaussians that it reports as a baseline; both are kept under <output_dir>/featur
 
 Arguments are those of train.py that concern the data set, output_dir, device, threads and evaluation.feature_fid.*"""
 
-CONCERNED = ("dataset", "output_dir", "device", "threads", "max_train", "evaluation", "plugins")
+CONCERNED = ("dataset", "output_dir", "device", "threads", "max_train", "preprocess", "evaluation", "plugins")
 
 
 @isolated()

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.features import Offers, Part
 from ebm_lab.core.functional import score
-from ebm_lab.core.transforms import Affine, identity
+from ebm_lab.core.transforms import Transform, identity
 
 
 class Sampleable(Protocol):
@@ -46,8 +46,10 @@ class Dataset(Part, ABC):
     """(n, *shape): the test images of the classes that the splits leave out; None if they leave none out."""
     bounds: tuple[float, float] | None = None
     """The range of pixel values in model space, for images (C, H, W); None for points."""
-    transform: Affine = identity()
+    transform: Transform = identity()
     """From raw data to model space."""
+    precise: tuple[Tensor, Tensor, Tensor] | None = None
+    """The splits in float64, where float32 rounds them: what preprocessing begins with."""
     digests: dict[str, str] | None = None
     """A digest of the raw rows by split, for data whose last bits in model space may depend on the machine. None: the
     splits themselves are digested."""

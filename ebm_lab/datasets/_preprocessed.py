@@ -3,131 +3,181 @@
     x = f_k(.. f_1(raw)),    log p_x(x) = log p_raw(raw) - sum_i log |det f_i'|
 
 Each f_i is fitted to the training split as those before it leave that, in float64; only x itself is cast to float32.
+`auto` takes the coordinates in which a Gaussian fitted to the training split gives the validation split the highest
+likelihood, in nats per point of the given data. A candidate must better all simpler ones by .01 nats and by two
+standard errors of the paired difference.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import features_of
 from ebm_lab.core.functional import flat_sum
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.maps import FUNCTIONS, Composed, Inverted, Monotone, Warp, raw_score
 from ebm_lab.core.transforms import Affine, Transform, standardising
+from ebm_lab.distributions import coordinates
+from ebm_lab.distributions.pushed import pushed
 
-How = Literal["standardize", "whiten", "asinh", "log", "logit"]
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """x = W (raw - shift) on flattened samples, with W (d, d) and shift (*shape) in float64."""
-
-    shift: Tensor
-    w: Tensor
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return ((raw.to(self.shift) - self.shift).flatten(1) @ self.w.mT).view(raw.shape)
-
-    def inverse(self, x: Tensor) -> Tensor:
-        return torch.linalg.solve(self.w, x.to(self.shift).flatten(1).mT).mT.reshape(x.shape) + self.shift
-
-    def log_det_at(self, x: Tensor) -> Tensor:
-        return torch.linalg.slogdet(self.w)[1].to(x.device).expand(len(x))
-
-
-MAPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "asinh": (torch.asinh, torch.sinh, lambda x: -x.cosh().log()),
-    "log": (torch.log, torch.exp, lambda x: -x),
-    "logit": (torch.logit, torch.sigmoid, lambda x: -torch.nn.functional.logsigmoid(torch.stack([x, -x])).sum(0)),
+Step = Literal["standardize", "whiten", "principal", "robust", "warp", "asinh", "log", "logit"]
+How = Literal["none", "standardize", "whiten", "warp", "auto"]
+"""What `preprocess` may be."""
+AXES: dict[str, Callable[[Affine, Tensor], Transform]] = {
+    "standardize": lambda affine, train: affine,
+    "whiten": coordinates.symmetric,
+    "principal": coordinates.principal,
+    "robust": coordinates.robust,
 }
-"""By name an increasing function of one coordinate, its inverse, and the log of its slope, a function of its value."""
-
-
-@dataclass(frozen=True)
-class Monotone:
-    """x = f(raw) in each coordinate, f one of `MAPS`."""
-
-    name: str
-
-    def forward(self, raw: Tensor) -> Tensor:
-        return MAPS[self.name][0](raw.double())
-
-    def inverse(self, x: Tensor) -> Tensor:
-        return MAPS[self.name][1](x.double())
-
-    def log_det_at(self, x: Tensor) -> Tensor:
-        return flat_sum(MAPS[self.name][2](x.double()))
-
-
-@dataclass(frozen=True)
-class Composed:
-    """One map after another, the first one first."""
-
-    parts: tuple[Transform, ...]
-
-    def forward(self, raw: Tensor) -> Tensor:
-        for part in self.parts:
-            raw = part.forward(raw)
-        return raw
-
-    def inverse(self, x: Tensor) -> Tensor:
-        for part in reversed(self.parts):
-            x = part.inverse(x)
-        return x
-
-    def log_det_at(self, x: Tensor) -> Tensor:
-        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for part in reversed(self.parts):
-            total, x = total + part.log_det_at(x), part.inverse(x)
-        return total
+CANDIDATES: dict[str, tuple[Step, ...]] = {
+    "standardize": ("standardize",),
+    "whiten": ("whiten",),
+    "warp": ("standardize", "warp", "whiten"),
+    "warp along principal axes": ("principal", "warp", "whiten"),
+    "warp along symmetric axes": ("whiten", "warp", "whiten"),
+    "warp along robust axes": ("robust", "warp", "whiten"),
+}
+"""What `auto` chooses from, the simplest first; the first three are choices of `preprocess` themselves."""
+LEAST = 0.01
+"""Nats per point by which a candidate must better all simpler ones."""
 
 
 class Preprocessed(Dataset):
     """`dataset` seen through `map`."""
 
-    def __init__(self, dataset: Dataset, map: Composed) -> None:
+    def __init__(self, dataset: Dataset, map: Composed, notes: Sequence[str] = ()) -> None:
         self.dataset, self.map = dataset, map
-        self.transform = Composed((dataset.transform, *map.parts))  # pyright: ignore (wider than an Affine)
-        self.labels, self.notes = dataset.labels, dataset.notes
+        self.transform = Composed((dataset.transform, *map.parts))
+        self.labels, self.notes, self.digests = dataset.labels, [*dataset.notes, *notes], dataset.digests
         self.train, self.val, self.test = (
-            map.forward(split.double()).float() for split in (dataset.train, dataset.val, dataset.test)
+            map.forward(split).float() for split in (dataset.train, dataset.val, dataset.test)
         )
-        self.outside = None if dataset.outside is None else map.forward(dataset.outside.double()).float()
+        self.outside = None if dataset.outside is None else map.forward(dataset.outside).float()
+        law = dataset.law if dataset.mixture is None else dataset.mixture
+        self.law = None if law is None else pushed(law, map)
+        self.start = None if dataset.start is None else pushed(dataset.start, map)
+
+    def found_features(self) -> frozenset[str]:
+        return self.dataset.found_features()
 
     def log_prob(self, x: Tensor) -> Tensor | None:
-        log_p = self.dataset.log_prob(self.map.inverse(x.double()))
-        return None if log_p is None else (log_p.double() - self.map.log_det_at(x)).to(x)
+        log_p = self.dataset.log_prob(self.map.inverse(x))
+        return None if log_p is None else (log_p.double().cpu() - self.map.log_det_at(x)).to(x.device)
+
+    def score(self, x: Tensor) -> Tensor | None:
+        if self.dataset.score(self.map.inverse(x[:1])) is None:
+            return None
+        return raw_score(Inverted(self.map), x, self._raw_score)
+
+    def _raw_score(self, raw: Tensor) -> Tensor:
+        found = self.dataset.score(raw)
+        assert found is not None, "asked before"
+        return found
 
 
-def preprocessed(dataset: Dataset, how: How | Sequence[How]) -> Dataset:
+def preprocessed(dataset: Dataset, how: Step | Sequence[Step]) -> Preprocessed:
     """Return `dataset` in other coordinates: each of `how`, one after another. standardize: every coordinate to mean 0
-    and standard deviation 1; whiten: to the identity covariance; asinh, log and logit: that function of each
-    coordinate. Raises UserError where the training data are not in the domain of such a function, or where a direction
-    has no spread."""
-    train, parts = dataset.train.double(), []
-    for name in (how,) if isinstance(how, str) else how:
+    and standard deviation 1; whiten: to the identity covariance, by the symmetric map; principal and robust: to
+    standard deviation 1 along the principal axes of the covariance, or of a robust scatter; warp: an asinh of fitted
+    scale in each coordinate; asinh, log and logit: that function of each coordinate. Raises UserError where the
+    training data are not in the domain of such a function, or where a direction has no spread."""
+    return Preprocessed(dataset, _fit(dataset.train, (how,) if isinstance(how, str) else how))
+
+
+def unrounded(dataset: Dataset) -> Dataset:
+    """Give `dataset` its splits in float64 where it has them so and would be preprocessed; returns itself."""
+    if dataset.precise is not None and _left_alone(dataset) is None:
+        dataset.train, dataset.val, dataset.test = dataset.precise
+    return dataset
+
+
+def for_run(dataset: Dataset, how: How, known: Composed | None = None) -> Dataset:
+    """Return `dataset` as the setting `preprocess` has it: in its own coordinates for `none`, and for `auto` where it
+    holds images or discrete values. known: the map of the same run as it was fitted before. Raises UserError for other
+    settings of such data."""
+    if how == "none":
+        return dataset
+    if known is not None and _fits(known, dataset.train[:1]):
+        return Preprocessed(dataset, known)
+    kind = _left_alone(dataset)
+    if kind is not None and how == "auto":
+        dataset.notes = [*dataset.notes, f"preprocess=auto: left as they are, for the data are {kind}"]
+        return dataset
+    if kind is not None:
+        raise UserError(f"preprocess={how}: the data are {kind}; allowed: none, auto")
+    try:
+        if how == "auto":
+            return Preprocessed(dataset, *_best(dataset))
+        return preprocessed(dataset, CANDIDATES[how])
+    except UserError as error:
+        raise UserError(f"preprocess={how}: {str(error).split(': ', 1)[-1]}") from None
+
+
+def _fits(map: Composed, x: Tensor) -> bool:
+    """Is x (n, *shape) of the shape of the data that `map` was fitted to?"""
+    try:
+        return map.forward(x).shape == x.shape
+    except RuntimeError:
+        return False
+
+
+def _left_alone(dataset: Dataset) -> str | None:
+    offers = features_of(dataset)
+    if dataset.bounds is not None:
+        return "images, whose grey levels have a scale of their own"
+    return None if "continuous" in offers else "discrete values, which have no density"
+
+
+def _fit(train: Tensor, steps: Sequence[Step]) -> Composed:
+    train, parts = train.cpu().double(), []
+    for name in steps:
         parts.append(_fitted(name, train))
         train = parts[-1].forward(train)
         if not bool(train.isfinite().all()):
             raise UserError(f"preprocessing '{name}': training data lie outside its domain, or on its edge")
-    return Preprocessed(dataset, Composed(tuple(parts)))
+    return Composed(tuple(parts))
 
 
 def _fitted(name: str, train: Tensor) -> Transform:
-    if name in MAPS:
+    if name in FUNCTIONS:
         return Monotone(name)
-    affine = standardising(train, f"preprocessing '{name}'", lambda where: f"coordinate(s) {where}")
-    return affine if name == "standardize" else _whitening(affine, train)
+    if name == "warp":
+        return coordinates.warp(train)
+    return AXES[name](standardising(train, f"preprocessing '{name}'", lambda at: f"coordinate(s) {at}"), train)
 
 
-def _whitening(affine: Affine, train: Tensor) -> Whitening:
-    """The map to identity covariance, W = C^(-1/2) S^-1, with C the correlations and S the standard deviations: scales
-    of different size in different coordinates then cost no digits."""
-    z = affine.forward(train).flatten(1)
-    value, vector = torch.linalg.eigh(z.mT @ z / (len(z) - 1))
-    if float(value[0]) < 1e-10 * float(value[-1]):
-        raise UserError("preprocessing 'whiten': a direction has no spread; drop coordinates that others determine")
-    root = vector * value.rsqrt() @ vector.mT
-    return Whitening(affine.shift, root / affine.scale.flatten())
+def _best(dataset: Dataset) -> tuple[Composed, list[str]]:
+    """The best of the candidates, and a line that says which it is and why."""
+    found: dict[str, tuple[Composed, Tensor]] = {}
+    best = "standardize"
+    for name, steps in CANDIDATES.items():
+        try:
+            map = _fit(dataset.train, steps)
+        except UserError:
+            if name == "standardize":
+                raise
+            continue
+        if "warp" in steps and not any(isinstance(p, Warp) and bool(p.s.isfinite().any()) for p in map.parts):
+            continue
+        found[name] = map, gaussian_log_prob(map, dataset.val)
+        if _is_better(found[name][1], found[best][1]):
+            best = name
+    values = ", ".join(f"{name} {float(log_p.mean()):.3f}" for name, (_, log_p) in found.items())
+    why = "mean held-out log-likelihood of a Gaussian fitted there, in nats"
+    none = "" if any("warp" in name for name in found) else "; no axis gains by a warp"
+    return found[best][0], [f"preprocess=auto: {best} ({why}: {values}{none})"]
+
+
+def gaussian_log_prob(map: Composed, x: Tensor) -> Tensor:
+    """log p(x), (n,) in nats: of the law that is N(0, I) behind `map`."""
+    z = map.forward(x)
+    return -0.5 * flat_sum(z * z) - 0.5 * z[0].numel() * math.log(2 * math.pi) + map.log_det_at(z)
+
+
+def _is_better(log_p: Tensor, than: Tensor) -> bool:
+    gain = log_p - than
+    error = float(gain.std(correction=0)) / math.sqrt(len(gain))
+    return float(gain.mean()) > max(LEAST, 2 * error)

@@ -12,10 +12,10 @@ class Synthetic(Dataset):
 
     def __init__(self, law: Distribution, name: str, train: int, held_out: int, seed: int) -> None:
         self.law: Distribution = law
-        self.train, self.val, self.test = (
-            law.sample(n, stream(seed, f"{name}/{split}")).float()
-            for n, split in ((train, "train"), (held_out, "val"), (held_out, "test"))
-        )
+        sizes = {"train": train, "val": held_out, "test": held_out}
+        splits = {split: law.sample(n, stream(seed, f"{name}/{split}")) for split, n in sizes.items()}
+        self.precise = splits["train"], splits["val"], splits["test"]
+        self.train, self.val, self.test = (split.float() for split in self.precise)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Compute the log density in nats, (B, *shape) -> (B,), in float64 on the CPU; differentiable in x if the law's

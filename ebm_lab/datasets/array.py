@@ -53,6 +53,7 @@ class Array(Dataset):
             )
         else:
             self.transform = identity(torch.float64)
+            self.precise = raw[parts["train"]], raw[parts["val"]], raw[parts["test"]]
             if bool((raw.abs() > torch.finfo(torch.float32).max).any()):
                 raise UserError(
                     f"dataset.scaling=none: {path} holds numbers beyond 3.4e38, which float32 can't hold; "

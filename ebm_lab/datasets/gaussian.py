@@ -43,9 +43,10 @@ class Gaussian(Dataset):
 
         def draw(n: int, split: str) -> Tensor:
             z = torch.randn(n, dim, dtype=torch.float64, generator=stream(seed, f"gaussian/{split}"))
-            return (mean + z @ factor.T).float()
+            return mean + z @ factor.T
 
-        self.train, self.val, self.test = draw(train, "train"), draw(held_out, "val"), draw(held_out, "test")
+        self.precise = draw(train, "train"), draw(held_out, "val"), draw(held_out, "test")
+        self.train, self.val, self.test = (split.float() for split in self.precise)
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self._normal.log_prob(x.cpu().double()).to(x.device)

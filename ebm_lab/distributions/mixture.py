@@ -42,6 +42,11 @@ class GaussianMixture:
         """The weights, summing to 1, (K,)."""
         return self.weights / self.weights.sum()
 
+    @property
+    def middles(self) -> Tensor:
+        """A point in the middle of each component, (K, *shape)."""
+        return self.means
+
     @cached_property
     def _flat_means(self) -> Tensor:
         return self.means.flatten(1)

@@ -55,7 +55,8 @@ def box_log_z(energy: EnergyFn, data: Tensor, cells: int) -> tuple[float, float]
 def grid_points(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, float]:
     """Return the (cells + 1)^d nodes of a box in d = 1 or 2 dimensions, as (N, d), and log of one cell's volume."""
     axes = [
-        torch.linspace(a, b, cells + 1, device=low.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)
+        torch.linspace(a, b, cells + 1, dtype=low.dtype, device=low.device)
+        for a, b in zip(low.tolist(), high.tolist(), strict=True)
     ]
     nodes = torch.cartesian_prod(*axes).view(-1, len(axes))
     return nodes, float(((high - low).double() / cells).log().sum())
@@ -67,7 +68,8 @@ def framed_log_density(energy: EnergyFn, data: Tensor, cells: int) -> tuple[Tens
 
     A coordinate that never changes is drawn as wide as the other, or from 1 below to 1 above."""
     width = data.amax(0) - data.amin(0)
-    width = torch.where(width > 1e-6 * width.amax(), width, width.amax() if bool(width.amax() > 0) else 2.0)
+    least = 1e-12 if width.dtype == torch.float64 else 1e-6
+    width = torch.where(width > least * width.amax(), width, width.amax() if bool(width.amax() > 0) else 2.0)
     middle, reach = (data.amin(0) + data.amax(0)) / 2, 0.65 * width
     nodes, log_cell = grid_points(middle - reach, middle + reach, cells)
     e = in_parts(partial(evaluate, energy), nodes, 65_536).double()

@@ -43,6 +43,7 @@ from ebm_lab.evaluation._annealed_importance import Whitened, effective_sample_s
 from ebm_lab.evaluation._annealed_path import Journey, Schedule, pilot
 from ebm_lab.evaluation._baselines import BASELINES, Likelihoods, beside, gap_to_truth, true_nll
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
+from ebm_lab.evaluation._raw_units import raw_twin
 from ebm_lab.evaluation.likelihood import exact_log_z
 
 EXACT = "one without a Metropolis test leaves no p_b exactly invariant, and E[w] is then not Z"
@@ -152,6 +153,7 @@ class AIS(Evaluation):
             "ais_nll": nll,
             "ais_nll_base": base_nll,
         }
+        metrics |= raw_twin("ais_nll", nll, view.dataset, view.held_out)
         if len(e) > 1:
             metrics["ais_nll_se"] = math.hypot(se, float(e.std()) / len(e) ** 0.5)
         told: list[str] = []

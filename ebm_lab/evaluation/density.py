@@ -1,4 +1,9 @@
-"""Draw the model's density in one or two dimensions, beside the data and the samples."""
+"""Draw the model's density in one or two dimensions, beside the data and the samples.
+
+The axes have the units of the raw data; the titles say so if the model sees other units.
+"""
+
+from typing import NamedTuple
 
 import torch
 from pydantic import PositiveInt
@@ -9,7 +14,7 @@ from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.features import Need
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
-from ebm_lab.distributions.quadrature import framed_log_density
+from ebm_lab.evaluation._raw_units import has_raw_units, raw_densities, raw_points
 
 
 @register("evaluation", "density")
@@ -31,46 +36,64 @@ class Density(Evaluation):
 
     @torch.no_grad()
     def __call__(self, view: EvalView) -> Report:
-        data = subset(view.held_out, 2000)
-        nodes, log_p = framed_log_density(view.energy, data, self.cells)
+        few = subset(view.held_out, 2000)
+        nodes, log_p, truth, data = raw_densities(view.energy, view.dataset, few, self.cells)
+        samples = raw_points(view.samples, view.dataset) if view.sampler is not None else None
         draw = _line if view.dataset.event_shape[0] == 1 else _plane
-        return Report(images={"density": draw(view, nodes, log_p.cpu(), data)})
+        units = " (raw units)" if has_raw_units(view.dataset) else ""
+        truth = None if truth is None else truth.cpu()
+        picture = draw(Drawn(nodes, log_p.cpu(), truth, data, samples, units))
+        return Report(images={"density": picture})
 
 
-def _line(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor:
+class Drawn(NamedTuple):
+    """nodes (N, d) of a grid; the log densities of the model and of the truth there, (N,); points of the data and of
+    the samples, (n, d); what is said of the units."""
+
+    nodes: Tensor
+    log_p: Tensor
+    truth: Tensor | None
+    data: Tensor
+    samples: Tensor | None
+    units: str
+
+
+def _line(d: Drawn) -> Tensor:
     def draw(fig) -> None:
         axes = fig.subplots()
-        axes.hist(data[:, 0].cpu().numpy(), 80, density=True, color="0.8", label="held-out data")
-        if view.sampler is not None:
-            axes.hist(view.samples[:, 0].cpu().numpy(), 80, density=True, histtype="step", color="C1", label="samples")
-        axes.plot(nodes[:, 0].cpu().numpy(), log_p.exp().numpy(), color="C0", label="model density")
-        truth = view.dataset.log_prob(nodes)
-        if truth is not None:
-            axes.plot(nodes[:, 0].cpu().numpy(), truth.cpu().exp().numpy(), "k:", label="true density")
+        axes.hist(d.data[:, 0].cpu().numpy(), 80, density=True, color="0.8", label="held-out data")
+        if d.samples is not None:
+            axes.hist(d.samples[:, 0].cpu().numpy(), 80, density=True, histtype="step", color="C1", label="samples")
+        axes.plot(d.nodes[:, 0].cpu().numpy(), d.log_p.exp().numpy(), color="C0", label="model density")
+        if d.truth is not None:
+            axes.plot(d.nodes[:, 0].cpu().numpy(), d.truth.exp().numpy(), "k:", label="true density")
         axes.legend(frameon=False)
-        axes.set_xlabel("x")
+        axes.set_xlabel(f"x{d.units}")
 
     return pictures.figure(draw, 6, 3.5)
 
 
-def _plane(view: EvalView, nodes: Tensor, log_p: Tensor, data: Tensor) -> Tensor:
-    side = round(len(nodes) ** 0.5)
-    low, high = nodes[0].tolist(), nodes[-1].tolist()
+def _plane(d: Drawn) -> Tensor:
+    side = round(len(d.nodes) ** 0.5)
+    low, high = d.nodes[0].tolist(), d.nodes[-1].tolist()
     extent = (low[0], high[0], low[1], high[1])
-    truth = view.dataset.log_prob(nodes)
-    maps = [("model density", log_p)] + ([("true density", truth.cpu())] if truth is not None else [])
-    clouds = [("held-out data", data)] + ([("samples from noise", view.samples)] if view.sampler is not None else [])
+    maps = [("model density", d.log_p)] + ([("true density", d.truth)] if d.truth is not None else [])
+    clouds = [("held-out data" + d.units, d.data)]
+    clouds += [("samples from noise", d.samples)] if d.samples is not None else []
     top = float(maps[-1][1].exp().max())
+
+    ratio = (high[1] - low[1]) / (high[0] - low[0])
+    aspect = min(max(ratio, 0.2), 5.0)  # no picture a thousand times as high as wide
+    shape = "equal" if aspect == ratio else "auto"
 
     def draw(fig) -> None:
         panels = fig.subplots(1, len(maps) + len(clouds), squeeze=False)[0]
         for axes, (title, values) in zip(panels, maps, strict=False):
             picture = values.exp().view(side, side).T.numpy()
-            axes.imshow(picture, origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top)
+            axes.imshow(picture, origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top, aspect=shape)
             axes.set_title(title)
         for axes, (title, points) in zip(panels[len(maps) :], clouds, strict=True):
             axes.plot(*points[:2000].cpu().T.numpy(), ".", ms=1.5, alpha=0.6, color="C0")
-            axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
+            axes.set(xlim=extent[:2], ylim=extent[2:], aspect=shape, title=title)
 
-    aspect = min(max((high[1] - low[1]) / (high[0] - low[0]), 0.2), 5.0)  # limits the picture's shape for narrow data
     return pictures.figure(draw, 3.1 * (len(maps) + len(clouds)), 2.8 * aspect + 0.7)

@@ -22,6 +22,7 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
+from ebm_lab.evaluation._raw_units import raw_twin
 from ebm_lab.models.levels import NoiseLevels
 from ebm_lab.models.probability_flow import flow_log_prob
 
@@ -45,6 +46,7 @@ class FlowLikelihood(Evaluation):
             rank=20,
         ),
         Metric("flow_nll", unit="nats", good="lower"),
+        Metric("flow_nll_raw", unit="nats", good="lower"),
         Metric("flow_nll_se", unit="nats"),
         Metric("flow_error", unit="nats"),
         Metric("flow_bits_per_dim", unit="bits", good="lower"),
@@ -69,6 +71,7 @@ class FlowLikelihood(Evaluation):
             "flow_nll": -float(log_p.mean()),
             "flow_error": float((subset(log_p, few) - coarse).abs().mean()),
         }
+        metrics |= raw_twin("flow_nll", metrics["flow_nll"], view.dataset, x)
         if len(x) > 1:
             metrics["flow_nll_se"] = float(log_p.std()) / len(x) ** 0.5
         true = view.dataset.log_prob(x)

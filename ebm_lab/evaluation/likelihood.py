@@ -13,7 +13,8 @@ the share of them that carries it and `log_z_se` its standard error; `kl_forward
 samples, `kl_reverse` the other way round. Below a share of 0.01 there is no likelihood to report.
 Beside it stand trivial models of the same points, and the part of the gap that is blur (_baselines.py).
 Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
-per dimension (_bits_per_dim.py).
+per dimension (_bits_per_dim.py). `nll_raw` is nll in the units of the raw data, for points that the model sees in
+others (_raw_units.py).
 """
 
 import math
@@ -32,6 +33,7 @@ from ebm_lab.distributions.quadrature import LogZ, cubature_log_z
 from ebm_lab.evaluation._baselines import BASELINES, Likelihoods, beside, gap_to_truth, true_nll
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
 from ebm_lab.evaluation._importance import FEW, exact_samples, log_weights, weigh
+from ebm_lab.evaluation._raw_units import raw_twin
 
 
 @register("evaluation", "likelihood")
@@ -52,6 +54,7 @@ class Likelihood(Evaluation):
             rank=10,
         ),
         Metric("nll", unit="nats", good="lower", monitors=True, shown=("report",), rank=30),
+        Metric("nll_raw", unit="nats", good="lower"),
         Metric("nll_true", unit="nats"),
         Metric("nll_gap_*", unit="nats"),
         *BASELINES,
@@ -98,7 +101,7 @@ class Likelihood(Evaluation):
         if known.bound > 1:
             report.metrics["nll_uncertain"] = nll
             return report
-        report.metrics |= {"nll": nll, "log_z": log_z}
+        report.metrics |= {"nll": nll, **raw_twin("nll", nll, view.dataset, view.held_out), "log_z": log_z}
         if view.dataset.bounds is not None:
             report.metrics["bits_per_dim"] = bits_per_dim(nll, view.dataset)
             report.notes.append(PIXELS)

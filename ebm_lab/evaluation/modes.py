@@ -51,7 +51,7 @@ def quadrature_weights(energy: EnergyFn, mixture: GaussianMixture, low: Tensor, 
     The search for the model's mass begins at the box [low, high] and the modes. The result is nan if exp(-E) has no
     finite integral.
     """
-    about = torch.cat([torch.stack([low, high]), mixture.means.to(low)])
+    about = torch.cat([torch.stack([low, high]), mixture.middles.to(low)])
     try:
         nodes, log_weights = Cubature(energy, about, budget(cells)).law()
     except NoIntegral:

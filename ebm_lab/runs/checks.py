@@ -18,8 +18,11 @@ SCALES = (1e-12, 1e12)
 """Range of data scales whose squares and inverse squares float32 represents with room to spare."""
 
 
-def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
-    """Reject data with nan or inf, and data whose scale float32 cannot work with."""
+def check_data(dataset: Dataset, config: Mapping[str, Any], scaled: bool = True) -> None:
+    """Reject data with nan or inf, and data whose scale float32 cannot work with.
+
+    scaled: whether the data have the scale in which the model sees them.
+    """
     who = f"dataset={config['dataset']['name']}"
     for split in ("train", "val", "test"):
         bad = ~getattr(dataset, split).isfinite()
@@ -29,7 +32,7 @@ def check_data(dataset: Dataset, config: Mapping[str, Any]) -> None:
         raise UserError(f"{who}: one training point has no spread; at least two are needed")
     if dataset.scale == 0 or bool((dataset.train == dataset.train[0]).all()):
         raise UserError(f"{who}: all training points are equal{_way_out(dataset, config)}")
-    if not SCALES[0] <= dataset.scale <= SCALES[1]:
+    if scaled and not SCALES[0] <= dataset.scale <= SCALES[1]:
         raise UserError(
             f"{who}: the data's scale is {dataset.scale:.1e}, and float32 holds no squares of that"
             f"{_way_out(dataset, config)}"
@@ -56,7 +59,11 @@ def _way_out(dataset: Dataset, config: Mapping[str, Any]) -> str:
     """Return a remedy as the end of an error line."""
     if config["dataset"].get("scaling") == "none":
         return "; dataset.scaling=none: choose dataset.scaling=standardize"
-    return "" if dataset.bounds is not None else "; give data of mean about 0 and scale about 1"
+    if dataset.bounds is not None:
+        return ""
+    return "; give data of mean about 0 and scale about 1" + (
+        ", or choose preprocess=standardize" if config.get("preprocess", "none") == "none" else ""
+    )
 
 
 def probe(energy: nn.Module, dataset: Dataset, config: Mapping[str, Any]) -> None:

@@ -10,8 +10,10 @@ from torch import Tensor
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.files import digest
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.maps import Composed, parsed, plain
 from ebm_lab.core.random import stream, subset
 from ebm_lab.core.transforms import Affine
+from ebm_lab.datasets._preprocessed import Preprocessed
 
 SPLITS = ("train", "val", "test")
 PROBES = 4
@@ -35,7 +37,8 @@ class DataRecord:
     """What a run keeps of its data.
 
     rows: number in each whole split; digests: see `fingerprints`; shape, mean, scale, bounds: the data set's; shift,
-    unit: of its transform; log_prob: true log-density of the first test rows, if it is known.
+    unit: of its transform, or of the first map of a composed one; map: the maps of preprocessing after that, as
+    `core.maps.plain` gives them; log_prob: true log-density of the first test rows, if it is known.
     """
 
     rows: dict[str, int]
@@ -47,11 +50,14 @@ class DataRecord:
     shift: Tensor
     unit: Tensor
     log_prob: list[float] | None
+    map: list[dict[str, Any]] | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, rows: Mapping[str, int], digests: Mapping[str, str]) -> "DataRecord":
         """Make the record of a data set; rows and digests are those from before it was cut to `max_train`."""
         log_prob = dataset.log_prob(subset(dataset.test, PROBES))
+        first = dataset.dataset.transform if isinstance(dataset, Preprocessed) else dataset.transform
+        assert isinstance(first, Affine), "the data set's own transform is affine"
         return cls(
             rows=dict(rows),
             digests=dict(digests),
@@ -59,28 +65,40 @@ class DataRecord:
             mean=dataset.mean.detach().cpu().clone(),
             scale=float(dataset.scale),
             bounds=None if dataset.bounds is None else [float(b) for b in dataset.bounds],
-            shift=dataset.transform.shift.cpu(),
-            unit=dataset.transform.scale.cpu(),
+            shift=first.shift.cpu(),
+            unit=first.scale.cpu(),
             log_prob=None if log_prob is None else log_prob.detach().double().tolist(),
+            map=plain(dataset.map) if isinstance(dataset, Preprocessed) else None,
         )
+
+    @property
+    def fitted(self) -> Composed | None:
+        """The map of preprocessing, where there was any."""
+        return None if self.map is None else parsed(self.map)
 
     @classmethod
     def read(cls, values: object, where: object) -> "DataRecord":
         """Read the record in the checkpoint `where`; raise UserError if the values are not a record."""
         kinds = {"rows": dict, "digests": dict, "shape": list, "bounds": list | None, "log_prob": list | None}
         kinds |= {"mean": Tensor, "shift": Tensor, "unit": Tensor, "scale": float}
+        kinds |= {"map": list | None}
         names = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or values.keys() != names:
+        found = {"map": None, **values} if isinstance(values, dict) else {}  # runs of before have no map
+        if found.keys() != names:
             raise UserError(f"{where}: not the checkpoint of a run, its 'data' is no record of a data set")
         for name, kind in kinds.items():
-            if not isinstance(found := values[name], kind):
-                raise UserError(f"{where}: not the checkpoint of a run, its 'data.{name}' is a {type(found).__name__}")
-        numbers = [*(values["bounds"] or ()), *(values["log_prob"] or ()), *values["rows"].values()]
-        sound = all(isinstance(n, int | float) for n in numbers) and len(values["bounds"] or (0, 0)) == 2
-        if not sound or list(values["mean"].shape) != values["shape"]:
+            if not isinstance(value := found[name], kind):
+                raise UserError(f"{where}: not the checkpoint of a run, its 'data.{name}' is a {type(value).__name__}")
+        numbers = [*(found["bounds"] or ()), *(found["log_prob"] or ()), *found["rows"].values()]
+        sound = all(isinstance(n, int | float) for n in numbers) and len(found["bounds"] or (0, 0)) == 2
+        try:
+            parsed(found["map"] or ())
+        except ValueError:
+            sound = False
+        if not sound or list(found["mean"].shape) != found["shape"]:
             raise UserError(f"{where}: not the checkpoint of a run, its 'data' is no record of a data set")
-        tensors = {name: values[name].cpu() for name in ("mean", "shift", "unit")}
-        return cls(**{**values, **tensors})
+        tensors = {name: found[name].cpu() for name in ("mean", "shift", "unit")}
+        return cls(**{**found, **tensors})
 
     def differences(self, now: "DataRecord") -> str:
         """Say which parts of the data changed, as the end of a line; return an empty string if none did."""
@@ -129,7 +147,8 @@ class KeptData(Dataset):
         self.record = self.kept = record
         self.why = why
         self.bounds = None if record.bounds is None else (record.bounds[0], record.bounds[1])
-        self.transform = Affine(record.shift, record.unit)
+        affine, map = Affine(record.shift, record.unit), record.fitted
+        self.transform = affine if map is None else Composed((affine, *map.parts))
         self.mean, self.scale = record.mean, record.scale
 
     @property

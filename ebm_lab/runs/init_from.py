@@ -1,9 +1,37 @@
 """Begin a run with the averaged weights of another."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.interfaces import Dataset
+from ebm_lab.datasets._preprocessed import Preprocessed
+from ebm_lab.runs.known_data import record_in
 from ebm_lab.runs.load import load_run
+from ebm_lab.runs.parts import build_dataset
 from ebm_lab.runs.run_directory import RunDir
+from ebm_lab.runs.saver import of_run
+from ebm_lab.runs.settings import import_plugins, pick_device, run_settings
 from ebm_lab.training.state import State
+
+
+def data_like(config: Mapping[str, Any]) -> Dataset | None:
+    """Build a new run's data in the coordinates of the run whose weights it takes; None where it has `preprocess=none`,
+    or takes no weights. Raises UserError where one of the two is preprocessed and the other is not."""
+    settings = run_settings(config)
+    if not settings.init_from:
+        return None
+    path, mine = settings.init_from, settings.preprocess
+    run = RunDir.open(path, "init_from")
+    theirs, record = run.read_config()["preprocess"], record_in(of_run(run, run.last), run.last)
+    known = None if record is None else record.fitted
+    if known is None and mine == "none":
+        return None
+    import_plugins(settings.plugins)
+    dataset = build_dataset(config, settings, pick_device(settings.device), known)
+    if isinstance(dataset, Preprocessed) != (known is not None):
+        raise UserError(f"preprocess={mine}: the weights of init_from={path} are of preprocess={theirs}; give that")
+    return dataset
 
 
 def take_weights(state: State, path: str) -> None:

@@ -31,13 +31,13 @@ def record_in(content: Mapping[str, Any], where: object) -> DataRecord | None:
 def same_data(config: Mapping[str, Any], content: Mapping[str, Any], where: object) -> Dataset:
     """Build the data set of a run's config. Raises UserError if it is gone or differs from the record in `content`, the
     checkpoint read from `where`."""
-    settings = run_settings(config)
+    settings, record = run_settings(config), record_in(content, where)
     import_plugins(settings.plugins)
+    known = None if record is None else record.fitted
     try:
-        dataset = build_dataset(config, settings, pick_device(settings.device))
+        dataset = build_dataset(config, settings, pick_device(settings.device), known)
     except OSError as error:  # of a plugin's data set
         raise UserError(f"{_key(config)}: {' '.join(str(error).split())}") from None
-    record = record_in(content, where)
     assert dataset.record is not None, "build_dataset makes it"
     if record is not None and (changes := record.differences(dataset.record)):
         raise UserError(f"{_key(config)}: not the data that the run was trained on: {changes}")

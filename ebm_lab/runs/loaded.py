@@ -14,8 +14,10 @@ from ebm_lab.core.eval_view import Report
 from ebm_lab.core.features import features_of
 from ebm_lab.core.functional import evaluate, in_parts, known_log_z
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
+from ebm_lab.core.maps import raw_score
 from ebm_lab.core.random import stream
 from ebm_lab.core.registry import build
+from ebm_lab.core.transforms import Affine
 from ebm_lab.models.levels import data_score
 from ebm_lab.runs.defaults import evaluation_settings
 from ebm_lab.runs.isolation import isolated
@@ -121,11 +123,13 @@ class LoadedRun:
     def score(self, x: Tensor, *, raw: bool = True) -> Tensor:
         """Compute the model's score grad_x log p(x) at x (B, *shape); returns (B, *shape), detached.
 
-        A model of many noise levels is taken at the lowest. In raw units the score is grad_raw log p_raw = score(x) /
-        scale, with x = (raw - shift) / scale.
+        A model of many noise levels is taken at the lowest. In raw units the score is grad_raw log p_raw(raw) with
+        log p_raw(raw) = log p(x) + log |dx / draw|: score(x) / scale for x = (raw - shift) / scale.
         """
-        found = data_score(self.energy, self._in(x, raw)).detach()
-        return found / self.dataset.transform.scale.to(found) if raw else found
+        if not raw:
+            return data_score(self.energy, self._in(x, raw)).detach()
+        like, transform = self.dataset.mean, self.dataset.transform
+        return raw_score(transform, self._exact(x), lambda x: data_score(self.energy, x.to(like))).to(like)
 
     @isolated()
     def log_prob(self, x: Tensor, *, raw: bool = True) -> LogDensity:
@@ -139,7 +143,8 @@ class LoadedRun:
         z = self._in(x, raw)
         with torch.no_grad():
             values = -in_parts(lambda part: evaluate(self.energy, part), z, 65_536).double() - log_z.value
-        return LogDensity(values + (self.dataset.transform.log_det(tuple(z.shape[1:])) if raw else 0.0), log_z)
+        jump = self.dataset.transform.log_det_at(z).to(values) if raw else 0.0
+        return LogDensity(values + jump, log_z)
 
     @cached_property
     def log_z(self) -> LogZ:
@@ -181,7 +186,12 @@ class LoadedRun:
     def _in(self, x: Tensor, raw: bool) -> Tensor:
         if not raw:
             return x.to(self.dataset.mean)
-        return self.dataset.transform.forward(x.to(self.dataset.transform.shift)).to(self.dataset.mean)
+        return self.dataset.transform.forward(self._exact(x)).to(self.dataset.mean)
+
+    def _exact(self, raw: Tensor) -> Tensor:
+        """Raw data in the precision and on the device of the map."""
+        transform = self.dataset.transform
+        return raw.to(transform.shift) if isinstance(transform, Affine) else raw.cpu().double()
 
     def _out(self, x: Tensor, raw: bool) -> Tensor:
         return self.dataset.transform.inverse(x) if raw else x

@@ -10,9 +10,11 @@ from torch import Generator, nn
 from ebm_lab.core.choice import Choice
 from ebm_lab.core.eval_view import Evaluator
 from ebm_lab.core.interfaces import Dataset, Objective, Sampler
+from ebm_lab.core.maps import Composed
 from ebm_lab.core.places import absolute
 from ebm_lab.core.random import seed_of, seeded, stream
 from ebm_lab.core.registry import build, parse
+from ebm_lab.datasets._preprocessed import for_run, unrounded
 from ebm_lab.runs.checks import check_data, check_layout, check_parts, check_precision, probe
 from ebm_lab.runs.compatibility import check_fit
 from ebm_lab.runs.data_record import SPLITS, DataRecord, fingerprints
@@ -122,14 +124,25 @@ def build_parts(
     )
 
 
-def build_dataset(config: Mapping[str, Any], settings: RunSettings, device: torch.device) -> Dataset:
-    """Build the data set on `device`, cut to `max_train` rows; reject data that can't be trained on."""
+def build_dataset(
+    config: Mapping[str, Any], settings: RunSettings, device: torch.device, known: Composed | None = None
+) -> Dataset:
+    """Build the data set on `device`, cut to `max_train` rows, in the coordinates of `preprocess`.
+
+    Rejects data that can't be trained on. known: the map to those coordinates, if it was fitted before.
+    """
     dataset: Dataset = build("dataset", config.get("dataset") or {})
     rows, digests = {s: len(getattr(dataset, s)) for s in SPLITS}, fingerprints(dataset)
+    if settings.preprocess != "none":
+        dataset = unrounded(dataset)
+    dataset.precise = None
     if settings.max_train is not None:
         dataset.train = dataset.train[: settings.max_train]
         if dataset.labels:
             dataset.labels["train"] = dataset.labels["train"][: settings.max_train]
+    if settings.preprocess != "none":
+        check_data(dataset, config, scaled=False)
+        dataset = for_run(dataset, settings.preprocess, known)
     dataset = dataset.to(device)
     check_data(dataset, config)
     dataset.record = DataRecord.of(dataset, rows, digests)

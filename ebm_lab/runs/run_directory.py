@@ -36,6 +36,7 @@ LATER_KEYS = {
     "compile": "off",
     "runs_alike": 1,
     "early_stopping": "off",
+    "preprocess": "none",
 }
 """The same for root keys of the config."""
 

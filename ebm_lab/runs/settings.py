@@ -16,6 +16,7 @@ from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import GROUPS
 from ebm_lab.core.settings import check
+from ebm_lab.datasets._preprocessed import How
 from ebm_lab.training.distributed import local_rank
 from ebm_lab.training.gradients import Precision
 
@@ -31,6 +32,7 @@ class RunSettings:
     threads: PositiveInt | Literal["auto"]
     max_seconds: PositiveFloat | None
     max_train: PositiveInt | None
+    preprocess: How
     accumulate: PositiveInt
     precision: Precision
     channels_last: bool

@@ -16,7 +16,7 @@ from ebm_lab.core.shell import override, pasteable
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.runs.assemble import assemble
-from ebm_lab.runs.init_from import take_weights
+from ebm_lab.runs.init_from import data_like, take_weights
 from ebm_lab.runs.isolation import isolated
 from ebm_lab.runs.load import load_run
 from ebm_lab.runs.record import build_logger, check_logger, describe, fingerprint, introduce, label, rows
@@ -69,7 +69,7 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
         trainer, run = reopen(config, processes)
         request = processes.on_first(lambda: run.read_summary().get("request", request))
     else:
-        trainer, resolved = assemble(config, processes)
+        trainer, resolved = assemble(config, processes, data_like(config))
         if config.get("init_from"):
             take_weights(trainer.state, str(config["init_from"]))
         check_logger(trainer)

@@ -26,7 +26,7 @@ from ebm_lab.training.ema import EMA
 FORMAT = 1
 """Version of the format of checkpoints and run directories; see docs/format.md."""
 KINDS = {"counters": dict, "machine": dict, "config": dict, "generator": Tensor}
-TRAINED = ("dataset", "energy", "objective", "sampler", "optim", "seed", "batch_size", "ema", "max_train")
+TRAINED = ("dataset", "energy", "objective", "sampler", "optim", "seed", "batch_size", "ema", "max_train", "preprocess")
 """Keys of a config that determine the trained state; resuming may not change them."""
 PLACES = ("dataset.root", "dataset.path", "dataset.download")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.random import subset
-from ebm_lab.distributions.quadrature import framed_log_density
+from ebm_lab.evaluation._raw_units import raw_densities
 from ebm_lab.reports.compare.plan import safe
 from ebm_lab.reports.compare.table import Line
 
@@ -51,9 +51,7 @@ def _of(run: Path, group: str, tops: dict[str, float], found: dict[str, Path], f
     if "energy" not in features_of(energy) or dataset.mean.numel() > 2:
         samples = sorted((run / "images").glob("samples_*.png"))
         return _read(samples[-1]) if samples else None
-    nodes, log_p = framed_log_density(energy, subset(dataset.test, 2000), CELLS)
-    with torch.no_grad():
-        truth = dataset.log_prob(nodes)
+    nodes, log_p, truth, _ = raw_densities(energy, dataset, subset(dataset.test, 2000), CELLS)
     if group not in tops:
         known = log_p if truth is None else truth
         tops[group] = float(known.exp().max())
