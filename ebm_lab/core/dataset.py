@@ -48,6 +48,9 @@ class Dataset(Part, ABC):
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Transform = identity()
     """From raw data to model space."""
+    map: Transform | None = None
+    """The maps of preprocessing, which `transform` ends with; None if the run trains on the data set's own
+    coordinates."""
     precise: tuple[Tensor, Tensor, Tensor] | None = None
     """The splits in float64, where float32 rounds them: what preprocessing begins with."""
     digests: dict[str, str] | None = None

@@ -48,6 +48,8 @@ LEAST = 0.01
 class Preprocessed(Dataset):
     """`dataset` seen through `map`."""
 
+    map: Composed  # pyright: ignore[reportIncompatibleVariableOverride] (always given)
+
     def __init__(self, dataset: Dataset, map: Composed, notes: Sequence[str] = ()) -> None:
         self.dataset, self.map = dataset, map
         self.transform = Composed((dataset.transform, *map.parts))

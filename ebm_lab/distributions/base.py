@@ -32,6 +32,8 @@ class Base(nn.Module, ABC):
     """A law on (*shape), whose parameters are buffers. `level`: the noise level at which it is taken where a method is
     not told another, in data units; 0: the law as it was fitted."""
 
+    blurs: bool = True
+    """Whether the law has noise levels."""
     grows: tuple[str, ...] = ()
     """Buffers whose first size is a number that was chosen by fitting: a checkpoint brings its own."""
 
@@ -140,6 +142,7 @@ class StudentBase(Base):
     """A multivariate Student law: mean (d,), axes (d, d) and variances (d,) of its scatter S, and nu degrees of
     freedom. It has no noise levels, since its blur is no Student law."""
 
+    blurs = False
     mean: Tensor
     axes: Tensor
     variances: Tensor
@@ -203,14 +206,13 @@ class BaseLaw:
 
     def blurred(self, std: float) -> "BaseLaw":
         """Return the law of x + std z. Raises UserError for a Student law, whose blur is none."""
-        if isinstance(self.base, StudentBase):
+        if not self.base.blurs:
             raise UserError(
-                "energy.base=student: its blur is no Student law; choose energy.base=mixture or no data_noise"
+                "energy.base=student: its blur is not a Student law; choose energy.base=mixture or no data_noise"
             )
         return BaseLaw(self.base, math.hypot(self.base.level if self.sigma is None else self.sigma, std))
 
 
 def base_of(energy: object) -> BaseLaw | None:
-    """Return the base that an energy builds on; None where it has none."""
-    base = getattr(energy, "base", None)
-    return base if isinstance(base, BaseLaw) else None
+    """Return the base that an energy builds on; None if it has none."""
+    return getattr(energy, "base", None)

@@ -15,7 +15,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ebm_lab.core.features import features_of
 from ebm_lab.core.functional import in_parts
@@ -38,11 +38,6 @@ where the Kullback-Leibler divergence is half a nat (docs/theory.md, 17)."""
 
 ENOUGH = 0.1
 """A base that is worse by fewer nats than the fitted mixture has about the right weights of the groups."""
-
-
-def base_of(energy: nn.Module | object) -> Distribution | None:
-    """Return the law that an energy corrects, E = -log base + f, where it has one."""
-    return getattr(energy, "base", None)
 
 
 def log_prob_of(law: Distribution, x: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.metrics import Metric
-from ebm_lab.distributions.baselines import base_of, fitted_gaussian, fitted_mixture, log_prob_of
+from ebm_lab.distributions.base import base_of
+from ebm_lab.distributions.baselines import fitted_gaussian, fitted_mixture, log_prob_of
 from ebm_lab.distributions.blurred import blur_gap
 
 BASELINES = (

@@ -11,6 +11,7 @@ With J = dw / dz, which is symmetric, and g, H the derivatives of f in w:
     w'' = -2 v s' / s^2 + z (2 s'^2 / s^3 - s'' / s^2),   the second derivative of w along v
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,13 +58,15 @@ class Based(Energy):
 
     law: Base | None
     bound: Bound | None
+    resolved: Mapping[str, Any] = {}
+    notes: Sequence[str] = ()
 
     def build_base(self, dataset: Dataset, base: BaseName, levels: bool = False) -> None:
         """Fit the base to the training data. levels: the energy has noise levels, along which the base is blurred."""
         law, name, notes = fit_base(dataset, base, levels)
         self.law, self.bound = law, None if law is None else Bound(dataset.mean.numel())
-        self.resolved: dict[str, Any] = {**getattr(self, "resolved", {}), **({"base": name} if base == "auto" else {})}
-        self.notes: list[str] = [*getattr(self, "notes", ()), *notes]
+        self.resolved = {**self.resolved, **({"base": name} if base == "auto" else {})}
+        self.notes = [*self.notes, *notes]
 
     def begin_at_base(self, last: nn.Linear | nn.Conv2d) -> None:
         """Set the network's last layer to zero where there is a base, so that training begins at the base itself.

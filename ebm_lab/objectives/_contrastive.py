@@ -18,7 +18,7 @@ from ebm_lab.core.functional import EnergyFn, flat_sum, frozen, stacked
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampleable, Sampler
 from ebm_lab.core.mcmc import independence_step
 from ebm_lab.core.random import with_noise
-from ebm_lab.distributions.base import BaseLaw
+from ebm_lab.distributions.base import base_of
 from ebm_lab.distributions.start import start_law
 
 
@@ -49,11 +49,12 @@ class Contrastive(Objective):
     ) -> None:
         super().__init__(energy)
         self.sampler, self.start, self.generator = sampler, start_law(dataset, energy), generator
+        self._starts_at_base = dataset.start is None and base_of(energy) is not None
         self.data_noise, self.energy_l2 = data_noise * dataset.scale, energy_l2
         self.centre, self.reach = dataset.mean, dataset.scale * dataset.mean.numel() ** 0.5
 
     def origin(self) -> Sampleable | None:
-        return self.start if isinstance(self.start, BaseLaw) else None
+        return self.start if self._starts_at_base else None
 
     @abstractmethod
     def negatives(self, x: Tensor) -> Chain:

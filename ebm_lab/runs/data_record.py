@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.maps import Composed, parsed, plain
 from ebm_lab.core.random import stream, subset
 from ebm_lab.core.transforms import Affine
-from ebm_lab.datasets._preprocessed import Preprocessed
 
 SPLITS = ("train", "val", "test")
 PROBES = 4
@@ -56,7 +55,7 @@ class DataRecord:
     def of(cls, dataset: Dataset, rows: Mapping[str, int], digests: Mapping[str, str]) -> "DataRecord":
         """Make the record of a data set; rows and digests are those from before it was cut to `max_train`."""
         log_prob = dataset.log_prob(subset(dataset.test, PROBES))
-        first = dataset.dataset.transform if isinstance(dataset, Preprocessed) else dataset.transform
+        first = dataset.transform if dataset.map is None else cast(Composed, dataset.transform).parts[0]
         assert isinstance(first, Affine), "the data set's own transform is affine"
         return cls(
             rows=dict(rows),
@@ -68,7 +67,7 @@ class DataRecord:
             shift=first.shift.cpu(),
             unit=first.scale.cpu(),
             log_prob=None if log_prob is None else log_prob.detach().double().tolist(),
-            map=plain(dataset.map) if isinstance(dataset, Preprocessed) else None,
+            map=None if dataset.map is None else plain(cast(Composed, dataset.map)),
         )
 
     @property

@@ -5,7 +5,6 @@ from typing import Any
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.datasets._preprocessed import Preprocessed
 from ebm_lab.runs.known_data import record_in
 from ebm_lab.runs.load import load_run
 from ebm_lab.runs.parts import build_dataset
@@ -29,7 +28,7 @@ def data_like(config: Mapping[str, Any]) -> Dataset | None:
         return None
     import_plugins(settings.plugins)
     dataset = build_dataset(config, settings, pick_device(settings.device), known)
-    if isinstance(dataset, Preprocessed) != (known is not None):
+    if (dataset.map is None) != (known is None):
         raise UserError(f"preprocess={mine}: the weights of init_from={path} are of preprocess={theirs}; give that")
     return dataset
 

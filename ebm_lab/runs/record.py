@@ -19,7 +19,8 @@ from ebm_lab.core.eval_view import is_silent, reason_against
 from ebm_lab.core.interfaces import Logger, RunInfo
 from ebm_lab.core.registry import build
 from ebm_lab.core.streams import say
-from ebm_lab.distributions.baselines import base_of, blind_note
+from ebm_lab.distributions.base import base_of
+from ebm_lab.distributions.baselines import blind_note
 from ebm_lab.loggers.guarded import Guarded
 from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.training import checkpoint
