@@ -1,17 +1,15 @@
 """Laws fitted to the training points, which any model of them should beat: a Gaussian, and a mixture of Gaussians.
 
     gaussian:  N(m, S),    m and S = 1/n sum (x - m)(x - m)' over the training split
-    mixture:   sum_k w_k N(m_k, S_k) by EM, K in 1 .. 16 chosen by the likelihood of the validation split
+    mixture:   sum_k w_k N(m_k, S_k) by EM, K chosen by the likelihood of the validation split (fitting.py)
 
-EM works on z = L^-1 (x - m), L L' = S, so that the fit is the same in all units and axes. Each law is fitted once per
-data set and kept as long as the data set lives. Images have none, for the exact values of their pixels have no density,
-and neither have points with a direction in which they do not vary.
+Each law is fitted once per data set and kept as long as the data set lives. Images have none, because the exact values
+of their pixels have no density, and neither have points with a direction in which they do not vary.
 
 Arthur P. Dempster, Nan M. Laird and Donald B. Rubin, Maximum Likelihood from Incomplete Data via the EM Algorithm,
 1977.
 """
 
-import warnings
 from typing import Any
 
 import torch
@@ -22,12 +20,11 @@ from ebm_lab.core.functional import in_parts
 from ebm_lab.core.interfaces import Dataset, Distribution
 from ebm_lab.core.random import subset
 from ebm_lab.distributions.elementary import Gaussian
+from ebm_lab.distributions.fitting import fit_mixture
 from ebm_lab.distributions.mixture import GaussianMixture
 
-COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16)
-"""The numbers of components that are tried; two in a row that are no better end the search."""
 ROWS = 10_000
-"""Rows that a mixture is fitted to, and as many that choose it, at most."""
+"""Rows that a mixture is fitted to, and rows that choose it, at most."""
 DIMENSIONS, MANY = 100, 1000
 """Above the first no mixture is fitted, for EM takes minutes; above the second no Gaussian either."""
 FLAT = 1e-10
@@ -128,27 +125,15 @@ def _fit_gaussian(train: Tensor) -> Gaussian | None:
 
 
 def _fit_mixture(gaussian: Gaussian, train: Tensor, val: Tensor) -> GaussianMixture:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture as EM
-
+    """Fit on z = L^-1 (x - m), L L' = S, so that the fit is the same in all units and axes."""
     mean, factor = gaussian.mean.flatten(), torch.linalg.cholesky(gaussian.covariance)
 
-    def whitened(x: Tensor):
+    def whitened(x: Tensor) -> Tensor:
         flat = subset(x, ROWS).detach().cpu().flatten(1).double() - mean
-        return torch.linalg.solve_triangular(factor, flat.T, upper=False).T.numpy()
+        return torch.linalg.solve_triangular(factor, flat.T, upper=False).T.contiguous()
 
-    z, held_out = whitened(train), whitened(val)
-    found: list[tuple[float, EM]] = []
-    for k in COMPONENTS:
-        if k > 1 and k * 2 * z.shape[1] > len(z):
-            break
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = EM(k, random_state=0).fit(z)
-        found.append((float(fitted.score(held_out)), fitted))
-        if max(value for value, _ in found[-2:]) < max(value for value, _ in found):
-            break
-    best = max(found, key=lambda pair: pair[0])[1]
-    weights, means, covariances = (torch.from_numpy(a) for a in (best.weights_, best.means_, best.covariances_))
-    means = (mean + means @ factor.T).view(-1, *gaussian.mean.shape)
-    return GaussianMixture(weights, means, covariances=factor @ covariances @ factor.T)
+    found = fit_mixture(whitened(train), whitened(val))
+    assert found.axes is not None, "a mixture of points has full covariances"
+    covariances = factor @ (found.axes * found.variances[:, None]) @ found.axes.mT @ factor.T
+    means = (mean + found.means @ factor.T).view(-1, *gaussian.mean.shape)
+    return GaussianMixture(found.log_weights.exp(), means, covariances=covariances)

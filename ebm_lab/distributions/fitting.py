@@ -160,21 +160,12 @@ def _student_loss(nu: float, q: Tensor, d: int) -> float:
 
 
 def _likeliest_nu(q: Tensor, d: int) -> float:
-    """The nu of the least loss, by a golden-section search over log nu."""
-    ratio = (math.sqrt(5) - 1) / 2
-    low, high = math.log(0.5), math.log(200.0)
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = (_student_loss(math.exp(place), q, d) for place in (left, right))
-    for _ in range(35):
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = _student_loss(math.exp(left), q, d)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = _student_loss(math.exp(right), q, d)
-    return math.exp((low + high) / 2)
+    """Return the nu of the least loss, between 0.5 and 200."""
+    from scipy.optimize import minimize_scalar
+
+    bounds = math.log(0.5), math.log(200.0)
+    found = minimize_scalar(lambda t: _student_loss(math.exp(t), q, d), bounds=bounds, options={"xatol": 1e-8})
+    return math.exp(found.x)
 
 
 def fit_scales(x: Tensor, held_out: Tensor, iterations: int = 2000) -> MixtureBase:

@@ -32,7 +32,7 @@ BASELINES = (
         "nll_mixture",
         "nll of a fitted mixture",
         "nats",
-        meaning="the same under a mixture of up to 16 Gaussians, fitted by EM and chosen by the validation points.",
+        meaning="the same under a mixture of up to 32 Gaussians, fitted by EM and chosen by the validation points.",
         shown=("report",),
         rank=32,
     ),
