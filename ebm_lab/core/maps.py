@@ -27,6 +27,7 @@ class Linear:
 
     shift: Tensor
     w: Tensor
+    is_linear = True
 
     def forward(self, raw: Tensor) -> Tensor:
         return ((raw.to(self.shift) - self.shift).flatten(1) @ self.w.mT).view(raw.shape)
@@ -62,6 +63,10 @@ class Warp:
         return flat_sum(slopes)
 
     @property
+    def is_linear(self) -> bool:
+        return bool(self.s.isinf().all())
+
+    @property
     def _s(self) -> Tensor:
         return torch.where(self.s.isfinite(), self.s, 1.0)
 
@@ -84,6 +89,7 @@ class Monotone:
     """x = f(raw) in each coordinate, f one of `FUNCTIONS`."""
 
     name: str
+    is_linear = False
 
     def forward(self, raw: Tensor) -> Tensor:
         return FUNCTIONS[self.name][0](raw.double())
@@ -101,6 +107,11 @@ class Composed:
     CPU."""
 
     parts: tuple[Transform, ...]
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether x is linear in raw, up to a constant."""
+        return all(part.is_linear for part in self.parts)
 
     def forward(self, raw: Tensor) -> Tensor:
         raw = raw.cpu().double()
@@ -151,6 +162,10 @@ class Inverted:
     """The inverse of a map, as a map."""
 
     map: Transform
+
+    @property
+    def is_linear(self) -> bool:
+        return self.map.is_linear
 
     def forward(self, raw: Tensor) -> Tensor:
         return self.map.inverse(raw)

@@ -16,6 +16,11 @@ ROUNDING = 1e-3
 class Transform(Protocol):
     """An invertible map from raw data to the space in which a model sees them."""
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether x is linear in raw, up to a constant."""
+        ...
+
     def forward(self, raw: Tensor) -> Tensor:
         """Map raw (B, *shape) to x (B, *shape)."""
         ...
@@ -38,6 +43,7 @@ class Affine:
 
     shift: Tensor
     scale: Tensor
+    is_linear = True
 
     def forward(self, raw: Tensor) -> Tensor:
         return (raw - self.shift) / self.scale

@@ -21,6 +21,7 @@ from ebm_lab.distributions.baselines import log_prob_of
 from ebm_lab.distributions.curves import NoisyCurves
 from ebm_lab.distributions.elementary import Gaussian, IsotropicGaussian
 from ebm_lab.distributions.mixture import GaussianMixture
+from ebm_lab.distributions.pushed import PushedMixture
 
 POINTS, DRAWS = 500, 256
 
@@ -59,6 +60,11 @@ def _(law: GaussianMixture, sigma: float) -> GaussianMixture:
         return replace(law, stds=(law.stds**2 + sigma**2).sqrt())
     assert law.covariances is not None, "a mixture has one of the two"
     return replace(law, covariances=_wider(law.covariances, sigma))
+
+
+@blurred.register
+def _(law: PushedMixture, sigma: float) -> None:
+    return None
 
 
 def blur_gap(dataset: Dataset, x: Tensor, sigma: float, generator: Generator) -> Cost | None:

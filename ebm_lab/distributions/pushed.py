@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Generator, Tensor
 
 from ebm_lab.core.interfaces import Distribution
 from ebm_lab.core.maps import Composed
+from ebm_lab.distributions.elementary import Gaussian
 from ebm_lab.distributions.mixture import GaussianMixture
 
 
@@ -46,7 +48,28 @@ class PushedMixture(GaussianMixture):
 
 
 def pushed(law: Distribution, map: Composed) -> Distribution:
-    """Return `law` seen through `map`; a mixture of Gaussians remains one with known components."""
+    """Return `law` seen through `map`; a mixture of Gaussians remains one with known components.
+
+    Through a linear map, x = A raw + b, Gaussians remain Gaussians: N(A m + b, A S A').
+    """
+    if map.is_linear and isinstance(law, Gaussian):
+        return Gaussian(map.forward(law.mean[None])[0], _moved(law.covariance, map, law.mean))
+    if map.is_linear and type(law) is GaussianMixture:
+        covariances = law.covariances
+        if covariances is None:
+            assert law.stds is not None, "a mixture has one of the two"
+            covariances = torch.diag_embed(law.stds.expand_as(law.means).flatten(1).square())
+        return GaussianMixture(law.weights, map.forward(law.means), covariances=_moved(covariances, map, law.means[0]))
     if type(law) is GaussianMixture:
         return PushedMixture(law.weights, law.means, law.stds, law.covariances, map)
     return Pushed(law, map)
+
+
+def _moved(covariance: Tensor, map: Composed, at: Tensor) -> Tensor:
+    """Return A S A' for S (..., d, d), with A from the map's values one unit along each axis from `at` (*shape)."""
+    d = at.numel()
+    unit = covariance.diagonal(dim1=-2, dim2=-1).reshape(-1, d).double().amax(0).sqrt()  # keeps the digits of A
+    steps = torch.diag(unit).view(d, *at.shape)
+    a = (map.forward(at + steps) - map.forward(at - steps)).reshape(d, d).mT / (2 * unit)
+    moved = a @ covariance.double() @ a.mT
+    return (moved + moved.mT) / 2
