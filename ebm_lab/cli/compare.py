@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LEFT_OUT = {"mle_short": "its energy learns to be sampled in few cold steps and is no log-density, so it has no gap"}
 """Objectives that `objectives=all` leaves out, with the reason; they can be given by name."""
 
-HARD = "stretched,funnel,student_t,mixture_10d,gaussian_50d,two_modes_50d,two_shapes_50d"
+HARD = "stretched,funnel,student_t,random_mixture,gaussian_50d,two_modes_50d,two_shapes_50d"
 """Data sets of several scales, heavy tails and many dimensions: what `datasets=hard` stands for."""
 
 

@@ -13,7 +13,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build
 from tests.datasets.test_datasets_synthetic import make
 
-HIGH = ["mixture_10d", "gaussian_50d", "two_modes_50d", "two_shapes_50d"]
+HIGH = ["random_mixture", "gaussian_50d", "two_modes_50d", "two_shapes_50d"]
 
 
 def option(name, **changes):
@@ -106,4 +106,4 @@ def test_random_mixtures_have_the_condition_and_separation_that_they_are_given(n
 
 def test_more_means_than_corners_are_refused():
     with pytest.raises(UserError, match=r"dataset.weights=.*at most 3 points of 2 coordinates"):
-        option("mixture_10d", dim=2, weights=[1.0, 1.0, 1.0, 1.0])
+        option("random_mixture", dim=2, weights=[1.0, 1.0, 1.0, 1.0])

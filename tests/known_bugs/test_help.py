@@ -64,7 +64,7 @@ def test_a_page_tells_needs_what_it_brings_and_its_recipe():
     assert "an energy, so no score network" in page("sampler", "hmc")
     assert "objective=mle domain=points sampler=mala: sampler.steps=20" in page("sampler", "mala")
     assert "objective=pcd domain=images optim=adam: optim.lr=0.003" in page("optim", "adam")
-    assert "`sigma`, the noise level in data units" in page("objective", "dsm")
+    assert "`sigma`: noise level in data units" in page("objective", "dsm")
     assert "target_acceptance" in " ".join(page("sampler", "mala").partition("KEYS")[0].split()), "of the class below"
 
 

@@ -121,7 +121,7 @@ def test_a_home_directory_that_no_shell_expanded_is_offered_expanded(monkeypatch
         (["seed=1\r"], "seed=1"),
         (["output-dir=x"], "output_dir=x"),
         (["objective"], "objective=<option>"),
-        (["+seed=3"], "no '+' before it"),
+        (["+seed=3"], "without the '+'"),
         (["=3"], "can't be a key"),
         ([""], "an empty argument"),
         (["steps=[3"], "bracket is not closed"),
