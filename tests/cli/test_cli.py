@@ -190,10 +190,9 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
     assert result.status == "finished" and result.summary["step"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", options("objective"))
-@pytest.mark.parametrize(
-    "dataset", ["two_moons", *(pytest.param(d, marks=pytest.mark.slow) for d in ("digits", "gaussian"))]
-)
+@pytest.mark.parametrize("dataset", ["two_moons", "digits", "gaussian"])
 def test_objectives_run_on_every_kind_of_data(objective, dataset, tmp_path):
     overrides = [f"objective={objective}", f"dataset={dataset}", *data_on_disk(dataset, tmp_path), *TINY]
     assert ebm_lab.train([*overrides, f"output_dir={tmp_path}"], quiet=True).status == "finished"

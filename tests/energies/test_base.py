@@ -191,6 +191,7 @@ def test_nce_takes_the_base_for_its_noise(name, base, generator):
     assert not any(key.startswith("noise") for key in objective.state_dict()), "held once, by the energy"
 
 
+@pytest.mark.slow
 def test_nce_without_a_base_has_a_gaussian_as_before(generator):
     data, settings = points(generator), {"components": 3, "widen": 1.5, "noise_ratio": 1, "data_noise": 0.0}
     objective = NCE(energy_of("mlp", "none", data), data, generator, noise="auto", **settings)

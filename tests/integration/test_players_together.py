@@ -29,6 +29,7 @@ def together(tmp_path_factory):
     return [torch.load(folder / f"players{r}.pt", weights_only=False) for r in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_on_the_same_batches(together):
     """In float64, with the draws of both put together; after 12 steps, of which each process has half of every batch.
     That they stop and resume with the bits of a straight run has been seen where they ran (players_together.py)."""

@@ -151,6 +151,7 @@ def cpu_state():
 FIRST = ("autocast to bfloat16", "inference_mode", "2 threads")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(s, marks=() if s in FIRST else pytest.mark.slow) for s in STATES])
 def test_a_run_has_the_same_bits_in_every_state_and_leaves_it_as_it_was(name, plain, tmp_path):
     with STATES[name]():
@@ -194,6 +195,7 @@ def test_samples_and_evaluations_are_the_same_in_every_state(name, plain, tmp_pa
     assert after == before
 
 
+@pytest.mark.slow
 def test_bfloat16_within_the_callers_autocast_rounds_the_weights_of_each_step_anew(tmp_path):
     """Autocast keeps rounded weights until its outermost context ends, which for the caller's is after the run."""
     right = run(tmp_path / "plain", "precision=bfloat16", "dataset=gaussian")

@@ -267,6 +267,7 @@ def test_options_may_stand_anywhere(order, own, tmp_path, monkeypatch, capsys):
     assert len(list(tmp_path.glob("out/runs/*_own_points_s0"))) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_s_option_may_stand_in_the_middle(tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(64, 2)))
     monkeypatch.chdir(tmp_path)

@@ -259,6 +259,7 @@ def test_a_run_that_breaks_is_left_alone_and_ended(service, tmp_path):
     assert run.exit_code == 1 and run.step == 1
 
 
+@pytest.mark.slow
 def test_the_sweep_for_wandb_asks_for_what_the_command_line_takes():
     """Every combination of the ends of its ranges composes; the metric is one that the run's evaluations report."""
     sweep = yaml.safe_load((ROOT / "configs" / "wandb_sweep.yaml").read_text())

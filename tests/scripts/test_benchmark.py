@@ -209,6 +209,7 @@ def _fail():
     raise UserError("key=1: must be 2")
 
 
+@pytest.mark.slow
 def test_only_the_lab_s_contestants_keep_freed_memory(images, monkeypatch):
     """One race on images from end to end; the setting is told by what it was asked for."""
     case = next(c for c in step_cases() if c.name.startswith("mpf, conv"))
@@ -465,6 +466,7 @@ def test_parts_come_in_their_order():
     assert counted("1") == [1]
 
 
+@pytest.mark.slow
 def test_the_price_of_compiling_is_told_cold_and_warm(monkeypatch):
     """A step of known cost each way, with a compiler of known cost in a process of its own."""
     seconds, cold = {compiling.OFF: 0.003, compiling.ON: 0.001}, [True]
@@ -593,6 +595,7 @@ def test_a_run_of_the_lab_stays_within_its_budget(monkeypatch):
     assert asked == pytest.approx([475, 95], abs=1)  # .95 of what the budget is believed to buy, and of what it buys
 
 
+@pytest.mark.slow
 def test_a_run_of_the_lab_tells_the_gap_that_train_py_tells(tmp_path):
     assert step_cost(compose_config, SHORT) > 0
     result = fitted(compose_config, SHORT, 30)
@@ -608,6 +611,7 @@ def test_the_better_peer_has_the_smaller_gap_or_as_small_a_one_sooner():
     assert better({"a": {"gap": math.nan, "cpu": 1.0}, "b": quick}) == "b"
 
 
+@pytest.mark.slow
 def test_what_the_loop_does_beside_its_steps_is_charged_to_the_loop(tmp_path, monkeypatch):
     """A log line that burns 200 ms of CPU time makes `fit` as much longer and leaves the steps as they are."""
     extra = ["objective=ssm", "dataset=two_moons", "energy.hidden=[8]", "batch_size=8", "checkpoint_every=20"]

@@ -81,6 +81,7 @@ def losses(path):
     return {line["step"]: line["val/loss"] for line in lines if "val/loss" in line}
 
 
+@pytest.mark.slow
 def test_of_few_points_the_best_weights_are_kept(tmp_path):
     """100 points in 12 dimensions: the run ends early, its weights are those of the lowest held-out loss, and they are
     nearer the truth than those that all steps lead to; until it ends it takes the same steps as a run unwatched."""

@@ -85,6 +85,7 @@ def code(monkeypatch, *overrides):
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dsm", "nce", "pcd"])
 def test_runs_that_share_their_code_differ_in_free_keys_alone(objective, monkeypatch):
     from ebm_lab.cli.sweep import FREE
