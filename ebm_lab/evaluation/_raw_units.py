@@ -36,6 +36,16 @@ def raw_points(x: Tensor, dataset: Dataset) -> Tensor:
     return raw[raw.isfinite().flatten(1).all(1)]
 
 
+def central(x: Tensor) -> Tensor:
+    """Return the points of x (n, d) whose coordinates all lie between the 0.5 and the 99.5 % quantile.
+
+    A few far points then do not shrink the picture of all others. Returns x itself if there are no such points.
+    """
+    low, high = torch.quantile(x.double(), torch.tensor([0.005, 0.995], dtype=torch.float64), 0)
+    inside = ((x >= low) & (x <= high)).all(1)
+    return x[inside] if bool(inside.any()) else x
+
+
 @torch.no_grad()
 def raw_densities(
     energy: EnergyFn, dataset: Dataset, x: Tensor, cells: int
@@ -53,7 +63,7 @@ def raw_densities(
         return evaluate(energy, z.to(dataset.mean)).double().cpu() - transform.log_det_at(z)
 
     raw = raw_points(x, dataset)
-    nodes, log_p = framed_log_density(raw_energy, raw, cells)
+    nodes, log_p = framed_log_density(raw_energy, central(raw), cells)
     z = transform.forward(nodes.double())
     truth = dataset.log_prob(z)
     return nodes, log_p, None if truth is None else truth.double().cpu() + transform.log_det_at(z), raw

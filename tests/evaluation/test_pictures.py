@@ -8,6 +8,7 @@ import torch
 from ebm_lab.core.eval_view import Report
 from ebm_lab.core.registry import build
 from ebm_lab.distributions.elementary import IsotropicGaussian
+from ebm_lab.evaluation._raw_units import central
 from ebm_lab.evaluation.chains import Chains
 from ebm_lab.evaluation.histograms import Histograms
 from ebm_lab.evaluation.inpainting import Inpainting, Restricted, complete, complete_by_levels, hole_mask
@@ -317,3 +318,11 @@ def test_the_nearest_image_is_found_by_its_known_pixels(generator):
     run = view(lambda y: 0.5 * y.flatten(1).square().sum(1), data, sampler=mala(1), steps=1, generator=generator)
     m = Inpainting(hole="lower", images=20, completions=1, kernel=build("sampler", KERNEL, scale=1.0))(run).metrics
     assert m["inpaint_mse_nearest"] == pytest.approx(1.0)
+
+
+def test_the_frame_of_a_raw_density_leaves_out_a_few_far_points():
+    """Of 1,000 points in the unit square and one at 1e6, the frame holds the square alone; of two points, both."""
+    x = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)).double()
+    far = torch.cat([x, torch.full((1, 2), 1e6).double()])
+    assert float(central(far).max()) < 1.0 and len(central(far)) > 970
+    assert torch.equal(central(x[:2]), x[:2])
