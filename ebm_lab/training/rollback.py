@@ -1,17 +1,50 @@
 """Return a run to an earlier checkpoint: to the last good one after trouble, to the best one at its end."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, Literal, Protocol
 
 from ebm_lab.core.errors import Diverged
+from ebm_lab.training.costs import Clock
 from ebm_lab.training.early_stopping import RISE
 from ebm_lab.training.guard import Trouble
-
-if TYPE_CHECKING:
-    from ebm_lab.training.trainer import Trainer
+from ebm_lab.training.state import State
 
 
-def roll_back(trainer: "Trainer", troubles: list[Trouble]) -> None:
+class Saver(Protocol):
+    """Storage of checkpoints. Each method may raise OSError, and then leaves the existing files as they were."""
+
+    def write(self, which: Literal["last", "best", "good"], content: Mapping[str, Any]) -> None:
+        """Replace the checkpoint of this name."""
+        ...
+
+    def propose(self) -> None:
+        """Keep the last checkpoint as the candidate for the good one."""
+        ...
+
+    def promote(self) -> None:
+        """Make the candidate the good checkpoint."""
+        ...
+
+    def read(self, which: Literal["best", "good"]) -> dict[str, Any]:
+        """Read that checkpoint."""
+        ...
+
+
+class Training(Protocol):
+    """What is returned to an earlier checkpoint: a trainer (trainer.py), of which this is used here."""
+
+    state: State
+    saver: Saver | None
+    clock: Clock
+    advise: Callable[[list[Trouble], bool], str]
+    say: Callable[[str], None]
+    rewound: Callable[[int, list[dict[str, Any]]], None]
+
+    def save(self) -> None: ...
+
+
+def roll_back(trainer: Training, troubles: list[Trouble]) -> None:
     """Return to the last good checkpoint with half the learning rate; raises Diverged if that was done too often.
 
     What the run has spent and the best validation value stay; `last.pt` is written before metrics.jsonl is cut, and
@@ -50,7 +83,7 @@ def roll_back(trainer: "Trainer", troubles: list[Trouble]) -> None:
     )
 
 
-def take_best(trainer: "Trainer") -> None:
+def take_best(trainer: Training) -> None:
     """Return to the best step if the held-out loss has risen since by more than chance allows."""
     state, watch = trainer.state, trainer.state.early_stopping
     if watch is None or trainer.saver is None or state.costs.best_step in (None, state.step):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from ebm_lab.training.costs import Clock
 from ebm_lab.training.evaluations import Evaluations, Failure
 from ebm_lab.training.guard import Trouble
 from ebm_lab.training.optimiser import step_all
-from ebm_lab.training.rollback import roll_back, take_best
+from ebm_lab.training.rollback import Saver, roll_back, take_best
 from ebm_lab.training.state import State
 
 
@@ -28,26 +28,6 @@ class Schedule:
     eval_every: int
     checkpoint_every: int
     max_seconds: float | None
-
-
-class Saver(Protocol):
-    """Storage of checkpoints. Each method may raise OSError, and then leaves the existing files as they were."""
-
-    def write(self, which: Literal["last", "best", "good"], content: Mapping[str, Any]) -> None:
-        """Replace the checkpoint of this name."""
-        ...
-
-    def propose(self) -> None:
-        """Keep the last checkpoint as the candidate for the good one."""
-        ...
-
-    def promote(self) -> None:
-        """Make the candidate the good checkpoint."""
-        ...
-
-    def read(self, which: Literal["best", "good"]) -> dict[str, Any]:
-        """Read that checkpoint."""
-        ...
 
 
 @dataclass(kw_only=True)
