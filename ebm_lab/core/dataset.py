@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.features import Offers, Part
 from ebm_lab.core.functional import score
+from ebm_lab.core.maps import Composed
 from ebm_lab.core.transforms import Transform, identity
 
 
@@ -48,7 +49,7 @@ class Dataset(Part, ABC):
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Transform = identity()
     """From raw data to model space."""
-    map: Transform | None = None
+    map: Composed | None = None
     """The maps of preprocessing, which `transform` ends with; None if the run trains on the data set's own
     coordinates."""
     precise: tuple[Tensor, Tensor, Tensor] | None = None

@@ -77,19 +77,28 @@ def _along(vector: Tensor, shift: Tensor, centred: Tensor) -> Linear:
 
 def student_scatter(z: Tensor, dof: float = DOF) -> Tensor:
     """The scatter (d, d) of a Student-t fitted to z (n, d) by EM, to a relative 1e-6."""
-    (n, d), middle, scatter = z.shape, z.median(0).values, z.mT @ z / len(z)
+    middle, scatter = z.median(0).values, z.mT @ z / len(z)
     for _ in range(200):
-        u = z - middle
-        distance = (u * torch.linalg.solve(scatter, u.mT).mT).sum(1)
-        w = (dof + d) / (dof + distance)
-        middle = w @ z / w.sum()
-        u = z - middle
-        new = (w[:, None] * u).mT @ u / n
+        middle, new = student_step(z, squared_distances(z, middle, scatter), dof)
         done = float((new - scatter).norm()) < 1e-6 * float(scatter.norm())
         scatter = new
         if done:
             break
     return scatter
+
+
+def squared_distances(z: Tensor, middle: Tensor, scatter: Tensor) -> Tensor:
+    """Return q_i = (z_i - m)' S^-1 (z_i - m), (n,), for z (n, d), m (d,) and S (d, d)."""
+    u = z - middle
+    return (u * torch.linalg.solve(scatter, u.mT).mT).sum(1)
+
+
+def student_step(z: Tensor, q: Tensor, dof: float) -> tuple[Tensor, Tensor]:
+    """Take one step of EM for a Student-t on z (n, d): the next m (d,) and S (d, d), from the squared distances q."""
+    w = (dof + z.shape[1]) / (dof + q)
+    middle = w @ z / w.sum()
+    u = z - middle
+    return middle, (w[:, None] * u).mT @ u / len(z)
 
 
 def warp(train: Tensor) -> Warp:

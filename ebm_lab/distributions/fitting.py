@@ -22,6 +22,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import subset
 from ebm_lab.distributions.base import Base, MixtureBase, StudentBase
+from ebm_lab.distributions.coordinates import squared_distances, student_step
 
 BaseName = Literal["none", "gaussian", "mixture", "student", "auto"]
 NATS = 0.005
@@ -129,23 +130,21 @@ def fit_components(x: Tensor, k: int, starts: int) -> MixtureBase:
 
 def fit_student(x: Tensor, held_out: Tensor, iterations: int = 500) -> StudentBase:
     """Fit a multivariate Student law to x (n, d) by maximum likelihood; nu between 0.5 and 200."""
-    (n, d), shape = x.shape, tuple(x.shape[1:])
+    d, shape = x.shape[1], tuple(x.shape[1:])
     mean, axes, variances, added = _principal(x)
     u = (x - mean) @ axes / variances.sqrt()  # the law is fitted in these coordinates
     floor = torch.diag(added / variances + FLOOR)
     centre, scatter, nu, last = u.median(0).values, torch.eye(d).to(x), 4.0, math.inf
 
     for _ in range(iterations):
-        u_c = u - centre
-        q = (u_c @ torch.linalg.inv(scatter) * u_c).sum(1)
+        q = squared_distances(u, centre, scatter)
         nu = _likeliest_nu(q, d)
         value = _student_loss(nu, q, d) + 0.5 * float(torch.logdet(scatter))
         if last - value < 1e-9:
             break
-        weights, last = (nu + d) / (nu + q), value
-        centre = (weights[:, None] * u).sum(0) / weights.sum()
-        u_c = u - centre
-        scatter = (weights[:, None] * u_c).T @ u_c / n + floor
+        last = value
+        centre, scatter = student_step(u, q, nu)
+        scatter = scatter + floor
     back = axes * variances.sqrt()
     found = back @ scatter @ back.T
     lambdas, turns = torch.linalg.eigh((found + found.T) / 2)

@@ -67,7 +67,7 @@ class DataRecord:
             shift=first.shift.cpu(),
             unit=first.scale.cpu(),
             log_prob=None if log_prob is None else log_prob.detach().double().tolist(),
-            map=None if dataset.map is None else plain(cast(Composed, dataset.map)),
+            map=None if dataset.map is None else plain(dataset.map),
         )
 
     @property

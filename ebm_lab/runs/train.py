@@ -25,7 +25,7 @@ from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.runs.saver import RunSaver
 from ebm_lab.runs.signals import Signals
 from ebm_lab.training.distributed import Processes
-from ebm_lab.training.trainer import Trainer
+from ebm_lab.training.trainer import ENDS, Trainer
 
 EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75, "SIGHUP": 75}
 """Exit status by the run's status, or by the signal that ended it; 2 is a mistake in the settings. 75 is the temporary
@@ -169,7 +169,7 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
 def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
     """Train and evaluate; return the status and fill `final` for the summary."""
     final["ended_by"] = ended = trainer.fit()
-    if ended not in ("done", "max_seconds", "early_stopping"):
+    if ended not in ENDS:
         return "interrupted"
     signals.phase = "evaluating"
     final |= trainer.evaluate("test")

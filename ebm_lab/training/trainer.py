@@ -18,6 +18,9 @@ from ebm_lab.training.optimiser import step_all
 from ebm_lab.training.rollback import Saver, roll_back, take_best
 from ebm_lab.training.state import State
 
+ENDS = ("done", "max_seconds", "early_stopping")
+"""How the loop may end by itself; it is interrupted otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -91,13 +94,12 @@ class Trainer:
                     logger.scalars(metrics, step)
             if saving:  # not a candidate if only `stop` asks for it: stopping must not change the run
                 self.save(candidate=step % plan.checkpoint_every == 0)
-            if stop == "max_seconds":
+            if not stop and evaluating and self.state.early_stopping is not None and self.state.early_stopping.over:
+                stop = "early_stopping"
+            if stop in ENDS:
                 take_best(self)
             if stop:
                 return stop
-            if evaluating and self.state.early_stopping is not None and self.state.early_stopping.over:
-                take_best(self)
-                return "early_stopping"
         take_best(self)
         return "done"
 

@@ -1,31 +1,19 @@
 """Two players on two processes: the steps of both are those that one process takes on the same batches."""
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
 
 from tests.integration import methods, players_together  # noqa: F401 (registers)
-from tests.training.test_distributed import ROOT, Joined, port
+from tests.training.test_distributed import Joined, two_processes
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """What two processes left behind: weights after each step and draws, by rank."""
     folder = tmp_path_factory.mktemp("players")
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.integration.players_together", str(folder)]
-    both = [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **place, "RANK": str(r)}, stderr=subprocess.PIPE, text=True
-        )
-        for r in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
+    two_processes("tests.integration.players_together", folder)
     return [torch.load(folder / f"players{r}.pt", weights_only=False) for r in range(2)]
 
 

@@ -29,12 +29,10 @@ def port():
         return str(s.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """The folder in which two processes left what they did."""
-    folder = tmp_path_factory.mktemp("together")
+def two_processes(module, folder):
+    """Run `python -m <module> <folder>` in two processes of one run, until both have ended well."""
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port(), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.together", str(folder)]
+    command = [sys.executable, "-m", module, str(folder)]
     both = [
         subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **place, "RANK": str(r)}, stderr=subprocess.PIPE, text=True
@@ -43,6 +41,13 @@ def together(tmp_path_factory):
     ]
     errors = [process.communicate(timeout=500)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folder in which two processes left what they did."""
+    folder = tmp_path_factory.mktemp("together")
+    two_processes("tests.together", folder)
     return folder
 
 
