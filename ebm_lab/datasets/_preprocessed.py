@@ -45,7 +45,7 @@ CANDIDATES: dict[str, tuple[Step, ...]] = {
     "warp along symmetric axes": ("whiten", "warp", "whiten"),
     "warp along robust axes": ("robust", "warp", "whiten"),
 }
-"""What `auto` chooses from, the simplest first; all but `scale` and the warps along other axes are options of `preprocess`."""
+"""What `auto` chooses from, the simplest first."""
 LEAST = 0.01
 """Nats per point by which a candidate must better all simpler ones."""
 UNEVEN = 1.0

@@ -1,9 +1,9 @@
 """Fit the base of an energy to the training data, in float64: a Gaussian, a mixture, a Student law, or the best.
 
 mixture:  EM from several starts, on principal axes of one scale and of unit variances: clusters show in the first,
-          directions of very different scales in the second; and from clusters along hidden directions in which the
-          data are no Gaussian (projections.py), for in many dimensions all points are about equally far apart. The number of Gaussians is the smallest whose validation
-          likelihood comes within NATS of the best.
+          directions of very different scales in the second. In many dimensions, where all points are about equally far
+          apart, also from clusters along directions in which the data are no Gaussian (projections.py). The number of
+          Gaussians is the smallest whose validation likelihood comes within NATS of the best.
 student:  EM for mean and scatter, weights (nu + d) / (nu + q_i), and nu by the likelihood itself.
 scales:   sum_j w_j N(m, t_j S), mean and scatter S of the Student law, four weights and scales by EM: a heavy-tailed
           law that a blur leaves a mixture of Gaussians.

@@ -50,7 +50,7 @@ class Likelihood(Evaluation):
             "lower",
             "mean log-likelihood of held-out test points under the true density minus that under the model; an "
             "estimate of KL(truth || model), so 0 is perfect, and at 0.7 a typical point has half its density. Z is "
-            "had by quadrature, above two dimensions from exact samples of the truth or of the model's base. A diverged "
+            "had by quadrature, above two dimensions from exact samples of the truth or of the base. A diverged "
             "run counts as infinite.",
             shown=("report", "sweep"),
             rank=10,
