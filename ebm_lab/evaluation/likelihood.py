@@ -58,6 +58,13 @@ class Likelihood(Evaluation):
         Metric("nll", unit="nats", good="lower", monitors=True, shown=("report",), rank=30),
         Metric("nll_raw", unit="nats", good="lower"),
         Metric("nll_true", unit="nats"),
+        Metric(
+            "nll_gap_base",
+            "gap of the base alone",
+            "nats",
+            "lower",
+            "the gap to the truth that the model had before training, when it was its base.",
+        ),
         Metric("nll_gap_*", unit="nats"),
         *BASELINES,
         Metric("nll_uncertain", unit="nats"),
@@ -114,6 +121,8 @@ class Likelihood(Evaluation):
         if (true := self._true_nll(view)) is not None:
             report.metrics |= gap_to_truth(view, nll, model, true, report.notes)
         report.metrics |= beside(view, model)
+        if {"nll_true", "nll_base"} <= report.metrics.keys():
+            report.metrics["nll_gap_base"] = report.metrics["nll_base"] - report.metrics["nll_true"]
         return report
 
     def _by_importance(self, view: EvalView, report: Report) -> tuple[LogZ, float]:

@@ -160,7 +160,7 @@ def test_the_base_of_an_energy_stands_beside_it():
     data = Known(base)
     same, worse = (Likelihood(cells=100)(view(Corrected(f), data)).metrics for f in (0.0, 1.0))
     assert same["nll_base"] == pytest.approx(float(-base.log_prob(data.test).mean()), abs=1e-12)
-    assert abs(same["nll_above_base"]) < 1e-4
+    assert abs(same["nll_above_base"]) < 1e-4 and same["nll_gap_base"] == pytest.approx(0, abs=1e-12)
     expected = float(data.test.square().sum(1).mean()) - math.log(3)  # the model is N(0, I / 3)
     assert worse["nll_above_base"] == pytest.approx(expected, abs=1e-3)
     told = Guard(data, False, False, **LIMITS).warnings_final(worse)
