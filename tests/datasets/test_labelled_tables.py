@@ -210,3 +210,33 @@ def test_other_coordinates_keep_labels_and_names(tmp_path):
     other = preprocessed(data, "whiten")
     assert other.labels is data.labels and other.class_names == data.class_names
     assert other.column_names == ["length", "width"] and len(other.outside) == 100
+
+
+@pytest.mark.parametrize(
+    "name, counts, d",
+    [
+        ("wine_cultivars", {"class_0": 59, "class_1": 71, "class_2": 48}, 13),
+        ("breast_cancer", {"malignant": 212, "benign": 357}, 30),
+    ],
+)
+def test_the_tables_inside_scikit_learn_leave_out_a_class_as_anomalies(name, counts, d):
+    whole = build("dataset", {"name": name, "classes": None, **FRACTIONS})
+    rows = torch.cat([whole.train, whole.val, whole.test])
+    assert rows.shape == (sum(counts.values()), d) and whole.outside is None and len(whole.column_names) == d
+    assert whole.class_names == list(counts) and "classes" in features_of(whole)
+    y = torch.cat([whole.labels[s] for s in ("train", "val", "test")])
+    assert torch.bincount(y).tolist() == list(counts.values())
+    torch.testing.assert_close(whole.train.std(0), torch.ones(d), atol=1e-4, rtol=0)
+    first, *others = counts
+    data = build("dataset", {"name": name, "classes": others, **FRACTIONS})
+    assert len(data.outside) == counts[first] and 0 not in data.labels["train"]
+    raw = data.transform.inverse(torch.cat([data.train, data.val, data.test, data.outside]).double())
+    wanted = whole.transform.inverse(rows.double())
+    torch.testing.assert_close(sorted_by_all(raw), sorted_by_all(wanted), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=f"dataset.classes=nothing: not an option; allowed: {sorted(counts)[0]}"):
+        build("dataset", {"name": name, "classes": ["nothing"], **FRACTIONS})
+
+
+def sorted_by_all(rows):
+    """The rows in the order of their sums."""
+    return rows[rows.sum(1).argsort()]
