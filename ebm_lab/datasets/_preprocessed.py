@@ -65,6 +65,7 @@ class Preprocessed(Dataset):
         self.dataset, self.map = dataset, map
         self.transform = Composed((dataset.transform, *map.parts))
         self.labels, self.notes, self.digests = dataset.labels, [*dataset.notes, *notes], dataset.digests
+        self.class_names, self.column_names = dataset.class_names, dataset.column_names
         self.train, self.val, self.test = (
             map.forward(split).float() for split in (dataset.train, dataset.val, dataset.test)
         )

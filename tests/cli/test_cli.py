@@ -155,7 +155,7 @@ def data_on_disk(dataset, root):
     if dataset == "array":
         (root / "x.csv").write_text("\n".join(f"{i},{i * i % 7}" for i in range(100)))
         return [f"dataset.path={root / 'x.csv'}"]
-    return [] if dataset == "digits" else [*FEW, "evaluation.density.cells=40"]
+    return [] if dataset in ("digits", "wine_cultivars", "breast_cancer") else [*FEW, "evaluation.density.cells=40"]
 
 
 @pytest.mark.slow
