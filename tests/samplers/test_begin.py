@@ -39,7 +39,7 @@ def equal(a, b):
 
 def cases():
     return [(name, {}) for name in NAMES] + [
-        (n, {"mass": "diagonal", "warmup": w}) for n in ("mala", "hmc") for w in (None, 7)
+        (n, {"mass": "diagonal", "warmup": w}) for n in ("mala", "hmc", "barker") for w in (None, 7)
     ]
 
 
