@@ -11,8 +11,8 @@ must be normalisable at max_temperature, which a confining quadratic in the ener
 
 With refusals r of each pair and moves that forget their start, each chain makes 1 / (2 + 2 sum r / (1 - r)) round
 trips per step. The sum of r, the metric `barrier`, hardly depends on the number of replicas; about 2 `barrier` + 1 of
-them are enough, more if the moves forget slowly. For E = |x|^2 / 2 in d dimensions a swap between 1 / T = b and b' is accepted
-with probability 2 I_{b / (b + b')}(d / 2, d / 2).
+them are enough, more if the moves forget slowly. For E = |x|^2 / 2 in d dimensions a swap between 1 / T = b and b' is
+accepted with probability 2 I_{b / (b + b')}(d / 2, d / 2).
 
 The hot replicas are passed from call to call in `state`, by position in the batch. If the chains of a batch change
 between calls (a replay buffer, `cd`), a chain meets the hot replicas of another. That is exact too: the chains of all
