@@ -87,7 +87,11 @@ def test_it_still_moves_where_mala_stands_still(generator):
 @pytest.mark.parametrize("eps", [0.01, 5.0])
 def test_the_step_size_finds_its_target(eps, generator):
     settings = {**FIXED, "target_acceptance": 0.4, "adapt_rate": 0.1}
-    sampler, x, state = Barker(1.0, steps=20, step_size=eps, **settings), torch.randn(500, 5).double(), {}
+    sampler, x, state = (
+        Barker(1.0, steps=20, step_size=eps, **settings),
+        torch.randn(500, 5, generator=generator).double(),
+        {},
+    )
     for _ in range(20):
         x, state, metrics, evals = sampler(quartic, x, state, generator=generator)
     assert float(metrics["acceptance"]) == pytest.approx(0.4, abs=0.05) and evals == 21 * 500
