@@ -134,7 +134,7 @@ class Metropolis(Sampler):
         known |= {"age": age}
         if self.widths is not None:
             known |= self.widths.update(state, x, self.steps, age, self._warm(age - 1))
-        return Chain(x, known, metrics, evals)
+        return Chain(x, {key: known[key] for key in state}, metrics, evals)
 
     adapted = ("log_eps",)
     """The part of the state that changes with each proposal, beside its number."""
