@@ -32,6 +32,7 @@ results: .venv/installed  ## Write docs/results.md from the last `make compare`
 
 studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.md
 	$(BIN)/python scripts/scaling.py out=docs
+	$(BIN)/python scripts/sampling.py out=docs
 	$(BIN)/python scripts/studies.py out=docs
 
 benchmark: .venv/installed  ## Compare speed with a plain loop and other libraries for docs/performance.md, about forty minutes

@@ -1,6 +1,6 @@
 """Measure the effective samples per gradient of the samplers on laws with known moments.
 
-    python scripts/sampling.py out=docs [samplers=mala,hmc] [gradients=10000] [chains=16]
+    python scripts/sampling.py out=docs [samplers=mala,hmc] [gradients=3000] [chains=64]
 
 Chains begin at exact draws. Each statistic t of a law (coordinates along its principal axes and their squares; for the
 funnel the log-width v and v^2) has a known mean and standard deviation; a law's effective samples are those of its
@@ -12,7 +12,8 @@ The step size of the others is the one at which a Metropolis test would accept 9
 energy error of 5e-4; all other settings are those of the YAMLs, but one step a call, and max_depth 10 for nuts. A call
 computes the gradient where the last one ended again, which longer calls do not and which is not counted.
 
-Writes <out>/studies/samplers.csv and samplers.png, and <out>/samplers.md from <out>/studies/samplers.md.j2.
+Writes <out>/studies/samplers.csv and samplers.png, and <out>/samplers.md from <out>/studies/samplers.md.j2. What is in
+the csv is not measured again.
 """
 
 import csv
@@ -38,7 +39,7 @@ from ebm_lab.statistics.diagnostics import effective_sample_size
 SAMPLERS = ("langevin", "mala", "barker", "hmc", "underdamped", "nuts", "mclmc", "adjusted_mclmc")
 TUNED = {"langevin": ("acceptance", 0.9), "underdamped": ("acceptance", 0.9), "mclmc": ("energy_error", 5e-4)}
 """The metric by which the step size of an unadjusted sampler is chosen, and its value."""
-WARMUP, FEW = 100, 4
+WARMUP, FEW = 60, 4
 
 
 class Law(NamedTuple):
@@ -53,10 +54,15 @@ class Cell(NamedTuple):
     """ess: of all chains; gradients: of one chain; bias: in standard deviations of the worst statistic."""
 
     ess: float
+    chains: float
     gradients: float
     bias: float
     step_size: float
     acceptance: float
+
+
+Found = dict[tuple[str, str], Cell]
+"""The cell of each sampler and law."""
 
 
 def gaussian(condition: float, d: int = 10) -> Law:
@@ -119,7 +125,7 @@ LAWS = {
 @cache
 def defaults(name: str) -> dict[str, Any]:
     """Return the values of a sampler's YAML."""
-    return compose_config([f"sampler={name}"])["sampler"]
+    return compose_config([f"sampler={name}", "dataset=two_moons", "recipe=none"])["sampler"]
 
 
 def made(name: str, step_size: float | None = None, steps: int = 1) -> Sampler:
@@ -166,54 +172,71 @@ def measure(name: str, law: Law, gradients: int, chains: int) -> Cell:
     values = law.statistics(torch.stack(draws, 1)).permute(2, 0, 1)
     ess, bias = float(effective_sample_size(values).min()), float(values.mean((1, 2)).abs().max())
     size = float(metrics["step_size"]) if step_size is None else step_size
-    return Cell(ess, taken, bias, size, sum(accepted) / len(accepted))
+    return Cell(ess, chains, taken, bias, size, sum(accepted) / len(accepted))
 
 
 def sampling(
-    *, out: str = "docs", samplers: str = ",".join(SAMPLERS), gradients: PositiveInt = 10_000, chains: PositiveInt = 16
+    *, out: str = "docs", samplers: str = ",".join(SAMPLERS), gradients: PositiveInt = 3000, chains: PositiveInt = 64
 ) -> None:
     """Measure samplers; see the top of this file. gradients: of each chain; chains: of each sampler on each law."""
     torch.set_num_threads(1)
     folder = Path(out) / "studies"
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[tuple[str, str], Cell] = {}
+    found = read(folder / "samplers.csv")
     for name in samplers.split(","):
         if name not in SAMPLERS:
             raise one_of("samplers", name, SAMPLERS)
         for title, law in LAWS.items():
-            cell = found[name, title] = measure(name, law, gradients, chains)
-            print(f"{name}, {title}: {per_thousand(cell, chains)} per 1,000 gradients, {cell}", flush=True)
-    with (folder / "samplers.csv").open("w", newline="", encoding="utf-8") as file:
+            if (name, title) not in found:
+                cell = found[name, title] = measure(name, law, gradients, chains)
+                write(folder / "samplers.csv", found)
+                print(f"{name}, {title}: {shown(cell)} per 1,000 gradients, {cell}", flush=True)
+    pictures.save_png(pictures.figure(lambda fig: draw(fig, found), 9.5, 4.2), folder / "samplers.png")
+    write_page(Path(out), found)
+
+
+def read(path: Path) -> Found:
+    """Read the cells of an earlier measurement."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {(r["sampler"], r["law"]): Cell(*(float(r[f]) for f in Cell._fields)) for r in csv.DictReader(file)}
+
+
+def write(path: Path, found: Found) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["sampler", "law", "ess_per_1000_gradients", *Cell._fields])
-        for (name, title), c in found.items():
-            numbers = [1000 * c.ess / (c.gradients * chains), *c]
-            writer.writerow([name, title, *(f"{number:.4g}" for number in numbers)])
-    pictures.save_png(pictures.figure(lambda fig: draw(fig, found, chains), 9.5, 4.2), folder / "samplers.png")
-    write_page(Path(out), found, gradients, chains)
+        writer.writerow(["sampler", "law", *Cell._fields])
+        writer.writerows([name, title, *(f"{number:.4g}" for number in c)] for (name, title), c in found.items())
 
 
-def per_thousand(c: Cell, chains: int) -> str:
-    """Show the effective samples per 1,000 gradients of a chain, as a bound where the chains hardly moved."""
-    least = FEW * chains
-    return f"{1000 * max(c.ess, least) / (c.gradients * chains):.2g}".join(("< " if c.ess < least else "", ""))
+def per_thousand(c: Cell) -> tuple[float, bool]:
+    """Return the effective samples per 1,000 gradients of a chain, and whether that is a bound since they hardly
+    move."""
+    least = FEW * c.chains
+    return 1000 * max(c.ess, least) / (c.gradients * c.chains), c.ess < least
 
 
-def table(found: dict[tuple[str, str], Cell], show: Callable[[Cell], str]) -> str:
-    names = list(dict.fromkeys(name for name, _ in found))
+def shown(c: Cell) -> str:
+    size, bound = per_thousand(c)
+    return f"{'< ' if bound else ''}{size:.2g}"
+
+
+def table(found: Found, show: Callable[[Cell], str]) -> str:
+    names = [name for name in SAMPLERS if (name, next(iter(LAWS))) in found]
     lines = ["| sampler | " + " | ".join(LAWS) + " |", "|" + "---|" * (len(LAWS) + 1)]
     return "\n".join([*lines, *(f"| `{n}` | " + " | ".join(show(found[n, t]) for t in LAWS) + " |" for n in names)])
 
 
-def draw(fig, found: dict[tuple[str, str], Cell], chains: int) -> None:
+def draw(fig, found: Found) -> None:
     """Plot the effective samples per 1,000 gradients; hollow where they are upper bounds."""
     axes, places = fig.subplots(), range(len(LAWS))
-    for i, name in enumerate(dict.fromkeys(name for name, _ in found)):
+    for i, name in enumerate(n for n in SAMPLERS if (n, next(iter(LAWS))) in found):
         cells = [found[name, title] for title in LAWS]
-        sizes = [1000 * max(c.ess, FEW * chains) / (c.gradients * chains) for c in cells]
-        axes.semilogy(places, sizes, ls=":", lw=0.8, color=f"C{i}")
-        for p, size, c in zip(places, sizes, cells, strict=True):
-            face = "white" if c.ess < FEW * chains else f"C{i}"
+        axes.semilogy(places, [per_thousand(c)[0] for c in cells], ls=":", lw=0.8, color=f"C{i}")
+        for p, c in zip(places, cells, strict=True):
+            size, bound = per_thousand(c)
+            face = "white" if bound else f"C{i}"
             label = name if p == 0 else None
             axes.semilogy(p, size, marker="osv^D<>P"[i % 8], color=f"C{i}", mfc=face, ls="", label=label)
     axes.set_xticks(places, list(LAWS))
@@ -222,7 +245,7 @@ def draw(fig, found: dict[tuple[str, str], Cell], chains: int) -> None:
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
-def write_page(out: Path, found: dict[tuple[str, str], Cell], gradients: int, chains: int) -> None:
+def write_page(out: Path, found: Found) -> None:
     """Write <out>/samplers.md from its template, if there is one."""
     from jinja2 import Environment, StrictUndefined
 
@@ -230,9 +253,9 @@ def write_page(out: Path, found: dict[tuple[str, str], Cell], gradients: int, ch
     if not file.is_file():
         return
     page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(file.read_text("utf-8"))
-    speed = table(found, lambda c: per_thousand(c, chains))
+    speed, any_cell = table(found, shown), next(iter(found.values()))
     bias = table(found, lambda c: f"{c.bias:.2g} ({max(c.ess, 1) ** -0.5:.1g})")
-    text = page.render(speed=speed, bias=bias, gradients=f"{gradients:,}", chains=chains)
+    text = page.render(speed=speed, bias=bias, chains=f"{any_cell.chains:.0f}")
     (out / "samplers.md").write_text(text, encoding="utf-8")
     print(out / "samplers.md")
 
