@@ -9,8 +9,9 @@ is at least 1 / sqrt(effective samples).
 
 Samplers with a Metropolis test adapt their step size to the acceptance of their YAML in a warm-up that is left out.
 The step size of the others is the one at which a Metropolis test would accept 90 % of the steps, and for mclmc an
-energy error of 5e-4; all other settings are those of the YAMLs, but one step a call, and max_depth 10 for nuts. A call
-computes the gradient where the last one ended again, which longer calls do not and which is not counted.
+energy error of 5e-4; all other settings are those of the YAMLs, but one step a call, adapt_rate 0.1, and max_depth 10
+for nuts. A call computes the gradient where the last one ended again, which longer calls do not and which is not
+counted.
 
 Writes <out>/studies/samplers.csv and samplers.png, and <out>/samplers.md from <out>/studies/samplers.md.j2. What is in
 the csv is not measured again.
@@ -39,7 +40,7 @@ from ebm_lab.statistics.diagnostics import effective_sample_size
 SAMPLERS = ("langevin", "mala", "barker", "hmc", "underdamped", "nuts", "mclmc", "adjusted_mclmc")
 TUNED = {"langevin": ("acceptance", 0.9), "underdamped": ("acceptance", 0.9), "mclmc": ("energy_error", 5e-4)}
 """The metric by which the step size of an unadjusted sampler is chosen, and its value."""
-WARMUP, FEW = 60, 4
+WARMUP, FEW = {"nuts": 50, "mala": 300, "barker": 300, "hmc": 100, "adjusted_mclmc": 100}, 4
 
 
 class Law(NamedTuple):
@@ -134,7 +135,9 @@ def made(name: str, step_size: float | None = None, steps: int = 1) -> Sampler:
     if step_size is not None:
         values["step_size"] = step_size
     if "warmup" in values:
-        values["warmup"] = WARMUP
+        values["warmup"] = WARMUP[name]
+    if "adapt_rate" in values:
+        values["adapt_rate"] = 0.1
     if name == "nuts":
         values["max_depth"] = 10
     sampler = build("sampler", values, "sampler", scale=1.0)
@@ -161,7 +164,7 @@ def measure(name: str, law: Law, gradients: int, chains: int) -> Cell:
     step_size = tuned(name, law, generator) if name in TUNED else None
     sampler, x = made(name, step_size), law.draw(chains, generator)
     state = sampler.begin(law.energy, x, generator)
-    for _ in range(0 if name in TUNED else WARMUP):
+    for _ in range(WARMUP.get(name, 0)):
         x, state, _, _ = sampler(law.energy, x, state, generator=generator)
     taken, draws, accepted, metrics = 0, [], [], {}
     while taken < gradients:
