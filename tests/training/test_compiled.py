@@ -61,6 +61,8 @@ SERVED = {
     "pcd": ["objective=pcd", *CHAINS, "objective.restart=0.1", "objective.refresh=1", "objective.buffer_size=100"],
     "mle": ["objective=mle", *CHAINS, "objective.refresh=0"],
     "mala": ["objective=pcd", "sampler=mala", "sampler.steps=2", "objective.refresh=0", "sampler.mass=diagonal"],
+    "barker": ["objective=pcd", "sampler=barker", "sampler.steps=2", "objective.refresh=0"],
+    "mclmc": ["objective=pcd", "sampler=mclmc", "sampler.steps=2", "objective.refresh=0"],
 }
 ROUNDING = {"fdssm": 2e-3}
 """Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500."""
