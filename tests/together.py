@@ -28,6 +28,7 @@ CHOICES = {
     ],
     "ssm with three projections": ["objective=ssm", "objective.projections=3"],
     "nce with a mixture": ["objective=nce", "objective.noise=mixture", "objective.noise_ratio=3"],
+    "nce of the exponential loss": ["objective=nce", "objective.loss=exponential"],
     "dsm in two passes": ["objective=dsm", "accumulate=2"],
     "pcd in two passes": ["objective=pcd", "sampler=langevin", "accumulate=2"],
 }
