@@ -3,12 +3,15 @@
 import pytest
 import torch
 
+from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.objectives.ksd import KERNELS, KSD, kernel_stein_discrepancy
+from ebm_lab.runs.assemble import assemble
 from ebm_lab.statistics.prdc import median_distance
 from ebm_lab.statistics.stein import u_statistic
 from tests.helpers import Points, gaussian_energy
+from tests.runs.test_resume import QUICK
 
 A, S = 0.9, 1.7
 SETTINGS = {"kernel": "imq", "widths": [0.5, 1.0], "data_noise": 0.0}
@@ -107,3 +110,8 @@ def test_what_gives_no_pairs_or_no_width_is_refused(generator):
         KSD(isotropic(1.0, 2), data, generator, 64, **SETTINGS)
     with pytest.raises(UserError, match="batch_size=1: must be at least 2"):
         KSD(isotropic(1.0, 2), Points(torch.randn(9, 2).double()), generator, 1, **SETTINGS)
+
+
+def test_a_batch_in_parts_is_refused():
+    with pytest.raises(UserError, match="accumulate=2: the batch can't be cut into parts, for objective=ksd compares"):
+        assemble(compose_config([*QUICK, "objective=ksd", "accumulate=2"]))
