@@ -67,8 +67,9 @@ SERVED = {
     "mle": ["objective=mle", *CHAINS, "objective.refresh=0"],
     "mala": ["objective=pcd", "sampler=mala", "sampler.steps=2", "objective.refresh=0", "sampler.mass=diagonal"],
 }
-ROUNDING = {"fdssm": 2e-3}
-"""Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500."""
+ROUNDING = {"fdssm": 2e-3, "min_velocity": 4e-3}
+"""Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500, and
+min_velocity by 2 / e^2, twice that."""
 SLOW = [pytest.param(k, id=k, marks=[] if k == "dsm" else pytest.mark.slow) for k in SERVED]
 
 
