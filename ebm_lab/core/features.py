@@ -24,6 +24,7 @@ FEATURES: dict[str, dict[str, str]] = {
     "sampler": {
         "stationary": "It leaves exp(-E) (nearly) invariant, wherever its chains come from.",
         "exact": "One call leaves exp(-E) exactly invariant, at any step size.",
+        "coupled": "It can advance two chains together, each by its own law, so that they meet and stay together.",
         "reparameterised": "The end of a chain is a differentiable function of its start, the energy and the noise.",
     },
     "dataset": {

@@ -69,6 +69,16 @@ class Sampler(Part, ABC):
         """Return the law from which chains start, or None to leave it to the caller."""
         return None
 
+    def couple(
+        self, energy: EnergyFn, x: Tensor, y: Tensor, state: Mapping[str, Tensor], *, generator: Generator
+    ) -> tuple[Chain, Tensor]:
+        """Advance two coupled chains at x and y (B, *shape) by `steps` steps; samplers with the feature "coupled" can.
+
+        Each moves by the same law, which `state` fixes. Returns the chain from x, with the state for a later call, and
+        where the other ended.
+        """
+        raise UserError(f"sampler '{type(self).__name__}' can't couple chains")
+
     def total(self, model: EnergyFn) -> int | None:
         """Return the number of steps from noise to a finished sample, or None for the run's `sample_steps`."""
         return None

@@ -23,6 +23,7 @@ ASKS: dict[tuple[str, str], tuple[str, str]] = {
     ("energy", "log_prob"): ("needs a normalised density", "has none"),
     ("sampler", "stationary"): ("trains with chains that stay at one energy", "goes down many noise levels"),
     ("sampler", "exact"): ("needs chains without bias", "has one"),
+    ("sampler", "coupled"): ("trains with coupled chains", "can't couple them"),
     ("sampler", "reparameterised"): ("needs differentiable chains", "has none"),
     ("dataset", "continuous"): ("needs real numbers", "has discrete values"),
     ("dataset", "discrete"): ("needs discrete values", "has real numbers"),

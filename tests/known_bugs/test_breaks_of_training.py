@@ -393,6 +393,8 @@ LENGTHS = {
     ),
     "ed": (["objective.blur=0.7"], lambda o: (o.blur,), (0.7,)),
     "fdssm": (["objective.step=0.05"], lambda o: (o.step,), (0.05,)),
+    "min_velocity": (["objective.step=0.05"], lambda o: (o.step,), (0.05,)),
+    "ksd": ([], lambda o: (), ()),
     "nce": ([], lambda o: (), ()),
     "sm": ([], lambda o: (), ()),
     "ssm": ([], lambda o: (), ()),

@@ -56,6 +56,11 @@ SERVED = {
     "mpf": ["objective=mpf"],
     "ed": ["objective=ed"],
     "multi_dsm": ["objective=multi_dsm"],
+    "ksd": ["objective=ksd"],
+    "min_velocity": ["objective=min_velocity"],
+    "nce, exponential": ["objective=nce", "objective.loss=exponential"],
+    "tre": ["objective=tre"],
+    "unbiased_cd": ["objective=unbiased_cd", "objective.max_moves=4", "objective.refresh=1", "sampler.steps=1"],
     "cd": ["objective=cd", *CHAINS],
     "cd, neglected term": ["objective=cd", *CHAINS, "objective.neglected_term=0.1", "objective.neglected_steps=2"],
     "pcd": ["objective=pcd", *CHAINS, "objective.restart=0.1", "objective.refresh=1", "objective.buffer_size=100"],
@@ -64,8 +69,9 @@ SERVED = {
     "barker": ["objective=pcd", "sampler=barker", "sampler.steps=2", "objective.refresh=0"],
     "mclmc": ["objective=pcd", "sampler=mclmc", "sampler.steps=2", "objective.refresh=0"],
 }
-ROUNDING = {"fdssm": 2e-3}
-"""Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500."""
+ROUNDING = {"fdssm": 2e-3, "min_velocity": 4e-3}
+"""Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500, and
+min_velocity by 2 / e^2, twice that."""
 SLOW = [pytest.param(k, id=k, marks=[] if k == "dsm" else pytest.mark.slow) for k in SERVED]
 
 
