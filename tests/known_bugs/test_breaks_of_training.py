@@ -394,6 +394,8 @@ LENGTHS = {
     "ed": (["objective.blur=0.7"], lambda o: (o.blur,), (0.7,)),
     "fdssm": (["objective.step=0.05"], lambda o: (o.step,), (0.05,)),
     "nce": ([], lambda o: (), ()),
+    "fce": (["objective.fit_steps=1"], lambda o: (), ()),
+    "lsd": ([], lambda o: (), ()),
     "sm": ([], lambda o: (), ()),
     "ssm": ([], lambda o: (), ()),
 }

@@ -60,6 +60,10 @@ SERVED = {
     "cd, neglected term": ["objective=cd", *CHAINS, "objective.neglected_term=0.1", "objective.neglected_steps=2"],
     "pcd": ["objective=pcd", *CHAINS, "objective.restart=0.1", "objective.refresh=1", "objective.buffer_size=100"],
     "mle": ["objective=mle", *CHAINS, "objective.refresh=0"],
+    "lsd": ["objective=lsd", "objective.hidden=[16]"],
+    "f_ebm": ["objective=f_ebm", *CHAINS, "objective.hidden=[16]", "objective.buffer_size=100"],
+    "vera": ["objective=vera", "objective.hidden=[16]"],
+    "coopnets": ["objective=coopnets", *CHAINS, "objective.hidden=[16]"],
     "mala": ["objective=pcd", "sampler=mala", "sampler.steps=2", "objective.refresh=0", "sampler.mass=diagonal"],
 }
 ROUNDING = {"fdssm": 2e-3}
