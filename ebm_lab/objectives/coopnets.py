@@ -61,7 +61,9 @@ class CoopNets(Chained):
 
     `latent`: dimension of z; `hidden`: widths of the generator's hidden layers; `std`: initial s in units of the data's
     scale. `inference_steps`: steps in z, 0 to keep the known z; `inference_size`: their size eps, in units of `std`.
-    `data_noise`: std of Gaussian noise added to the data, in units of the data's scale.
+    `refresh`: number of independence-Metropolis steps before the chain's own, with proposals from noise; without them
+    nothing keeps E high where neither data nor generator are. `data_noise`: std of Gaussian noise added to the data, in
+    units of the data's scale.
     """
 
     metrics = (Metric("loss_net", good="lower"), Metric("net_std"), Metric("inference_acceptance"))
@@ -80,10 +82,12 @@ class CoopNets(Chained):
         std: PositiveFloat,
         inference_steps: NonNegativeInt,
         inference_size: PositiveFloat,
+        refresh: NonNegativeInt,
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy, sampler, dataset, generator, data_noise)
         self.net = Generator(dataset, generator, latent, hidden, std)
+        self.refresh = refresh
         self.inference_steps, self.eps = inference_steps, inference_size * std
 
     def players(self) -> dict[str, list[nn.Parameter]]:
@@ -96,7 +100,7 @@ class CoopNets(Chained):
         x = with_noise(batch.x, self.data_noise, self.generator)
         with torch.no_grad():
             start, z = self.net.draw(len(x), self.generator)
-        chain = self.advance(start)
+        chain = self.advance(start, self.refresh)
         told = dict(chain.metrics)
         if self.inference_steps:
             z, told["inference_acceptance"] = infer(
