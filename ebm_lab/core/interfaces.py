@@ -132,7 +132,10 @@ class Energy(Part, Model, ABC):
 class Objective(Part, nn.Module, ABC):
     """The loss of a training step. Everything it keeps (energy, replay buffer, ...) is in its `state_dict`."""
 
-    metrics = (Metric("loss", good="lower"), Metric("gap"), Metric("chain_distance"), Metric("acceptance"))
+    metrics = (
+        *(Metric("loss", good="lower"), Metric("gap"), Metric("chain_distance"), Metric("acceptance")),
+        Metric("base_contrast", good="lower"),
+    )
     headline: tuple[str, ...] = ("loss",)
     """The metrics that the progress bar shows."""
     needs = (Need("energy", "energy"),)

@@ -406,7 +406,7 @@ def test_lengths_and_noise_of_an_objective_are_in_units_of_the_data_s_scale(name
     """On data whose scale is not 1: what is added to a batch has std data_noise * scale, and so have all lengths."""
     more, lengths, expected = LENGTHS[name]
     data = ["dataset=gaussian", "dataset.dim=2", "dataset.std_min=40", "dataset.std_max=60", "energy=mlp"]
-    made = trainer(*data, f"objective={name}", "objective.data_noise=0.3", *more, evaluations="")
+    made = trainer(*data, "preprocess=none", f"objective={name}", "objective.data_noise=0.3", *more, evaluations="")
     scale, seen = made.evaluations.dataset.scale, []
     assert scale > 30
     assert lengths(made.state.objective) == pytest.approx(tuple(scale * v for v in expected))

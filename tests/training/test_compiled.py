@@ -145,7 +145,7 @@ def test_adam_and_clipping_are_torchs(generator):
         cut, mine_norm = clipped(grads, 9.0)
         assert torch.allclose(mine_norm, norm, rtol=1e-12)
         for mv, g in zip(mine, cut, strict=True):
-            adamw(mv[0], g, *mv[1:], torch.tensor(0.1 / step).double(), torchs.param_groups[0])
+            adamw(mv[0], g, *mv[1:], torch.tensor(0.1 / step).double(), torchs.param_groups[0], 0.05)
     for (t, *_), target in zip(mine, theirs, strict=True):
         assert torch.allclose(t, target.detach(), rtol=1e-7)  # 1 / step above is rounded to float32
 
