@@ -43,7 +43,7 @@ class Generator(nn.Module):
         self.latent, self.scale = latent, dataset.scale
         self.register_buffer("mean", dataset.mean.clone())
         self.net = perceptron([latent, *hidden, self.mean.numel()], generator).to(self.mean)
-        self.log_std = nn.Parameter(torch.full_like(self.mean.flatten()[0], std).log())
+        self.log_std = nn.Parameter(self.mean.new_full((), std).log())
 
     def forward(self, z: Tensor) -> Tensor:
         """Compute g(z), (..., latent) -> (..., *shape)."""

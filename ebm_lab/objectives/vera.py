@@ -79,7 +79,7 @@ class VERA(Objective):
     ) -> None:
         super().__init__(energy)
         self.net = Generator(dataset, generator, latent, hidden, std)
-        self.log_eta = nn.Parameter(torch.full_like(dataset.mean.flatten()[:1].expand(latent), 0.1).log())
+        self.log_eta = nn.Parameter(dataset.mean.new_full((latent,), 0.1).log())
         self.generator, self.entropy, self.proposals = generator, entropy, proposals
         self.penalty, self.data_noise = penalty * dataset.scale**2, data_noise * dataset.scale
 
