@@ -23,7 +23,7 @@ UNDIVIDED = ("ksd",)
 """Objectives that compare all points of a batch, which several processes refuse."""
 CHOICES = {
     **{
-        o: [f"objective={o}", *(["sampler=langevin"] if o in ("mle", "cd", "pcd") else [])]
+        o: [f"objective={o}", *(["sampler=langevin"] if o in ("mle", "cd", "pcd", "f_ebm", "coopnets") else [])]
         for o in OBJECTIVES
         if o not in UNDIVIDED
     },

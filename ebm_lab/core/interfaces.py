@@ -46,6 +46,10 @@ class Turn(NamedTuple):
     movers: tuple[str, ...] | None = None
     form: str = ""
 
+    def moves(self, player: str) -> bool:
+        """Return whether this player takes a step."""
+        return self.movers is None or player in self.movers
+
 
 ALL_PLAYERS = Turn()
 
