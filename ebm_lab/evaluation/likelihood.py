@@ -12,8 +12,9 @@ In more dimensions, where the data's law is known, log Z comes from exact sample
 the share of them that carries it and `log_z_se` its standard error; `kl_forward` is KL(p_data || p_model) on these
 samples, `kl_reverse` the other way round. Below a share of 0.01 there is no likelihood to report.
 Beside it stand trivial models of the same points, and the part of the gap that is blur (_baselines.py).
-Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
-per dimension (_bits_per_dim.py). `nll_raw` is nll in the units of the raw data, for points that the model sees in
+Where the objective learns log Z itself (nce, dual_sm), `nll_learnt` is the nll by that log Z, in any dimension, and
+`log_z_error` is what it learnt minus the log Z above, where there is one. For images also in bits per dimension
+(_bits_per_dim.py). `nll_raw` is nll in the units of the raw data, for points that the model sees in
 others (_raw_units.py).
 """
 
@@ -56,6 +57,7 @@ class Likelihood(Evaluation):
         Metric("nll", unit="nats", good="lower", monitors=True, shown=("report",), rank=30),
         Metric("nll_raw", unit="nats", good="lower"),
         Metric("nll_true", unit="nats"),
+        Metric("nll_learnt", unit="nats"),
         Metric("nll_gap_*", unit="nats"),
         *BASELINES,
         Metric("nll_uncertain", unit="nats"),
@@ -76,7 +78,7 @@ class Likelihood(Evaluation):
         self._true: dict[str, Tensor | None] = {}
 
     def applies(self, view: EvalView) -> str | None:
-        if _formula(view) is not None or _is_low(view) or view.dataset.log_prob(view.dataset.test[:1]) is not None:
+        if _measurable(view) or view.learnt_log_z is not None:
             return None
         return (
             f"log Z has no formula here, and quadrature serves 1 and 2 dimensions, not {view.dataset.event_shape}; "
@@ -85,18 +87,22 @@ class Likelihood(Evaluation):
 
     def __call__(self, view: EvalView) -> Report:
         report, known, se = Report(), exact_log_z(view, self.cells), 0.0
+        if view.learnt_log_z is not None:
+            self._by_learnt(view, view.learnt_log_z, report)
+            if not _measurable(view):
+                report.notes.append("nll_learnt takes the log Z that the objective learnt; evaluation=ais checks it")
+                return report
         if known is None:
             known, se = self._by_importance(view, report)
         if known.trouble is not None:
-            return Report(report.metrics, notes=[f"no likelihood: {known.trouble}"])
+            return Report(report.metrics, notes=[*report.notes, f"no likelihood: {known.trouble}"])
         if _formula(view) is None and _is_low(view):
             report.metrics |= {"log_z_change": known.change, "log_z_error_bound": known.bound}
             report.notes += doubts(known)
             if known.change > 1:
                 return report
         log_z = known.value
-        with torch.no_grad():
-            e = in_parts(partial(evaluate, view.energy), view.held_out, 65_536).double()
+        e = _held_out_energies(view)
         nll = float(e.mean()) + log_z
         if known.bound > 1:
             report.metrics["nll_uncertain"] = nll
@@ -112,6 +118,12 @@ class Likelihood(Evaluation):
             report.metrics |= gap_to_truth(view, nll, model, true, report.notes)
         report.metrics |= beside(view, model)
         return report
+
+    def _by_learnt(self, view: EvalView, log_z: float, report: Report) -> None:
+        """Report the likelihood by the log Z that the objective learnt."""
+        report.metrics["nll_learnt"] = float(_held_out_energies(view).mean()) + log_z
+        if (true := self._true_nll(view)) is not None:
+            report.metrics["nll_gap_learnt"] = report.metrics["nll_learnt"] - float(true.mean())
 
     def _by_importance(self, view: EvalView, report: Report) -> tuple[LogZ, float]:
         """log Z from exact samples of the truth, and its standard error; an infinite bound where it is not trusted."""
@@ -158,6 +170,17 @@ def exact_log_z(view: EvalView, cells: int) -> LogZ | None:
 
 def _is_low(view: EvalView) -> bool:
     return len(view.dataset.event_shape) == 1 and view.dataset.event_shape[0] <= 2
+
+
+@torch.no_grad()
+def _held_out_energies(view: EvalView) -> Tensor:
+    """E at the held-out points, (n,) in float64."""
+    return in_parts(partial(evaluate, view.energy), view.held_out, 65_536).double()
+
+
+def _measurable(view: EvalView) -> bool:
+    """Whether log Z can be had by a formula, by quadrature or from exact samples of the data's law."""
+    return _formula(view) is not None or _is_low(view) or view.dataset.log_prob(view.dataset.test[:1]) is not None
 
 
 def _formula(view: EvalView) -> Tensor | None:
