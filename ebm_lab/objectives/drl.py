@@ -67,6 +67,8 @@ class DRL(Objective):
     def __init__(self, energy: NoiseEnergy, sampler: Sampler, generator: Generator, scale: float) -> None:
         super().__init__(energy)
         self.sampler, self.generator, self.unit = sampler, generator, scale
+        lowest = energy.ladder.sigma_min
+        self.notes.append(f"drl: the density that is measured is exp(-E) at the lowest noise level, {lowest:g}")
         if sampler.reach is not None and sampler.reach < ENOUGH:
             self.notes.append(
                 f"drl: {sampler.steps} steps of this size make K b = {sampler.reach:.2g}, and below {ENOUGH:g} the "

@@ -41,7 +41,10 @@ def test_four_dimensions_have_a_likelihood_by_default(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("objective", "blind"),
     [("sm", True), ("ssm", True), ("fdssm", True), ("dsm", True), ("dsm_cv", True)]
-    + [(name, False) for name in ("nce", "cnce", "mpf", "ed", "multi_dsm", "drl", "dual_sm", "mle", "cd", "pcd")],
+    + [
+        (name, False)
+        for name in ("nce", "cnce", "mpf", "ed", "multi_dsm", "drl", "dual_sm", "energy_matching", "mle", "cd", "pcd")
+    ],
 )
 def test_objectives_that_do_not_see_the_weights_of_modes_say_so(objective, blind, tmp_path, capsys):
     few = ["dataset=eight_gaussians", "dataset.train=2000", "dataset.held_out=500", "steps=1", "batch_size=16"]

@@ -140,7 +140,9 @@ def test_the_user_is_warned_of_chains_too_short_for_a_density(generator):
     """K b, with b the square of the step: 10 x .09 and 40 x .25; an adapted step is not known beforehand."""
 
     def notes(sampler):
-        return DRL(Bowl(0.9), sampler, generator, 1.0).notes
+        law, *more = DRL(Bowl(0.9), sampler, generator, 1.0).notes
+        assert law == "drl: the density that is measured is exp(-E) at the lowest noise level, 0.1"
+        return more
 
     def langevin(k, step):
         return Langevin(3.0, steps=k, step_size=step, noise_scale=1.0, clip_grad=None)

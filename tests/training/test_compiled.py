@@ -58,6 +58,7 @@ SERVED = {
     "multi_dsm": ["objective=multi_dsm"],
     "drl": ["objective=drl", *CHAINS],
     "dual_sm": ["objective=dual_sm"],
+    "energy_matching": ["objective=energy_matching", *CHAINS],
     "cd": ["objective=cd", *CHAINS],
     "cd, neglected term": ["objective=cd", *CHAINS, "objective.neglected_term=0.1", "objective.neglected_steps=2"],
     "pcd": ["objective=pcd", *CHAINS, "objective.restart=0.1", "objective.refresh=1", "objective.buffer_size=100"],
