@@ -127,6 +127,12 @@ def test_short_chains_settle_at_another_energy(steps, a, generator):
     assert slope(1 / S) < -8
 
 
+def test_no_gradient_flows_into_the_chains(generator):
+    x, x_neg = (torch.randn(4, 1, generator=generator).double().requires_grad_() for _ in range(2))
+    recovery_contrast(Bowl(0.9).given(sigma=LOW), x, x_neg).sum().backward()
+    assert x_neg.grad is None and x.grad is not None
+
+
 def test_pairs_are_neighbours_and_all_equally_likely(generator):
     ladder = Ladder(5.0, 0.1, 6)
     low, gap = draw_pairs(ladder, 50_000, generator, torch.zeros(1).double())

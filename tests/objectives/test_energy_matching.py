@@ -107,9 +107,10 @@ def test_the_contrast_vanishes_at_minus_eps_log_p(generator):
                 draws = torch.Generator().manual_seed(seed)
                 data = gaussian_points(draws, 256)
                 law = Exact(torch.zeros(2).double(), 0.15 / a * torch.eye(2).double())
-                made = objective(Bowl(a), law, data, draws, contrast=weight)
+                energy = Bowl(a)
+                made = objective(energy, law, data, draws, contrast=weight)
                 value = made(Batch(data.train), BOTH).value
-                values.append(torch.autograd.grad(value, made.energy.a)[0])
+                values.append(torch.autograd.grad(value, energy.a)[0])
             found.append(values[0] - values[1])
         found = torch.stack(found)
         assert abs(float(found.mean()) - 2 * slope * 0.5) < 4 * float(found.std()) / 20**0.5
