@@ -6,9 +6,10 @@
 in units of the data's scale; the energy of the run's config is V / scale^2. x_1 are data, x_0 draws of
 N(mean, scale^2 I), paired with x_1 within the batch by optimal transport, and sg stops the gradient. Phase 1 minimises
 L_f with w = 1, so that -grad V carries noise to data in unit time along nearly straight lines. Phase 2 minimises
-L_f + L_c, with w = (1 - t) / (1 - tau) for t > tau, so that the flow lets go of V near the data. Half of the negatives
-begin at the data; the others begin at x_0 and follow the flow without noise for unit time. All then take the sampler's
-steps at the temperature eps. The minimiser of L_c alone is V = -eps log p.
+L_f + L_c, with w = (1 - t) / (1 - tau) for t > tau, so that the flow lets go of V near the data. A share of the
+negatives begins at the data; the others begin at x_0 and follow the flow without noise for unit time. All then take the
+sampler's steps at the temperature eps. The minimiser of L_c alone is V = -eps log p if the chains reach their law, or
+if all of them begin at the data; short chains from noise do not spread as the data do, and V makes up for it.
 
     p(x) = exp(-V(x) / eps) / Z
 
@@ -71,8 +72,8 @@ class EnergyMatching(Objective):
     """Match a flow for the first `warmup` share of the steps, then also contrast data with chains.
 
     `path_noise`: sigma, in units of the data's scale; `temperature`: eps, in units of the scale squared; `contrast`:
-    lambda; `tau`: the time up to which phase 2 keeps the flow at full weight; `transport`: Euler steps of the flow that
-    half of the chains take first.
+    lambda; `tau`: the time up to which phase 2 keeps the flow at full weight; `from_data`: the share of the chains that
+    begin at the data; `transport`: Euler steps of the flow that the others take first.
     """
 
     headline = ("loss", "flow", "gap", "acceptance")
@@ -92,13 +93,14 @@ class EnergyMatching(Objective):
         temperature: PositiveFloat,
         contrast: NonNegativeFloat,
         tau: Share,
+        from_data: Annotated[float, Field(ge=0, le=1)],
         transport: PositiveInt,
     ) -> None:
         super().__init__(energy)
         self.sampler, self.generator, self.start = sampler, generator, start_law(dataset)
         self.last_of_flow = int(warmup * steps)
         self.sigma, self.eps, self.square = path_noise * dataset.scale, temperature, dataset.scale**2
-        self.weight, self.tau, self.transport = contrast, tau, transport
+        self.weight, self.tau, self.from_data, self.transport = contrast, tau, from_data, transport
         self.notes.append(f"energy_matching: the density that is measured and sampled is exp(-E / {temperature:g})")
         self.not_separable = "optimal transport pairs the points of a whole batch"
 
@@ -131,13 +133,14 @@ class EnergyMatching(Objective):
         return Loss(value, metrics, grad_evals=chain.grad_evals + 4 * len(x_1))
 
     def negatives(self, x_0: Tensor, x_1: Tensor) -> Chain:
-        """Return chains on V / eps, half of them from the data, half from where the flow carries x_0."""
-        half = len(x_1) // 2
+        """Return chains on V / eps, a share of them from the data, the others from where the flow carries x_0."""
+        first = round(self.from_data * len(x_1))
+        carried = x_0[first:]
         with frozen(self.energy):
-            slope, carried = gradient_of(self.potential()), x_0[half:]
-            for _ in range(self.transport):
+            slope = gradient_of(self.potential())
+            for _ in range(self.transport if len(carried) else 0):
                 carried = carried - slope(carried)[1] / self.transport
-        model, x = self.model(), torch.cat([x_1[:half], carried])
+        model, x = self.model(), torch.cat([x_1[:first], carried])
         state = self.sampler_state or self.sampler.begin(model, x, self.generator)
         chain = self.sampler(model, x, state, generator=self.generator)
         self.sampler_state = chain.state

@@ -28,6 +28,7 @@ class Bowl(nn.Module):
 
 def objective(energy, sampler, data, generator, **settings):
     given = {"warmup": 0.5, "path_noise": 0.1, "temperature": 0.15, "contrast": 2.0, "tau": 0.8, "transport": 4}
+    given["from_data"] = 0.5
     return EnergyMatching(energy, sampler, data, generator, 10, **{**given, **settings})
 
 
@@ -94,6 +95,8 @@ def test_half_of_the_chains_begin_at_data_and_half_where_the_flow_ends(generator
     torch.testing.assert_close(chain.x[:32], data.train[:32])
     torch.testing.assert_close(chain.x[32:], x_0[32:] * (1 - 0.6 / 4) ** 4)
     assert chain.grad_evals == 4 * 32
+    made = objective(Bowl(0.6 / square), Drift(0.0), data, generator, from_data=1.0)
+    assert torch.equal(made.negatives(x_0, data.train).x, data.train)
 
 
 def test_the_contrast_vanishes_at_minus_eps_log_p(generator):
