@@ -59,6 +59,8 @@ class Sampler(Part, ABC):
 
     steps: int
     """Steps per call."""
+    reach: float | None = None
+    """Steps per call times the square of their size in units of the data's scale; None if the size adapts."""
     needs = (Need("energy", "energy"),)
     offers = frozenset({"stationary"})
 
