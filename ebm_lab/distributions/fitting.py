@@ -144,7 +144,8 @@ def _clustered(y: Tensor, u: Tensor, k: int) -> dict[str, Any]:
     """The start of EM on u (n, d) from k clusters of y (n, m): their weights, means and covariances."""
     from sklearn.cluster import KMeans
 
-    of = torch.from_numpy(KMeans(k, n_init=4, random_state=0).fit(y.numpy()).labels_).long()
+    settings: dict[str, Any] = {"n_init": 4, "random_state": 0}
+    of = torch.from_numpy(KMeans(k, **settings).fit(y.numpy()).labels_).long()
     odds = nn.functional.one_hot(of, k).to(u)
     counts = odds.sum(0).clamp_min(1.0)
     means = odds.T @ u / counts[:, None]

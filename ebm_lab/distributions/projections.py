@@ -15,6 +15,7 @@ high-dimensional inference, 2021, theorem 1.3 (the number of points).
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ def non_gaussian_directions(x: Tensor, held_out: Tensor) -> Tensor:
     whiten = axes[:, spread] * values[spread].rsqrt()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = FastICA(whiten=False, fun="cube", max_iter=100, tol=1e-2, random_state=0)
+        settings: dict[str, Any] = {"whiten": False, "fun": "cube", "max_iter": 100, "tol": 1e-2, "random_state": 0}
+        found = FastICA(**settings)
         found.fit(((x - mean) @ whiten).numpy())
     u = torch.from_numpy(found.components_)
     directions = (u / u.norm(dim=1, keepdim=True)) @ whiten.T
