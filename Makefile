@@ -30,9 +30,11 @@ results: .venv/installed  ## Write docs/results.md from the last `make compare`
 	$(BIN)/python scripts/compare.py train=false publish=docs/results
 	$(BIN)/python scripts/results.py out=docs
 
-studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.md
+studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.md and docs/anomalies.md
 	$(BIN)/python scripts/scaling.py out=docs
+	$(BIN)/python scripts/sampling.py out=docs
 	$(BIN)/python scripts/studies.py out=docs
+	$(BIN)/python scripts/anomalies.py out=docs
 
 benchmark: .venv/installed  ## Compare speed with a plain loop and other libraries for docs/performance.md, about forty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -19,13 +19,13 @@ from tests.runs.test_resume import OBJECTIVES, QUICK, stop_at
 
 BATCH = 64
 FIXED = ["sampler.target_acceptance=null"]
-UNDIVIDED = ("ksd",)
+UNDIVIDED = ("ksd", "energy_matching")
 """Objectives that compare all points of a batch, which several processes refuse."""
+CHAINED = ("mle", "cd", "pcd", "f_ebm", "coopnets", "drl")
+"""Objectives whose chains have the default sampler, which adapts."""
 CHOICES = {
     **{
-        o: [f"objective={o}", *(["sampler=langevin"] if o in ("mle", "cd", "pcd") else [])]
-        for o in OBJECTIVES
-        if o not in UNDIVIDED
+        o: [f"objective={o}", *(["sampler=langevin"] if o in CHAINED else [])] for o in OBJECTIVES if o not in UNDIVIDED
     },
     "pcd of mala": ["objective=pcd", "sampler=mala", *FIXED],
     "mle of hmc": ["objective=mle", "sampler=hmc", *FIXED],

@@ -1,9 +1,10 @@
 """Draw samples from a run; run tools by `key=value` arguments, which are checked like settings."""
 
+import csv
 import inspect
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,9 +32,10 @@ def sample(
     out: str | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> None:
-    """Draw n samples by a run's sampler, starting from noise; write samples.npy and, for images, samples.png.
+    """Draw n samples by a run's sampler, starting from noise; write samples.npy, and samples.png for images or
+    samples.csv for tables whose columns have names.
 
-    samples.npy has raw data units, for tables in float64. steps: of the sampler; temperature: samples are drawn from
+    Both hold raw data units, for tables in float64. steps: of the sampler; temperature: samples are drawn from
     exp(-E / temperature); both are the run's own by default; out: where to write (default: <run>/samples). If the data
     are gone or changed, samples are drawn with the mean, scale and transform that the run kept of them;
     dataset.path=<path> or dataset.root=<path> says where the data are now.
@@ -57,13 +59,24 @@ def sample(
     samples = loaded.sample(n, generator, steps=steps, temperature=temperature, raw=False)
     folder = Path(out or loaded.path / "samples")
     writable(folder)
-    np.save(folder / "samples.npy", loaded.dataset.transform.inverse(samples).numpy())
+    raw = loaded.dataset.transform.inverse(samples).numpy()
+    np.save(folder / "samples.npy", raw)
+    if loaded.dataset.column_names is not None:
+        write_csv(folder / "samples.csv", loaded.dataset.column_names, raw.tolist())
     if loaded.dataset.bounds is not None:
         columns = max(1, round(n**0.5))
         save_png(grid(samples, loaded.dataset.bounds, columns), folder / "samples.png")
     assert loaded.sampler is not None, "sample() has checked this"
     taken = loaded.sampler.total(loaded.energy) or steps or loaded.evaluations.sampling.steps
     print(f"{n} samples after {taken} steps from noise: {folder}")
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[float]]) -> None:
+    """Write a line of names and one line per row, with all digits."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows(rows)
 
 
 def data_place(overrides: Mapping[str, Any]) -> dict[str, str]:

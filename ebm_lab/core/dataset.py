@@ -41,10 +41,15 @@ class Dataset(Part, ABC):
     test: Tensor
     labels: dict[str, Tensor] | None = None
     """Labels by split, (n,) integers each; None if there are none."""
+    class_names: list[str] | None = None
+    """The names of the classes by label, for data that have them."""
+    column_names: list[str] | None = None
+    """The names of the coordinates of a raw row (d,), for tables that have them."""
     notes: list[str] | tuple[()] = ()
     """Lines for the user about how the data were read."""
     outside: Tensor | None = None
-    """(n, *shape): the test images of the classes that the splits leave out; None if they leave none out."""
+    """(n, *shape): rows of the classes that the splits leave out, for images those of the test split; None if they
+    leave none out."""
     bounds: tuple[float, float] | None = None
     """The range of pixel values in model space, for images (C, H, W); None for points."""
     transform: Transform = identity()

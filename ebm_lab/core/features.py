@@ -94,6 +94,8 @@ class Part:
     offers: Offers = frozenset()
     metrics: tuple[Metric, ...] = ()
     """The metrics that it reports. Tables show a metric by its declaration, or by its name if it has none."""
+    lacks: Mapping[str, str] = {}
+    """By feature that it does not offer: what it does instead, to print where another component needs the feature."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

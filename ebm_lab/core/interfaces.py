@@ -46,6 +46,10 @@ class Turn(NamedTuple):
     movers: tuple[str, ...] | None = None
     form: str = ""
 
+    def moves(self, player: str) -> bool:
+        """Return whether this player takes a step."""
+        return self.movers is None or player in self.movers
+
 
 ALL_PLAYERS = Turn()
 
@@ -55,6 +59,8 @@ class Sampler(Part, ABC):
 
     steps: int
     """Steps per call."""
+    reach: float | None = None
+    """Steps per call times the square of their size in units of the data's scale; None if the size adapts."""
     needs = (Need("energy", "energy"),)
     offers = frozenset({"stationary"})
 

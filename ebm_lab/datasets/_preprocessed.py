@@ -13,7 +13,7 @@ the data stay as they are, or are shifted and scaled as a whole if they are far 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor
 
@@ -65,6 +65,7 @@ class Preprocessed(Dataset):
         self.dataset, self.map = dataset, map
         self.transform = Composed((dataset.transform, *map.parts))
         self.labels, self.notes, self.digests = dataset.labels, [*dataset.notes, *notes], dataset.digests
+        self.class_names, self.column_names = dataset.class_names, dataset.column_names
         self.train, self.val, self.test = (
             map.forward(split).float() for split in (dataset.train, dataset.val, dataset.test)
         )
@@ -212,8 +213,7 @@ def _linear(log_p: Mapping[str, Tensor]) -> str:
 
 def _is_moderate(map: Composed) -> bool:
     """Are data that `map` shifts and scales near zero, and of a scale near 1?"""
-    (affine,) = map.parts
-    assert isinstance(affine, Affine)
+    affine = cast(Affine, map.parts[0])
     scale = float(affine.scale.max())
     return 1 / FAR <= scale <= FAR and float(affine.shift.abs().max()) <= FAR * scale
 

@@ -4,10 +4,14 @@
 `key`; `.csv`: UTF-8 text of numbers, one row per line, with an optional first line of names (`_tables.py` has the
 rules). All axes after the first form the event shape. Other files are refused, and `notes` lists decisions about a
 file.
+
+A column may hold class labels, whole numbers may be spread over their cells (`_grids.py`), and rows of some classes may
+be left out as anomalies. With labels, each class has the same share of every split.
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +25,9 @@ from ebm_lab.core.places import Place
 from ebm_lab.core.registry import register
 from ebm_lab.core.transforms import identity, standardising
 from ebm_lab.datasets._archives import BROKEN, read_array
-from ebm_lab.datasets._splits import split_indices
+from ebm_lab.datasets._grids import grid_note, spread, steps_of
+from ebm_lab.datasets._labels import chosen, numbered
+from ebm_lab.datasets._splits import split_kept
 from ebm_lab.datasets._tables import read_table
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -30,26 +36,41 @@ SUFFIXES = (".npy", ".npz", ".csv")
 
 @register("dataset", "array")
 class Array(Dataset):
-    """`scaling`: `standardize` (each coordinate to mean 0 and std 1 on the training split) or `none`; the inverse and
-    its log-determinant are in `transform`. `val` and `test` are the fractions held out; `seed` shuffles."""
+    """`label`: the column of class labels, null for none; `classes`: the classes to keep, null for all, those left out
+    become `outside`; `dequantise`: spread whole numbers over their cells; `scaling`: `standardize` (each coordinate to
+    mean 0 and std 1 on the training split) or `none`; the inverse and its log-determinant are in `transform`. `val` and
+    `test` are the fractions held out; `seed` shuffles."""
 
     def __init__(
         self,
         *,
         path: Place,
         key: str | None,
+        label: str | int | None,
+        classes: Annotated[list[str | int], Field(min_length=1)] | None,
+        dequantise: bool,
         scaling: Literal["standardize", "none"],
         val: Fraction,
         test: Fraction,
         seed: NonNegativeInt,
     ) -> None:
-        rows, lines, self.notes = _read(Path(path), key)
+        if classes is not None and label is None:
+            raise UserError(f"dataset.classes={classes}: needs dataset.label, the column of class labels")
+        rows, lines, self.notes, self.column_names, texts = _read(Path(path), key, label)
         raw = torch.as_tensor(rows, dtype=torch.float64)
-        _refuse_bad(raw, lines, path)
-        parts = split_indices(len(raw), val, test, seed)
+        _refuse_bad(raw, lines, self.column_names, path)
+        labels, keep = None, None
+        if texts is not None:
+            labels, self.class_names, told = numbered(texts, f"dataset.label={label}", first=0 if lines is None else 1)
+            keep, self.notes = chosen(classes, self.class_names), [*self.notes, told]
+        steps = steps_of(raw)
+        self.notes = [*self.notes, *grid_note(raw, steps, self.column_names, dequantise)]
+        if dequantise:
+            raw = spread(raw, steps, seed)
+        parts, left_out = split_kept(len(raw), labels, keep, val, test, seed)
         if scaling == "standardize":
             self.transform = standardising(
-                raw[parts["train"]], f"dataset.path={path}", lambda where: f"coordinate(s) {where}"
+                raw[parts["train"]], f"dataset.path={path}", lambda where: _called(where, self.column_names)
             )
         else:
             self.transform = identity(torch.float64)
@@ -60,13 +81,25 @@ class Array(Dataset):
                     f"choose dataset.scaling=standardize"
                 )
         self.digests = {s: digest([raw[i]]) for s, i in parts.items()}
+        self.labels = None if labels is None else {s: labels[i] for s, i in parts.items()}
         self.train, self.val, self.test = (
             self.transform.forward(raw[parts[s]]).float() for s in ("train", "val", "test")
         )
+        self.outside = self.transform.forward(raw[left_out]).float() if len(left_out) else None
 
 
-def _read(path: Path, key: str | None) -> tuple[np.ndarray, list[int] | None, list[str]]:
-    """Return the rows in float64, the line number of each in a text file, and notes for the user."""
+class Rows(NamedTuple):
+    """rows: in float64; lines: the line number of each in a text file; notes: for the user; names: of the columns;
+    labels: of the rows, if they were asked for."""
+
+    rows: np.ndarray
+    lines: list[int] | None
+    notes: list[str]
+    names: list[str] | None
+    labels: list[str] | None
+
+
+def _read(path: Path, key: str | None, label: str | int | None) -> Rows:
     if not path.is_file():
         raise UserError(f"dataset.path={path}: no such file; give an .npy, .npz or .csv file")
     suffix = path.suffix.lower()
@@ -74,23 +107,30 @@ def _read(path: Path, key: str | None) -> tuple[np.ndarray, list[int] | None, li
         raise UserError(f"dataset.path={path}: can't read '{path.suffix}' files; allowed: {', '.join(SUFFIXES)}")
     try:
         if suffix == ".csv":
-            return read_table(path)
-        array, notes = read_array(path, key)
+            return Rows(*read_table(path, label))
+        array, labels, notes = read_array(path, key, label)
     except BROKEN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"dataset.path={path}: can't be read as numbers: {reason}") from None
-    return array.reshape(-1, 1) if array.ndim == 1 else array, None, notes
+        words = label is None and re.search("holds '[a-zA-Z].*is not a number", reason)
+        tip = "; if a column holds class labels, name it by dataset.label" if words else ""
+        raise UserError(f"dataset.path={path}: can't be read as numbers: {reason}{tip}") from None
+    return Rows(array.reshape(-1, 1) if array.ndim == 1 else array, None, notes, None, labels)
 
 
-def _refuse_bad(raw: Tensor, lines: list[int] | None, path: str) -> None:
+def _called(where: list[int], names: list[str] | None) -> str:
+    return f"coordinate(s) {[names[i] or i for i in where] if names else where}"
+
+
+def _refuse_bad(raw: Tensor, lines: list[int] | None, names: list[str] | None, path: str) -> None:
     if raw.ndim < 2:
         raise UserError(f"dataset.path={path}: holds one number and no rows; give an array of shape (n, ...)")
     if raw.numel() == 0:
         raise UserError(f"dataset.path={path}: holds no rows of numbers: its shape is {tuple(raw.shape)}")
-    bad = (~raw.isfinite()).flatten(1).any(1)
+    bad = (~raw.isfinite()).flatten(1)
     if bool(bad.any()):
-        row = int(bad.nonzero()[0, 0])
+        row, place = bad.nonzero()[0].tolist()
         first = f"row {row}" if lines is None else f"row {row + 1} (line {lines[row]})"
         raise UserError(
-            f"dataset.path={path}: {int(bad.sum())} row(s) hold nan or inf, the first is {first}; clean them first"
+            f"dataset.path={path}: {int(bad.any(1).sum())} row(s) hold nan or inf, the first is {first} in "
+            f"{_called([place], names)}; {int(bad.sum())} value(s) in all; clean them first"
         )

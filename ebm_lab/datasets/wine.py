@@ -59,12 +59,13 @@ def _read(path: Path, root: str) -> np.ndarray:
             f"(a line of names, then 12 numbers separated by ';') at {path}"
         )
     try:
-        rows, lines, _ = read_table(path)
+        table = read_table(path)
     except (OSError, ValueError) as error:
         raise UserError(f"dataset.root={root}: {path} can't be read as numbers: {str(error).splitlines()[0]}") from None
+    rows, lines = table.rows, table.lines
     bad = ~np.isfinite(rows).all(1)
     if rows.shape[1] != 12 or bad.any():
         row = int(bad.argmax())
-        found = f"row {row + 1} (line {lines[row]}) holds nan or inf" if bad.any() else f"has {rows.shape[1]} columns"
+        found = f"row {row + 1} (line {lines[row]}) holds inf" if bad.any() else f"has {rows.shape[1]} columns"
         raise UserError(f"dataset.root={root}: {path} must hold 12 numbers a row separated by ';', and {found}")
     return rows[:, :11]

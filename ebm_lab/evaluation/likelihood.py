@@ -13,8 +13,9 @@ that the energy corrects, whichever cover the model better: `log_z_ess` is the s
 `log_z_se` its standard error. Below a share of 0.01 there is no likelihood to report. `kl_forward` is
 KL(p_data || p_model) on samples of a known law, `kl_reverse` the other way round.
 Beside it stand trivial models of the same points, and the part of the gap that is blur (_baselines.py).
-Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
-per dimension (_bits_per_dim.py). `nll_raw` is nll in the units of the raw data, for points that the model sees in
+Where the objective learns log Z itself (nce, dual_sm), `nll_learnt` is the nll by that log Z, in any dimension, and
+`log_z_error` is what it learnt minus the log Z above, where there is one. For images also in bits per dimension
+(_bits_per_dim.py). `nll_raw` is nll in the units of the raw data, for points that the model sees in
 others (_raw_units.py).
 """
 
@@ -65,6 +66,7 @@ class Likelihood(Evaluation):
             "lower",
             "the gap to the truth that the model had before training, when it was its base.",
         ),
+        Metric("nll_learnt", unit="nats"),
         Metric("nll_gap_*", unit="nats"),
         *BASELINES,
         Metric("nll_uncertain", unit="nats"),
@@ -85,8 +87,7 @@ class Likelihood(Evaluation):
         self._true: dict[str, Tensor | None] = {}
 
     def applies(self, view: EvalView) -> str | None:
-        known = view.dataset.log_prob(view.dataset.test[:1]) is not None or base_of(view.energy) is not None
-        if _formula(view) is not None or _is_low(view) or known:
+        if _measurable(view) or view.learnt_log_z is not None:
             return None
         return (
             f"log Z has no formula here, and quadrature serves 1 and 2 dimensions, not {view.dataset.event_shape}; "
@@ -95,18 +96,22 @@ class Likelihood(Evaluation):
 
     def __call__(self, view: EvalView) -> Report:
         report, known, se = Report(), exact_log_z(view, self.cells), 0.0
+        if view.learnt_log_z is not None:
+            self._by_learnt(view, view.learnt_log_z, report)
+            if not _measurable(view):
+                report.notes.append("nll_learnt takes the log Z that the objective learnt; evaluation=ais checks it")
+                return report
         if known is None:
             known, se = self._by_importance(view, report)
         if known.trouble is not None:
-            return Report(report.metrics, notes=[f"no likelihood: {known.trouble}"])
+            return Report(report.metrics, notes=[*report.notes, f"no likelihood: {known.trouble}"])
         if _formula(view) is None and _is_low(view):
             report.metrics |= {"log_z_change": known.change, "log_z_error_bound": known.bound}
             report.notes += doubts(known)
             if known.change > 1:
                 return report
         log_z = known.value
-        with torch.no_grad():
-            e = in_parts(partial(evaluate, view.energy), view.held_out, 65_536).double()
+        e = _held_out_energies(view)
         nll = float(e.mean()) + log_z
         if known.bound > 1:
             report.metrics["nll_uncertain"] = nll
@@ -124,6 +129,12 @@ class Likelihood(Evaluation):
         if {"nll_true", "nll_base"} <= report.metrics.keys():
             report.metrics["nll_gap_base"] = report.metrics["nll_base"] - report.metrics["nll_true"]
         return report
+
+    def _by_learnt(self, view: EvalView, log_z: float, report: Report) -> None:
+        """Report the likelihood by the log Z that the objective learnt."""
+        report.metrics["nll_learnt"] = float(_held_out_energies(view).mean()) + log_z
+        if (true := self._true_nll(view)) is not None:
+            report.metrics["nll_gap_learnt"] = report.metrics["nll_learnt"] - float(true.mean())
 
     def _by_importance(self, view: EvalView, report: Report) -> tuple[LogZ, float]:
         """log Z from exact samples of the truth or of the base, and its standard error; an infinite bound where it is
@@ -176,6 +187,18 @@ def exact_log_z(view: EvalView, cells: int) -> LogZ | None:
 
 def _is_low(view: EvalView) -> bool:
     return len(view.dataset.event_shape) == 1 and view.dataset.event_shape[0] <= 2
+
+
+@torch.no_grad()
+def _held_out_energies(view: EvalView) -> Tensor:
+    """E at the held-out points, (n,) in float64."""
+    return in_parts(partial(evaluate, view.energy), view.held_out, 65_536).double()
+
+
+def _measurable(view: EvalView) -> bool:
+    """Whether log Z can be had by a formula, by quadrature or from exact samples of the data's law or of a base."""
+    known = view.dataset.log_prob(view.dataset.test[:1]) is not None or base_of(view.energy) is not None
+    return _formula(view) is not None or _is_low(view) or known
 
 
 def _formula(view: EvalView) -> Tensor | None:

@@ -13,7 +13,7 @@ With J = dw / dz, which is symmetric, and g, H the derivatives of f in w:
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class Based(Energy):
         self.resolved = {**self.resolved, **({"base": name} if base == "auto" else {})}
         self.notes = [*self.notes, *notes]
 
-    def begin_at_base(self, last: nn.Linear | nn.Conv2d, dataset: Dataset, first: nn.Linear | None = None) -> None:
+    def begin_at_base(self, last: nn.Linear | nn.Conv2d, dataset: Dataset, first: nn.Module | None = None) -> None:
         """Set the network's last layer to zero where there is a base, so that training begins at the base itself.
 
         No score says by how much f differs between modes far apart, and there it stays as it began. Where directions
@@ -89,11 +89,12 @@ class Based(Energy):
         x, held_out = (subset(part, ROWS).flatten(1).cpu() for part in (dataset.train, dataset.val))
         directions = non_gaussian_directions(x, held_out) * dataset.scale
         if len(directions):
-            half = len(first.weight) // 2
-            along = directions[torch.arange(half) % len(directions)].to(first.weight)
+            weight = cast(nn.Linear, first).weight
+            half = len(weight) // 2
+            along = directions[torch.arange(half) % len(directions)].to(weight)
             signs = torch.randn(half, 1).sign().to(along)
             with torch.no_grad():
-                first.weight[:half] = math.sqrt(2) * signs * along
+                weight[:half] = math.sqrt(2) * signs * along
             self.notes = [*self.notes, f"the network begins with {len(directions)} direction(s) of no Gaussian shape"]
 
     @property

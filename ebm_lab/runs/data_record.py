@@ -37,7 +37,8 @@ class DataRecord:
 
     rows: number in each whole split; digests: see `fingerprints`; shape, mean, scale, bounds: the data set's; shift,
     unit: of its transform, or of the first map of a composed one; map: the maps of preprocessing after that, as
-    `core.maps.plain` gives them; log_prob: true log-density of the first test rows, if it is known.
+    `core.maps.plain` gives them; log_prob: true log-density of the first test rows, if it is known; class_names,
+    column_names: the data set's.
     """
 
     rows: dict[str, int]
@@ -50,6 +51,8 @@ class DataRecord:
     unit: Tensor
     log_prob: list[float] | None
     map: list[dict[str, Any]] | None = None
+    class_names: list[str] | None = None
+    column_names: list[str] | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, rows: Mapping[str, int], digests: Mapping[str, str]) -> "DataRecord":
@@ -68,6 +71,8 @@ class DataRecord:
             unit=first.scale.cpu(),
             log_prob=None if log_prob is None else log_prob.detach().double().tolist(),
             map=None if dataset.map is None else plain(dataset.map),
+            class_names=dataset.class_names,
+            column_names=dataset.column_names,
         )
 
     @property
@@ -80,9 +85,10 @@ class DataRecord:
         """Read the record in the checkpoint `where`; raise UserError if the values are not a record."""
         kinds = {"rows": dict, "digests": dict, "shape": list, "bounds": list | None, "log_prob": list | None}
         kinds |= {"mean": Tensor, "shift": Tensor, "unit": Tensor, "scale": float}
-        kinds |= {"map": list | None}
+        later = ("map", "class_names", "column_names")  # runs of before have none of them
+        kinds |= dict.fromkeys(later, list | None)
         names = {f.name for f in fields(cls)}
-        found = {"map": None, **values} if isinstance(values, dict) else {}  # runs of before have no map
+        found = {**dict.fromkeys(later), **values} if isinstance(values, dict) else {}
         if found.keys() != names:
             raise UserError(f"{where}: not the checkpoint of a run, its 'data' is no record of a data set")
         for name, kind in kinds.items():
@@ -90,6 +96,7 @@ class DataRecord:
                 raise UserError(f"{where}: not the checkpoint of a run, its 'data.{name}' is a {type(value).__name__}")
         numbers = [*(found["bounds"] or ()), *(found["log_prob"] or ()), *found["rows"].values()]
         sound = all(isinstance(n, int | float) for n in numbers) and len(found["bounds"] or (0, 0)) == 2
+        sound &= all(isinstance(name, str) for key in later[1:] for name in found[key] or ())
         try:
             parsed(found["map"] or ())
         except ValueError:
@@ -149,6 +156,7 @@ class KeptData(Dataset):
         affine, map = Affine(record.shift, record.unit), record.fitted
         self.transform = affine if map is None else Composed((affine, *map.parts))
         self.mean, self.scale = record.mean, record.scale
+        self.class_names, self.column_names = record.class_names, record.column_names
 
     @property
     def event_shape(self) -> tuple[int, ...]:

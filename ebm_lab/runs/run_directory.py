@@ -24,6 +24,7 @@ BASED = ("mlp", "conv", "resnet", "noise_mlp", "noise_conv", "noise_unet")
 """Energies with the setting `base`."""
 ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
+    ("dataset", "array"): {"label": None, "classes": None, "dequantise": False},
     ("dataset", "image_folder"): {"range": "auto", "background": None},
     **{("energy", name): {"base": "none"} for name in BASED},
     ("objective", "nce"): {"loss": "logistic"},

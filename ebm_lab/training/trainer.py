@@ -137,8 +137,9 @@ class Trainer:
         if state.guard.record_window(metrics, state.step) and self.saver is not None:
             state.processes.on_first(self.saver.promote)
         rate = self.clock.rate(state.costs)
-        lr = next(iter(state.optimisers.values())).optimiser.param_groups[0]["lr"]
-        return metrics | {"lr": lr, "steps_per_second": round(rate, 3)}
+        rates = [o.optimiser.param_groups[0]["lr"] for o in state.optimisers.values()]
+        named = {f"lr_{name}" if i else "lr": rates[i] for i, name in enumerate(state.optimisers)}
+        return metrics | named | {"steps_per_second": round(rate, 3)}
 
     def _spent(self) -> dict[str, float]:
         """Return the costs of the run so far, without this step's evaluations."""

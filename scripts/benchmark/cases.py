@@ -32,6 +32,14 @@ COUNTS: dict[str, tuple[str, ...]] = {
     "ed": ("objective.samples=16",),
 }
 """Overrides of every objective, by which settings that a recipe may change have their defaults."""
+NOT_RACED = {
+    "lsd": "two networks in turns, which no peer trains",
+    "fce": "two networks in turns, which no peer trains",
+    "f_ebm": "a second network, which no peer trains",
+    "vera": "two networks in turns, which no peer trains",
+    "coopnets": "a second network, which no peer trains",
+}
+"""Objectives that are left out of the races, with the reasons."""
 NOISELESS = ("dsm", "multi_dsm")
 """Objectives without a setting `data_noise`."""
 MANY_LEVELS = {

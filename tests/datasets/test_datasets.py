@@ -17,11 +17,13 @@ SIZES = {"train": 20000, "held_out": 1000, "seed": 0}
 
 def array(path, **more):
     return build(
-        "dataset", {"name": "array", "path": str(path), "key": None, "scaling": "standardize", **FRACTIONS, **more}
+        "dataset",
+        {"name": "array", "path": str(path), "key": None, "scaling": "standardize", **UNLABELLED, **FRACTIONS, **more},
     )
 
 
 FRACTIONS = {"val": 0.1, "test": 0.2, "seed": 0}
+UNLABELLED = {"label": None, "classes": None, "dequantise": False}
 
 
 def test_two_moons_density_is_a_density_and_is_that_of_its_samples():

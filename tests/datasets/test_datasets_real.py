@@ -280,7 +280,8 @@ def test_wine_that_is_missing_or_damaged_is_one_line(tmp_path):
     for message, bad in (
         ("must hold 12 numbers a row separated by ';', and has 5 columns", rows[:, :5]),
         (r"column\(s\) \[3\] of .*red.csv never change", np.where(np.arange(12) == 2, 1.0, rows)),
-        ("must hold 12 numbers", np.where(np.arange(12) == 2, np.nan, rows)),
+        (r"20 value\(s\) are missing: .*and 15 more", np.where(np.arange(12) == 2, np.nan, rows)),
+        (r"must hold 12 numbers .* row 1 \(line 2\) holds inf", np.where(np.arange(12) == 2, np.inf, rows)),
         ("can't be read as numbers", np.where(np.arange(12) == 2, "cork", rows.astype(str))),
         ("leave a split empty", rows[:2]),
     ):

@@ -50,6 +50,24 @@ def pair(d=10, shift=0.1, wider=1.15):
     return (m, s), (n, t), lambda x: energy(x) + 7, float(energy.exact_log_z().detach()) - 7
 
 
+def test_a_learnt_log_z_gives_a_likelihood_in_any_dimension():
+    """nll_learnt = mean E + what was learnt; nll stays the measured one, and is missing where nothing measures it."""
+    truth, _, energy, log_z = pair()
+    data, evaluation = Known(Gaussian(*truth)), Likelihood(cells=10)
+    m = evaluation(view(energy, data, learnt_log_z=log_z + 0.3)).metrics
+    nll = float(energy(data.test).detach().mean()) + log_z + 0.3
+    gap = nll + float(data.log_prob(data.test).mean())
+    assert [m["nll_learnt"], m["nll_gap_learnt"]] == pytest.approx([nll, gap], rel=1e-9)
+    assert abs(m["log_z_error"] - 0.3) < 4 * m["log_z_se"] and abs(m["nll_learnt"] - m["nll"] - 0.3) < 4 * m["log_z_se"]
+    seen, unlearnt = (view(energy, Points(data.test), learnt_log_z=z) for z in (log_z + 0.3, None))
+    evaluation = Likelihood(cells=10)
+    report = evaluation(seen)
+    assert evaluation.applies(seen) is None and report.metrics == {"nll_learnt": pytest.approx(nll)}
+    (note,) = report.notes
+    assert note.startswith("nll_learnt takes the log Z that the objective learnt")
+    assert "log Z has no formula here" in str(evaluation.applies(unlearnt))
+
+
 @pytest.mark.parametrize("sampled", [True, False])
 def test_log_z_and_both_divergences_of_gaussians_in_ten_dimensions(sampled):
     """Within 4 of their standard errors, from exact samples or, where the law has no sampler, the held-out points."""

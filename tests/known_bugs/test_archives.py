@@ -21,7 +21,18 @@ ROWS = np.random.default_rng(0).normal(size=(60, 3))
 def array(path, key=None):
     return build(
         "dataset",
-        {"name": "array", "path": str(path), "key": key, "scaling": "none", "val": 0.1, "test": 0.1, "seed": 0},
+        {
+            "name": "array",
+            "path": str(path),
+            "key": key,
+            "scaling": "none",
+            "label": None,
+            "classes": None,
+            "dequantise": False,
+            "val": 0.1,
+            "test": 0.1,
+            "seed": 0,
+        },
     )
 
 
@@ -171,7 +182,8 @@ def test_real_numbers_are_read_whatever_their_kind(values, tmp_path):
     np.save(tmp_path / "x.NPY", values)
     (tmp_path / "x.NPY.npy").rename(tmp_path / "x.NPY")
     data = array(tmp_path / "x.NPY")
-    assert not data.notes
+    grid = ["points on a grid"] if values.dtype.kind in "biu" else []
+    assert len(data.notes) == len(grid) and all(g in note for g, note in zip(grid, data.notes, strict=True))
     found = torch.cat([data.train, data.val, data.test]).flatten(1)
     wanted = torch.as_tensor(values.astype(np.float64)).float().reshape(60, -1)
     assert sorted(found.tolist()) == sorted(wanted.tolist())

@@ -396,6 +396,8 @@ LENGTHS = {
     "min_velocity": (["objective.step=0.05"], lambda o: (o.step,), (0.05,)),
     "ksd": ([], lambda o: (), ()),
     "nce": ([], lambda o: (), ()),
+    "fce": (["objective.fit_steps=1"], lambda o: (), ()),
+    "lsd": ([], lambda o: (), ()),
     "sm": ([], lambda o: (), ()),
     "ssm": ([], lambda o: (), ()),
 }

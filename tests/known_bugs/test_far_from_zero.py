@@ -20,7 +20,8 @@ NORMAL = RNG.normal(size=(600, 2))
 
 def array(folder, rows, **changes):
     np.save(folder / "x.npy", rows)
-    values = {"key": None, "scaling": "standardize", "val": 0.1, "test": 0.1, "seed": 0, **changes}
+    plain = {"key": None, "label": None, "classes": None, "dequantise": False}
+    values = {**plain, "scaling": "standardize", "val": 0.1, "test": 0.1, "seed": 0, **changes}
     return build("dataset", {"name": "array", "path": str(folder / "x.npy"), **values})
 
 

@@ -17,7 +17,18 @@ BODY = "\n".join(f"{a},{b}" for a, b in ROWS) + "\n"
 def array(path):
     return build(
         "dataset",
-        {"name": "array", "path": str(path), "key": None, "scaling": "none", "val": 0.1, "test": 0.1, "seed": 0},
+        {
+            "name": "array",
+            "path": str(path),
+            "key": None,
+            "scaling": "none",
+            "label": None,
+            "classes": None,
+            "dequantise": False,
+            "val": 0.1,
+            "test": 0.1,
+            "seed": 0,
+        },
     )
 
 
@@ -95,9 +106,12 @@ REFUSED = {
     "a hole in row 1 below names": (f"a,b\n{ONE},\n{REST}", "row 1 (line 2) has no number in column 2"),
     "row 1 all holes": (f",\n{REST}", "row 1 (line 1)"),
     "row 1 all NA": (f"NA,NA\n{REST}", "row 1 (line 1)"),
-    "row 1 all nan": (f"nan,nan\n{REST}", "the first is row 1 (line 1)"),
+    "row 1 all nan": (f"nan,nan\n{REST}", "2 value(s) are missing: row 1 (line 1) holds 'nan' in column 1"),
     "a nan and a name": (f"nan,b\n{REST}", "row 1 (line 1) holds 'b'"),
-    "a nan lower down": (f"a,b\n\n{FIRST}\n1.5,nan\n{REST}", "1 row(s) hold nan or inf, the first is row 2 (line 4)"),
+    "a nan lower down": (
+        f"a,b\n\n{FIRST}\n1.5,nan\n{REST}",
+        "1 value(s) are missing: row 2 (line 4) holds 'nan' in column 2 ('b')",
+    ),
     "inf": (f"{FIRST}\n1.5,-inf\n{REST}", "the first is row 2 (line 2)"),
     "a number beyond float64": (f"{FIRST}\n1.5,1e400\n{REST}", "the first is row 2 (line 2)"),
     "an empty row": (f"{FIRST}\n,\n{REST}", "row 2 (line 2) has no number in column 1"),
@@ -196,7 +210,7 @@ def test_wine_is_read_by_the_same_rules(tmp_path):
     for text, message in (
         (names + "\n" + ";" + body.split(";", 1)[1], r"row 1 \(line 2\) has no number in column 1"),
         (names + "\n" + body.replace("\n", "\nnan;", 1), r"row 2 \(line 3\) has 13 cell"),
-        (names + "\n" + "nan;" + body.split(";", 1)[1], r"row 1 \(line 2\) holds nan or inf"),
+        (names + "\n" + "nan;" + body.split(";", 1)[1], r"1 value\(s\) are missing: row 1 \(line 2\) holds 'nan'"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=message):

@@ -61,11 +61,20 @@ SERVED = {
     "nce, exponential": ["objective=nce", "objective.loss=exponential"],
     "tre": ["objective=tre"],
     "unbiased_cd": ["objective=unbiased_cd", "objective.max_moves=4", "objective.refresh=1", "sampler.steps=1"],
+    "drl": ["objective=drl", *CHAINS],
+    "dual_sm": ["objective=dual_sm"],
+    "energy_matching": ["objective=energy_matching", *CHAINS],
     "cd": ["objective=cd", *CHAINS],
     "cd, neglected term": ["objective=cd", *CHAINS, "objective.neglected_term=0.1", "objective.neglected_steps=2"],
     "pcd": ["objective=pcd", *CHAINS, "objective.restart=0.1", "objective.refresh=1", "objective.buffer_size=100"],
     "mle": ["objective=mle", *CHAINS, "objective.refresh=0"],
+    "lsd": ["objective=lsd", "objective.hidden=[16]"],
+    "f_ebm": ["objective=f_ebm", *CHAINS, "objective.hidden=[16]", "objective.buffer_size=100"],
+    "vera": ["objective=vera", "objective.hidden=[16]"],
+    "coopnets": ["objective=coopnets", *CHAINS, "objective.hidden=[16]"],
     "mala": ["objective=pcd", "sampler=mala", "sampler.steps=2", "objective.refresh=0", "sampler.mass=diagonal"],
+    "barker": ["objective=pcd", "sampler=barker", "sampler.steps=2", "objective.refresh=0"],
+    "mclmc": ["objective=pcd", "sampler=mclmc", "sampler.steps=2", "objective.refresh=0"],
 }
 ROUNDING = {"fdssm": 2e-3, "min_velocity": 4e-3}
 """Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500, and
