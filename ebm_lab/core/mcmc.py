@@ -10,7 +10,7 @@ Two chains are coupled if each moves by its own law and both use the same random
 stay together from then on: they propose the same point wherever they can (`coupled_normals`), and accept by one u.
 
 W. K. Hastings, Monte Carlo Sampling Methods Using Markov Chains and Their Applications, 1970. Pierre E. Jacob, John
-O'Leary and Yves F. Atchade, Unbiased Markov Chain Monte Carlo Methods with Couplings, 2020, section 4 and algorithm 3,
+O'Leary and Yves F. Atchade, Unbiased Markov Chain Monte Carlo Methods with Couplings, 2020,
 arXiv:1708.03625 (coupled chains).
 """
 

@@ -6,16 +6,16 @@
 with x, x' independent data and k a kernel, the RBF or the IMQ (statistics/stein.py). With delta the data's score minus
 the model's, KSD^2 = E delta(x)' k(x, x') delta(x'): it is 0 where the scores agree, so the minimiser is the data's own
 law, and no Laplacian, noise, sampler or Z is needed. The estimate is the U-statistic, the mean of h over the pairs
-i != j of a batch: unbiased, at most a little below 0 at the truth, and with a noise of order 1 / sqrt(batch size) in
-its gradient. The kernels' widths stay fixed in a run, for a width that follows the batch changes the objective. At a
+i != j of a batch: unbiased, so that it can be negative near the truth, and with a noise of order 1 / sqrt(batch size)
+in its gradient. The kernels' widths stay fixed in a run, for a width that follows the batch changes the objective. At a
 fixed width the signal falls exponentially in the dimension; widths near the median distance keep it.
 
 For data N(0, s I), E = a |x|^2 / 2 and the RBF of width h, it is (1/s - a)^2 d (s^2 / h^2) (1 + 2 s / h^2)^-(d/2 + 1).
 Like every loss of the score alone it hardly sees the weights of modes that lie far apart.
 
-Qiang Liu, Jason Lee and Michael Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests, 2016, definition 3.2,
-theorem 3.6 and equation 14, arXiv:1602.03253. Alessandro Barp, Francois-Xavier Briol, Andrew Duncan, Mark Girolami and
-Lester Mackey, Minimum Stein Discrepancy Estimators, 2019, section 2, arXiv:1906.08283 (as a loss).
+Qiang Liu, Jason Lee and Michael Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests, 2016, theorem 3.6,
+arXiv:1602.03253. Alessandro Barp, Francois-Xavier Briol, Andrew Duncan, Mark Girolami and Lester Mackey, Minimum Stein
+Discrepancy Estimators, 2019, arXiv:1906.08283 (as a loss).
 """
 
 from typing import Annotated, Literal

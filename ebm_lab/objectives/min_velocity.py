@@ -16,7 +16,7 @@ variance-reduced form of `fdssm`.
 NOISY point, two gradients per point, and the minimiser is the score of the data blurred by sigma exactly.
 
 Ziyu Wang, Shuyu Cheng, Yueru Li, Jun Zhu and Bo Zhang, A Wasserstein Minimum Velocity Approach to Learning Unnormalized
-Models, 2020, section 3, arXiv:2002.07501.
+Models, 2020, arXiv:2002.07501.
 """
 
 import math

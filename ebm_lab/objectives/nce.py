@@ -30,7 +30,7 @@ overflows; the metric `capped` is the share of such points.
 Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012, eq. 8.
 Michael U. Gutmann and Jun-ichiro Hirayama, Bregman Divergence as General Framework to Estimate Unnormalized Statistical
 Models, 2011, arXiv:1202.3727 (the family). Bingbin Liu, Elan Rosenfeld, Pradeep Ravikumar and Andrej Risteski,
-Analyzing and Improving the Optimization Landscape of Noise-Contrastive Estimation, 2021, definition 2, arXiv:2110.11271
+Analyzing and Improving the Optimization Landscape of Noise-Contrastive Estimation, 2021, arXiv:2110.11271
 (exponential). Masashi Sugiyama, Taiji Suzuki and Takafumi Kanamori, Density Ratio Estimation in Machine Learning, 2012
 (lsif). Charles J. Geyer, On the Convergence of Monte Carlo Maximum Likelihood Calculations, 1994 (mc_mle).
 Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, section 5, arXiv:2101.03288.

@@ -14,7 +14,7 @@ prior is -E(x, sigma_k) - log prior(x), so every level is a normalised log-densi
 its bridges, and E(x, sigma_0) is that of the data blurred by sigma_0. Unlike scores, the ratios see the weights of
 distant modes. Both points of a pair are made from one datum and one noise, which cancels most of the gradient's noise.
 
-Benjamin Rhodes, Kai Xu and Michael U. Gutmann, Telescoping Density-Ratio Estimation, 2020, equations 3 to 6,
+Benjamin Rhodes, Kai Xu and Michael U. Gutmann, Telescoping Density-Ratio Estimation, 2020,
 arXiv:2006.12204 (there with convex combinations of data and noise).
 """
 

@@ -16,9 +16,9 @@ dimensions. Chains that have not met after `max_moves` moves are cut off, which 
 is their share, and must be near 0.
 
 Yixuan Qiu, Lingsong Zhang and Xiao Wang, Unbiased Contrastive Divergence Algorithm for Training Energy-Based Latent
-Variable Models, 2020 (equation 5; there for restricted Boltzmann machines).
+Variable Models, 2020 (there for restricted Boltzmann machines).
 Pierre E. Jacob, John O'Leary and Yves F. Atchade, Unbiased Markov Chain Monte Carlo Methods with Couplings, 2020,
-equation 2.1, arXiv:1708.03625.
+arXiv:1708.03625.
 """
 
 from collections.abc import Iterable
