@@ -19,7 +19,7 @@ def coopnets(generator, w, std, sampler, a=1.0, s=1.7, **more):
     """One dimension: x = w z + std e, E = a x^2 / 2, N data of variance s exactly."""
     x = exact_sample(torch.zeros(1).double(), s * torch.eye(1).double(), N, generator)
     values = compose_config(["objective=coopnets", "dataset=two_moons"])["objective"]
-    values |= {"hidden": [], "latent": 1, "std": std, "data_noise": 0.0, **more}
+    values |= {"hidden": [], "latent": 1, "std": std, "refresh": 0, "data_noise": 0.0, **more}
     energy = gaussian_energy(torch.zeros(1).double(), torch.eye(1).double())
     wiring = {"energy": energy, "dataset": Points(x), "generator": generator, "sampler": sampler}
     made = build("objective", values, **wiring).double()
