@@ -35,7 +35,7 @@ from ebm_lab.statistics.detection import detection
 
 TRAIN = (
     "objective=dsm energy=mlp energy.hidden=[128,128] energy.confine_shape=covariance energy.confine=1 "
-    "domain=points early_stopping=on evaluation=[] dataset.val=0.1 dataset.test=0.3"
+    "domain=points preprocess=none early_stopping=on evaluation=[] dataset.val=0.1 dataset.test=0.3"
 )
 """The settings of every run: denoising at one level, from the Gaussian fitted to the noisy data."""
 QUIET = "logger=none threads=1 checkpoint_every=100000 output_dir=outputs/anomalies"
