@@ -32,6 +32,7 @@ results: .venv/installed  ## Write docs/results.md from the last `make compare`
 
 studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.md and docs/anomalies.md
 	$(BIN)/python scripts/scaling.py out=docs
+	$(BIN)/python scripts/sampling.py out=docs
 	$(BIN)/python scripts/studies.py out=docs
 	$(BIN)/python scripts/anomalies.py out=docs
 

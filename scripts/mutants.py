@@ -38,7 +38,7 @@ TARGETS = (
     "ebm_lab/evaluation/*.py",
     "ebm_lab/statistics/*.py",
     *(f"ebm_lab/distributions/{name}.py" for name in ("elementary", "flow")),
-    *(f"ebm_lab/models/{name}.py" for name in ("perceptron", "probability_flow")),
+    *(f"ebm_lab/models/{name}.py" for name in ("perceptron", "players", "probability_flow", "recovery")),
     *(f"ebm_lab/training/{name}.py" for name in ("compile/step", "compile/policy", "ema", "gradients", "meter")),
 )
 BAR = 0.95
@@ -46,8 +46,13 @@ BAR = 0.95
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("ebm_lab/objectives/ed.py", "y = x + self.blur * torch.empty_like(x).normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/ed.py", "y + self.blur * around"): "the noise's law is symmetric",
+    ("ebm_lab/objectives/drl.py", "x = batch.x + per_sample(low"): "the noise's law is symmetric",
+    ("ebm_lab/objectives/drl.py", "seen = x + per_sample(gap"): "the noise's law is symmetric",
     ("ebm_lab/distributions/elementary.py", "noise.normal_"): "the noise's law is symmetric",
     ("ebm_lab/distributions/elementary.py", "z.normal_"): "the noise's law is symmetric",
+    ("ebm_lab/objectives/coopnets.py", "torch.empty_like(z).normal_"): "the noise's law is symmetric",
+    ("ebm_lab/objectives/vera.py", "proposals = z + eta * e"): "the noise's law is symmetric",
+    ("ebm_lab/models/players.py", "self(z) + self.std() * e"): "the noise's law is symmetric",
     ("ebm_lab/objectives/cnce.py", "x + shift, 0.0)[0] for shift in (-v, v)"): "both signs are taken",
 }
 """By file and piece of a line: why a change there does not change the result."""

@@ -19,8 +19,14 @@ from tests.runs.test_resume import OBJECTIVES, QUICK, stop_at
 
 BATCH = 64
 FIXED = ["sampler.target_acceptance=null"]
+UNDIVIDED = ("ksd", "energy_matching")
+"""Objectives that compare all points of a batch, which several processes refuse."""
+CHAINED = ("mle", "cd", "pcd", "f_ebm", "coopnets", "drl")
+"""Objectives whose chains have the default sampler, which adapts."""
 CHOICES = {
-    **{o: [f"objective={o}", *(["sampler=langevin"] if o in ("mle", "cd", "pcd") else [])] for o in OBJECTIVES},
+    **{
+        o: [f"objective={o}", *(["sampler=langevin"] if o in CHAINED else [])] for o in OBJECTIVES if o not in UNDIVIDED
+    },
     "pcd of mala": ["objective=pcd", "sampler=mala", *FIXED],
     "mle of hmc": ["objective=mle", "sampler=hmc", *FIXED],
     "cd with its neglected term": [
@@ -28,6 +34,7 @@ CHOICES = {
     ],
     "ssm with three projections": ["objective=ssm", "objective.projections=3"],
     "nce with a mixture": ["objective=nce", "objective.noise=mixture", "objective.noise_ratio=3"],
+    "nce of the exponential loss": ["objective=nce", "objective.loss=exponential"],
     "dsm in two passes": ["objective=dsm", "accumulate=2"],
     "pcd in two passes": ["objective=pcd", "sampler=langevin", "accumulate=2"],
 }

@@ -11,6 +11,7 @@ SLOTS = {
     "evaluation_sampler": "sampler",
     "evaluation_sampler.kernel": "sampler",
     "evaluation.ais.transition": "sampler",
+    "evaluation.smc.transition": "sampler",
     "objective.generative": "objective",
     "objective.net": "law",
     "objective.flow": "law",

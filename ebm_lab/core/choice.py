@@ -70,10 +70,13 @@ class Choice:
                 yield from inner.walk()
 
     def build(self, **wiring: Any) -> Any:
-        """Build the component after its nested ones, and pass it the `wiring` that its constructor asks for."""
+        """Build the component after its nested ones, and pass it the `wiring` that its constructor asks for; what it
+        has a default for may be missing."""
         built = {k: inner.build(**{**wiring, **child.wiring}) for k, (child, inner) in self.children().items()}
         who = f"{self.kind} '{self.name}'"
-        given = {name: _wire(name, wiring, who) for name in wiring_of(self.cls)}
+        optional = {n for n, p in inspect.signature(self.cls).parameters.items() if p.default is not p.empty}
+        asked = [n for n in wiring_of(self.cls) if n not in optional or wiring.get(n) is not None]
+        given = {name: _wire(name, wiring, who) for name in asked}
         part = self.cls(**given, **{**self.settings, **built})
         if self.part and isinstance(part, self.part):
             vars(part).update(_needs=self.needs, _offers=self.offers)

@@ -24,6 +24,7 @@ FEATURES: dict[str, dict[str, str]] = {
     "sampler": {
         "stationary": "It leaves exp(-E) (nearly) invariant, wherever its chains come from.",
         "exact": "One call leaves exp(-E) exactly invariant, at any step size.",
+        "coupled": "It can advance two chains together, each by its own law, so that they meet and stay together.",
         "reparameterised": "The end of a chain is a differentiable function of its start, the energy and the noise.",
     },
     "dataset": {
@@ -93,6 +94,8 @@ class Part:
     offers: Offers = frozenset()
     metrics: tuple[Metric, ...] = ()
     """The metrics that it reports. Tables show a metric by its declaration, or by its name if it has none."""
+    lacks: Mapping[str, str] = {}
+    """By feature that it does not offer: what it does instead, to print where another component needs the feature."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -215,8 +215,11 @@ def level_gradients(
     return e, grad, rate
 
 
-def divergence(field: Callable[[Tensor], Tensor], x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Compute (field(x), div field(x)), (B, *shape) and (B,), detached; the output of `field` must have a graph to x.
+def divergence(
+    field: Callable[[Tensor], Tensor], x: Tensor, v: Tensor | None = None, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Compute (field(x), div field(x)), (B, *shape) and (B,), detached unless `create_graph`, which keeps the graph to
+    the parameters; the output of `field` must have a graph to x.
 
     Without v it is exact, in d backward passes. With v, E[v v'] = I, it is Hutchinson's unbiased estimate
     v' (grad field) v, in one.
@@ -225,13 +228,13 @@ def divergence(field: Callable[[Tensor], Tensor], x: Tensor, v: Tensor | None = 
         leaf = x.detach().requires_grad_(True)
         value = field(leaf)
         if v is not None:
-            (product,) = torch.autograd.grad((value * v).sum(), leaf)
-            return value.detach(), flat_sum(product * v)
+            (product,) = torch.autograd.grad((value * v).sum(), leaf, create_graph=create_graph)
+            return value if create_graph else value.detach(), flat_sum(product * v)
         flat, trace = value.flatten(1), torch.zeros(len(x), dtype=x.dtype, device=x.device)
         for i in range(flat.shape[1]):
-            (row,) = torch.autograd.grad(flat[:, i].sum(), leaf, retain_graph=True)
+            (row,) = torch.autograd.grad(flat[:, i].sum(), leaf, retain_graph=True, create_graph=create_graph)
             trace = trace + row.flatten(1)[:, i]
-    return value.detach(), trace
+    return value if create_graph else value.detach(), trace
 
 
 def flat_sum(x: Tensor) -> Tensor:

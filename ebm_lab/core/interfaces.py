@@ -46,6 +46,10 @@ class Turn(NamedTuple):
     movers: tuple[str, ...] | None = None
     form: str = ""
 
+    def moves(self, player: str) -> bool:
+        """Return whether this player takes a step."""
+        return self.movers is None or player in self.movers
+
 
 ALL_PLAYERS = Turn()
 
@@ -55,6 +59,8 @@ class Sampler(Part, ABC):
 
     steps: int
     """Steps per call."""
+    reach: float | None = None
+    """Steps per call times the square of their size in units of the data's scale; None if the size adapts."""
     needs = (Need("energy", "energy"),)
     offers = frozenset({"stationary"})
 
@@ -68,6 +74,16 @@ class Sampler(Part, ABC):
     def start(self, model: EnergyFn) -> Sampleable | None:
         """Return the law from which chains start, or None to leave it to the caller."""
         return None
+
+    def couple(
+        self, energy: EnergyFn, x: Tensor, y: Tensor, state: Mapping[str, Tensor], *, generator: Generator
+    ) -> tuple[Chain, Tensor]:
+        """Advance two coupled chains at x and y (B, *shape) by `steps` steps; samplers with the feature "coupled" can.
+
+        Each moves by the same law, which `state` fixes. Returns the chain from x, with the state for a later call, and
+        where the other ended.
+        """
+        raise UserError(f"sampler '{type(self).__name__}' can't couple chains")
 
     def total(self, model: EnergyFn) -> int | None:
         """Return the number of steps from noise to a finished sample, or None for the run's `sample_steps`."""
@@ -128,7 +144,10 @@ class Energy(Part, Model, ABC):
 class Objective(Part, nn.Module, ABC):
     """The loss of a training step. Everything it keeps (energy, replay buffer, ...) is in its `state_dict`."""
 
-    metrics = (Metric("loss", good="lower"), Metric("gap"), Metric("chain_distance"), Metric("acceptance"))
+    metrics = (
+        *(Metric("loss", good="lower"), Metric("gap"), Metric("chain_distance"), Metric("acceptance")),
+        Metric("base_contrast", good="lower"),
+    )
     headline: tuple[str, ...] = ("loss",)
     """The metrics that the progress bar shows."""
     needs = (Need("energy", "energy"),)

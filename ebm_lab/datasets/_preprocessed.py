@@ -4,13 +4,16 @@
 
 Each f_i is fitted to the training split as those before it leave that, in float64; only x itself is cast to float32.
 `auto` takes the coordinates in which a Gaussian fitted to the training split gives the validation split the highest
-likelihood, in nats per point of the given data. A candidate must better all simpler ones by .01 nats and by two
-standard errors of the paired difference.
+likelihood, in nats per point of the given data. Networks learn well in the data's own coordinates up to some point: a
+linear map of each direction must gain a nat over one scale for all, as it does at a ratio of five between two standard
+deviations, and a warp .2 nats over all linear maps, as it does for Student laws of up to five degrees of freedom. Among
+such maps a candidate must better all simpler ones by .01 nats and by two standard errors of the paired difference. Else
+the data stay as they are, or are shifted and scaled as a whole if they are far from zero or of another scale than 1.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, cast
 
 from torch import Tensor
 
@@ -23,16 +26,18 @@ from ebm_lab.core.transforms import Affine, Transform, standardising
 from ebm_lab.distributions import coordinates
 from ebm_lab.distributions.pushed import pushed
 
-Step = Literal["standardize", "whiten", "principal", "robust", "warp", "asinh", "log", "logit"]
+Step = Literal["scale", "standardize", "whiten", "principal", "robust", "warp", "asinh", "log", "logit"]
 How = Literal["none", "standardize", "whiten", "warp", "auto"]
 """What `preprocess` may be."""
 AXES: dict[str, Callable[[Affine, Tensor], Transform]] = {
+    "scale": lambda affine, train: Affine(affine.shift, affine.scale.square().mean().sqrt().expand_as(affine.scale)),
     "standardize": lambda affine, train: affine,
     "whiten": coordinates.symmetric,
     "principal": coordinates.principal,
     "robust": coordinates.robust,
 }
 CANDIDATES: dict[str, tuple[Step, ...]] = {
+    "scale": ("scale",),
     "standardize": ("standardize",),
     "whiten": ("whiten",),
     "warp": ("standardize", "warp", "whiten"),
@@ -40,9 +45,15 @@ CANDIDATES: dict[str, tuple[Step, ...]] = {
     "warp along symmetric axes": ("whiten", "warp", "whiten"),
     "warp along robust axes": ("robust", "warp", "whiten"),
 }
-"""What `auto` chooses from, the simplest first; the first three are choices of `preprocess` themselves."""
+"""What `auto` chooses from, the simplest first."""
 LEAST = 0.01
 """Nats per point by which a candidate must better all simpler ones."""
+UNEVEN = 1.0
+"""Nats per point that a linear map of each direction must gain over one scale for all."""
+HEAVY = 0.2
+"""Nats per point that a warp must gain over all linear maps."""
+FAR = 10.0
+"""Data stay as they are if their mean is within so many scales of zero, and their scale within this factor of 1."""
 
 
 class Preprocessed(Dataset):
@@ -99,24 +110,35 @@ def unrounded(dataset: Dataset) -> Dataset:
 
 def for_run(dataset: Dataset, how: How, known: Composed | None = None) -> Dataset:
     """Return `dataset` as the setting `preprocess` has it: in its own coordinates for `none`, and for `auto` where it
-    holds images or discrete values. known: the map of the same run as it was fitted before. Raises UserError for other
-    settings of such data."""
+    holds images or discrete values. known: the map of the same run as it was fitted before, one of no parts where the
+    data were left as they are. Raises UserError for other settings of such data."""
     if how == "none":
         return dataset
-    if known is not None and _fits(known, dataset.train[:1]):
+    if known is not None and not known.parts and how == "auto":
+        return _as_it_is(dataset, ())
+    if known is not None and known.parts and _fits(known, dataset.train[:1]):
         return Preprocessed(dataset, known)
     kind = _left_alone(dataset)
     if kind is not None and how == "auto":
-        dataset.notes = [*dataset.notes, f"preprocess=auto: left as they are, for the data are {kind}"]
         return dataset
     if kind is not None:
         raise UserError(f"preprocess={how}: the data are {kind}; allowed: none, auto")
     try:
         if how == "auto":
-            return Preprocessed(dataset, *_best(dataset))
+            map, notes = _best(dataset)
+            if not map.parts:
+                return _as_it_is(dataset, notes)
+            return Preprocessed(dataset, map, notes)
         return preprocessed(dataset, CANDIDATES[how])
     except UserError as error:
         raise UserError(f"preprocess={how}: {str(error).split(': ', 1)[-1]}") from None
+
+
+def _as_it_is(dataset: Dataset, notes: Sequence[str]) -> Dataset:
+    """The data set in the precision of its own splits, with lines for the user."""
+    dataset.train, dataset.val, dataset.test = (split.float() for split in (dataset.train, dataset.val, dataset.test))
+    dataset.notes = [*dataset.notes, *notes]
+    return dataset
 
 
 def _fits(map: Composed, x: Tensor) -> bool:
@@ -153,25 +175,47 @@ def _fitted(name: str, train: Tensor) -> Transform:
 
 
 def _best(dataset: Dataset) -> tuple[Composed, list[str]]:
-    """The best of the candidates, and a line that says which it is and why."""
+    """The best of the candidates, and a line that says which it is and why; no map if the data may stay as they are."""
     found: dict[str, tuple[Composed, Tensor]] = {}
-    best = "standardize"
     for name, steps in CANDIDATES.items():
         try:
             map = _fit(dataset.train, steps)
         except UserError:
-            if name == "standardize":
+            if name == "scale":
                 raise
             continue
         if "warp" in steps and not any(isinstance(p, Warp) and bool(p.s.isfinite().any()) for p in map.parts):
             continue
         found[name] = map, gaussian_log_prob(map, dataset.val)
-        if _is_better(found[name][1], found[best][1]):
+    log_p = {name: values for name, (_, values) in found.items()}
+    best = _linear(log_p)
+    most = max((log_p[name] for name in log_p if "warp" not in name), key=lambda values: float(values.mean()))
+    for name in (name for name in log_p if "warp" in name):
+        if _is_better(log_p[name], *((log_p[best], LEAST) if "warp" in best else (most, HEAVY))):
             best = name
-    values = ", ".join(f"{name} {float(log_p.mean()):.3f}" for name, (_, log_p) in found.items())
+    values = ", ".join(f"{name} {float(value.mean()):.3f}" for name, value in log_p.items())
     why = "mean held-out log-likelihood of a Gaussian fitted there, in nats"
     none = "" if any("warp" in name for name in found) else "; no axis gains by a warp"
-    return found[best][0], [f"preprocess=auto: {best} ({why}: {values}{none})"]
+    map = found[best][0]
+    if best == "scale" and _is_moderate(map):
+        map, best = Composed(()), "left as they are"
+    return map, [f"preprocess=auto: {best} ({why}: {values}{none})"]
+
+
+def _linear(log_p: Mapping[str, Tensor]) -> str:
+    """The simplest linear map that is good enough."""
+    means = {name: float(log_p[name].mean()) for name in ("scale", "standardize", "whiten") if name in log_p}
+    best = max(means.values())
+    if best - means["scale"] < UNEVEN:
+        return "scale"
+    return next(name for name, value in means.items() if name != "scale" and value >= best - LEAST)
+
+
+def _is_moderate(map: Composed) -> bool:
+    """Are data that `map` shifts and scales near zero, and of a scale near 1?"""
+    affine = cast(Affine, map.parts[0])
+    scale = float(affine.scale.max())
+    return 1 / FAR <= scale <= FAR and float(affine.shift.abs().max()) <= FAR * scale
 
 
 def gaussian_log_prob(map: Composed, x: Tensor) -> Tensor:
@@ -180,7 +224,7 @@ def gaussian_log_prob(map: Composed, x: Tensor) -> Tensor:
     return -0.5 * flat_sum(z * z) - 0.5 * z[0].numel() * math.log(2 * math.pi) + map.log_det_at(z)
 
 
-def _is_better(log_p: Tensor, than: Tensor) -> bool:
+def _is_better(log_p: Tensor, than: Tensor, least: float) -> bool:
     gain = log_p - than
     error = float(gain.std(correction=0)) / math.sqrt(len(gain))
-    return float(gain.mean()) > max(LEAST, 2 * error)
+    return float(gain.mean()) > max(least, 2 * error)

@@ -1,8 +1,9 @@
 """Fit the base of an energy to the training data, in float64: a Gaussian, a mixture, a Student law, or the best.
 
 mixture:  EM from several starts, on principal axes of one scale and of unit variances: clusters show in the first,
-          directions of very different scales in the second. The number of Gaussians is the smallest whose validation
-          likelihood comes within NATS of the best.
+          directions of very different scales in the second. In many dimensions, where all points are about equally far
+          apart, also from clusters along directions in which the data are no Gaussian (projections.py). The number of
+          Gaussians is the smallest whose validation likelihood comes within NATS of the best.
 student:  EM for mean and scatter, weights (nu + d) / (nu + q_i), and nu by the likelihood itself.
 scales:   sum_j w_j N(m, t_j S), mean and scatter S of the Student law, four weights and scales by EM: a heavy-tailed
           law that a blur leaves a mixture of Gaussians.
@@ -13,16 +14,18 @@ D. F. Andrews and C. L. Mallows, Scale Mixtures of Normal Distributions, 1974.
 
 import math
 import warnings
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import subset
 from ebm_lab.distributions.base import Base, MixtureBase, StudentBase
 from ebm_lab.distributions.coordinates import squared_distances, student_step
+from ebm_lab.distributions.projections import are_hidden, non_gaussian_directions
 
 BaseName = Literal["none", "gaussian", "mixture", "student", "auto"]
 NATS = 0.005
@@ -96,29 +99,28 @@ def fit_gaussian(x: Tensor, held_out: Tensor) -> MixtureBase:
 def fit_mixture(x: Tensor, held_out: Tensor) -> MixtureBase:
     """Fit a mixture of full-covariance Gaussians to x (n, d); `held_out` (m, d) chooses their number."""
     few, losses, best = subset(x, SEARCHED), {}, math.inf
+    hidden = non_gaussian_directions(x, held_out) if are_hidden(len(x), x.shape[1]) else None
     for k in (k for k in COMPONENTS if k == 1 or 2 * k * x.shape[1] <= len(few)):
-        base = fit_gaussian(few, held_out) if k == 1 else fit_components(few, k, 1)
+        base = fit_gaussian(few, held_out) if k == 1 else fit_components(few, k, 1, hidden)
         losses[k] = float(base(held_out).mean())
         best = min(losses.values())
         if best < min(list(losses.values())[-2:]):
             break
     chosen = next(k for k, loss in losses.items() if loss <= best + NATS)
-    return fit_gaussian(x, held_out) if chosen == 1 else fit_components(x, chosen, STARTS)
+    return fit_gaussian(x, held_out) if chosen == 1 else fit_components(x, chosen, STARTS, hidden)
 
 
-def fit_components(x: Tensor, k: int, starts: int) -> MixtureBase:
-    """Fit a mixture of k Gaussians to x (n, d): the likeliest of `starts` in each coordinates."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
+def fit_components(x: Tensor, k: int, starts: int, hidden: Tensor | None = None) -> MixtureBase:
+    """Fit a mixture of k Gaussians to x (n, d): the likeliest of `starts` in each coordinates, and of one from clusters
+    along the `hidden` directions (m, d), if there are any."""
     mean, axes, variances, added = _principal(x)
     fits: list[tuple[float, MixtureBase]] = []
     alike = float(variances.max()) < 4 * float(variances.min())
-    for scale in (variances.mean().sqrt().expand_as(variances), variances.sqrt())[alike:]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fit = GaussianMixture(k, n_init=starts, reg_covar=FLOOR, random_state=0)
-            fit.fit(((x - mean) @ axes / scale).numpy())
+    ways = [({"n_init": starts}, variances.mean().sqrt().expand_as(variances)), ({"n_init": starts}, variances.sqrt())]
+    if hidden is not None and len(hidden):
+        ways.append((_clustered((x - mean) @ hidden.T, (x - mean) @ axes / variances.sqrt(), k), variances.sqrt()))
+    for start, scale in ways[alike:]:
+        fit = _expectation_maximisation((x - mean) @ axes / scale, k, start)
         back = axes * scale  # x = mean + back u
         weights, means, covariances = (torch.from_numpy(a) for a in (fit.weights_, fit.means_, fit.covariances_))
         lambdas, turns = torch.linalg.eigh(back @ covariances @ back.T + (axes * added) @ axes.T)
@@ -126,6 +128,31 @@ def fit_components(x: Tensor, k: int, starts: int) -> MixtureBase:
         base = MixtureBase(tuple(x.shape[1:]), weights, mean + means @ back.T, turns, lambdas)
         fits.append((float(base(x).mean()), base))
     return min(fits, key=lambda pair: pair[0])[1]
+
+
+def _expectation_maximisation(u: Tensor, k: int, start: Mapping[str, Any]):
+    """Fit scikit-learn's mixture of k Gaussians to u (n, d)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return GaussianMixture(k, **start, reg_covar=FLOOR, random_state=0).fit(u.numpy())
+
+
+def _clustered(y: Tensor, u: Tensor, k: int) -> dict[str, Any]:
+    """The start of EM on u (n, d) from k clusters of y (n, m): their weights, means and covariances."""
+    from sklearn.cluster import KMeans
+
+    of = torch.from_numpy(KMeans(k, n_init=4, random_state=0).fit(y.numpy()).labels_).long()
+    odds = nn.functional.one_hot(of, k).to(u)
+    counts = odds.sum(0).clamp_min(1.0)
+    means = odds.T @ u / counts[:, None]
+    inner = torch.stack([(odds[:, j, None] * (u - means[j])).T @ (u - means[j]) / counts[j] for j in range(k)])
+    ridge = 0.01 * torch.eye(u.shape[1]).to(u)
+    precisions = torch.linalg.inv(inner + ridge)
+    parts = {"weights_init": counts / counts.sum(), "means_init": means, "precisions_init": precisions}
+    return {name: value.numpy() for name, value in parts.items()}
 
 
 def fit_student(x: Tensor, held_out: Tensor, iterations: int = 500) -> StudentBase:

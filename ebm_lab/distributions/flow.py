@@ -59,6 +59,7 @@ class Flow(nn.Module):
             (-self.net().log_prob(x).mean()).backward()
             nn.utils.clip_grad_norm_(self.net.parameters(), 10.0)
             optimiser.step()
+        optimiser.zero_grad()
         with torch.no_grad():
             x = held_out + std * torch.empty_like(held_out).normal_(generator=generator)
             mean = float((self.net().log_prob(x) - self.spread.log().sum()).mean())
@@ -66,9 +67,13 @@ class Flow(nn.Module):
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw n samples, (n, *shape)."""
-        z = torch.empty(n, len(self.centre), dtype=self.centre.dtype, device=self.centre.device)
         with torch.no_grad():
-            u = self.net().transform.inv(z.normal_(generator=generator))
+            return self.rsample(n, generator)
+
+    def rsample(self, n: int, generator: Generator) -> Tensor:
+        """Draw n samples, (n, *shape), as differentiable functions of the weights."""
+        z = torch.empty(n, len(self.centre), dtype=self.centre.dtype, device=self.centre.device)
+        u = self.net().transform.inv(z.normal_(generator=generator))
         return (self.centre + self.widen * self.spread * u).view(n, *self.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class MLP(Activated, Anchored):
         last = nn.Linear(widths[-1], 1)
         self.net = nn.Sequential(*layers, last)
         initialise(self.net)
-        self.begin_at_base(last)
+        self.begin_at_base(last, dataset, self.net[0])
 
     def forward(self, x: Tensor) -> Tensor:
         u = ((x - self.mean) / self.scale).flatten(1)

@@ -1,16 +1,18 @@
-"""log Z from exact samples of the data's law p, in any dimension.
+"""log Z from exact samples of a known law p, in any dimension: the data's own, or the base that the energy corrects.
 
     log w(x) = -E(x) - log p(x),    x_i ~ p:    Z = E_p[w],    log Z = log mean_i w(x_i)
     ess = (sum w)^2 / (n sum w^2)    in (0, 1]: the share of the samples that carries the sum
     KL(p || q) = log Z - E_p[log w],    KL(q || p) = E_p[w log w] / Z - log Z,    q = exp(-E) / Z
 
-Both divergences are estimated from the same weights. Mass of q where p has none is missing from Z: where p covers
-little of q the weights are uneven, and below FEW of the effective sample size nothing is reported.
+Both divergences are estimated from the same weights, if p is the data's law. Mass of q where p has none is missing from
+Z: where p covers little of q the weights are uneven, and below FEW of the effective sample size nothing is reported. Of
+two laws the one with the larger effective sample size is believed.
 
 Art B. Owen, Monte Carlo Theory, Methods and Examples, 2013, chapter 9 (self-normalised importance sampling).
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.functional import EnergyFn, evaluate, in_parts
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.distributions.base import base_of
 from ebm_lab.evaluation._annealed_importance import effective_sample_size, log_mean_exp
 
 DRAWS, NUMBERS = 50_000, 2**22
@@ -54,10 +57,16 @@ def exact_samples(dataset: Dataset, generator: Generator) -> Tensor | None:
     return dataset.law.sample(n, own).to(dataset.train)
 
 
+def draws_of_base(energy: EnergyFn, dataset: Dataset, generator: Generator) -> Tensor | None:
+    """Draw samples of the energy's base, (n, *shape); None if it has none."""
+    base = base_of(energy)
+    return None if base is None else base.sample(max(1000, min(DRAWS, NUMBERS // dataset.mean.numel())), generator)
+
+
 @torch.no_grad()
-def log_weights(energy: EnergyFn, dataset: Dataset, x: Tensor) -> Tensor:
-    """-E(x) - log p(x), (n, *shape) -> (n,) in float64."""
-    log_p = in_parts(lambda part: _log_p(dataset, part), x, 4096)
+def log_weights(energy: EnergyFn, log_prob: Callable[[Tensor], Tensor | None], x: Tensor) -> Tensor:
+    """-E(x) - log p(x), (n, *shape) -> (n,) in float64, for samples x of the law p with this log-density."""
+    log_p = in_parts(lambda part: _known(log_prob(part)), x, 4096)
     return -in_parts(partial(evaluate, energy), x, 65_536).double() - log_p.to(x.device)
 
 
@@ -79,7 +88,6 @@ def weigh(log_w: Tensor) -> Weighed:
     )
 
 
-def _log_p(dataset: Dataset, x: Tensor) -> Tensor:
-    log_p = dataset.log_prob(x)
-    assert log_p is not None, "exact_samples() asks for it"
+def _known(log_p: Tensor | None) -> Tensor:
+    assert log_p is not None, "the samples are those of a law with a density"
     return log_p.double()

@@ -23,7 +23,7 @@ Carlo, 2015, arXiv:1511.02543.
 
 import math
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -31,35 +31,18 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.choice import Nested
-from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
 from ebm_lab.core.features import Child, Need, keep
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen, in_parts
-from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.metrics import Metric
-from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
+from ebm_lab.evaluation._annealed_base import EXACT, Shape, check_transition, fit_base
 from ebm_lab.evaluation._annealed_importance import Whitened, effective_sample_size, log_mean_exp
 from ebm_lab.evaluation._annealed_path import Journey, Schedule, pilot
 from ebm_lab.evaluation._baselines import BASELINES, Likelihoods, beside, gap_to_truth, true_nll
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
 from ebm_lab.evaluation._raw_units import raw_twin
 from ebm_lab.evaluation.likelihood import exact_log_z
-
-EXACT = "one without a Metropolis test leaves no p_b exactly invariant, and E[w] is then not Z"
-Shape = Literal["covariance", "diagonal", "isotropic"]
-
-
-def fit_base(energy: EnergyFn, dataset: Dataset, shape: Shape, floor: float) -> Whitened:
-    """The energy in the coordinates of N(mean, S), S the training data's covariance (of 20,000 points at most), its
-    diagonal or its mean variance, plus floor * scale^2 * I: pixels that never change would leave it singular."""
-    flat = subset(dataset.train, 20_000).flatten(1).double()
-    d, spread = flat.shape[1], flat.T.cov().view(flat.shape[1], -1)
-    eye = torch.eye(d, dtype=flat.dtype, device=flat.device)
-    if shape != "covariance":
-        spread = spread * eye if shape == "diagonal" else spread.diagonal().mean() * eye
-    factor = torch.linalg.cholesky(spread + floor * dataset.scale**2 * eye)
-    return Whitened(energy, dataset.mean, factor.to(dataset.mean))
 
 
 @register("evaluation", "ais")
@@ -104,7 +87,7 @@ class AIS(Evaluation):
         self.base: Shape = base
         self.base_floor = base_floor
         self.adaptive: Any = transition
-        check_transition(self.adaptive)
+        check_transition(self.adaptive, "evaluation.ais.transition")
         self.fixed = self.adaptive.at_fixed_steps()
 
     def __call__(self, view: EvalView) -> Report:
@@ -176,21 +159,6 @@ class AIS(Evaluation):
             metrics["ais_learnt_error"] = view.learnt_log_z - log_z
         report.images["ais"] = _picture(both, exact)
         return report
-
-
-def check_transition(kernel: Any) -> None:
-    """Refuse a kernel of another law than p_b, of a mass of its own or that goes on adapting."""
-    mass = "identity" if kernel.widths is None else "diagonal"
-    for name, value, allowed in (
-        ("temperature", kernel.temperature, 1.0),
-        ("mass", mass, "identity"),
-        ("warmup", kernel.warmup, None),
-    ):
-        if value != allowed:
-            raise UserError(
-                f"evaluation.ais.transition.{name}={value}: must be {'null' if allowed is None else allowed}: the "
-                f"chains sample p_b itself, in the base's own coordinates, with steps that only the pilot run adapts"
-            )
 
 
 def _log_z(log_w: Tensor) -> tuple[float, float]:

@@ -39,16 +39,18 @@ class Density(Evaluation):
         few = subset(view.held_out, 2000)
         nodes, log_p, truth, data = raw_densities(view.energy, view.dataset, few, self.cells)
         samples = raw_points(view.samples, view.dataset) if view.sampler is not None else None
+        origin = None if view.origin is None or samples is None else raw_points(view.trajectory[0][1], view.dataset)
         draw = _line if view.dataset.event_shape[0] == 1 else _plane
         units = " (raw units)" if has_raw_units(view.dataset) else ""
         truth = None if truth is None else truth.cpu()
-        picture = draw(Drawn(nodes, log_p.cpu(), truth, data, samples, units))
+        picture = draw(Drawn(nodes, log_p.cpu(), truth, data, samples, units, origin))
         return Report(images={"density": picture})
 
 
 class Drawn(NamedTuple):
     """nodes (N, d) of a grid; the log densities of the model and of the truth there, (N,); points of the data and of
-    the samples, (n, d); what is said of the units."""
+    the samples, (n, d); what is said of the units; the points at which the samples' chains began, if the method says
+    where, such as a generator's own samples."""
 
     nodes: Tensor
     log_p: Tensor
@@ -56,6 +58,7 @@ class Drawn(NamedTuple):
     data: Tensor
     samples: Tensor | None
     units: str
+    origin: Tensor | None = None
 
 
 def _line(d: Drawn) -> Tensor:
@@ -79,7 +82,9 @@ def _plane(d: Drawn) -> Tensor:
     extent = (low[0], high[0], low[1], high[1])
     maps = [("model density", d.log_p)] + ([("true density", d.truth)] if d.truth is not None else [])
     clouds = [("held-out data" + d.units, d.data)]
-    clouds += [("samples from noise", d.samples)] if d.samples is not None else []
+    clouds += [("where chains begin", d.origin)] if d.origin is not None else []
+    began = "noise" if d.origin is None else "there"
+    clouds += [(f"samples from {began}", d.samples)] if d.samples is not None else []
     top = float(maps[-1][1].exp().max())
 
     ratio = (high[1] - low[1]) / (high[0] - low[0])

@@ -8,12 +8,14 @@ numbers say what it is worth: `log_z_error_bound`, nats, of the cubature; and `l
 of the reach adds to log Z, so that mass far from the data is seen and not assumed. Either above 0.01 is said in a note;
 above 1 nat there is no likelihood to report, only `nll_uncertain` where mass was found and not resolved, by which the
 guard still sees a model that has lost the data.
-In more dimensions, where the data's law is known, log Z comes from exact samples of it (_importance.py): `log_z_ess` is
-the share of them that carries it and `log_z_se` its standard error; `kl_forward` is KL(p_data || p_model) on these
-samples, `kl_reverse` the other way round. Below a share of 0.01 there is no likelihood to report.
+In more dimensions log Z comes from exact samples (_importance.py), of the data's law where it is known, or of the base
+that the energy corrects, whichever cover the model better: `log_z_ess` is the share of them that carries it and
+`log_z_se` its standard error. Below a share of 0.01 there is no likelihood to report. `kl_forward` is
+KL(p_data || p_model) on samples of a known law, `kl_reverse` the other way round.
 Beside it stand trivial models of the same points, and the part of the gap that is blur (_baselines.py).
-Where the objective learns log Z itself (nce), `log_z_error` is what it learnt minus this one. For images also in bits
-per dimension (_bits_per_dim.py). `nll_raw` is nll in the units of the raw data, for points that the model sees in
+Where the objective learns log Z itself (nce, dual_sm), `nll_learnt` is the nll by that log Z, in any dimension, and
+`log_z_error` is what it learnt minus the log Z above, where there is one. For images also in bits per dimension
+(_bits_per_dim.py). `nll_raw` is nll in the units of the raw data, for points that the model sees in
 others (_raw_units.py).
 """
 
@@ -29,10 +31,11 @@ from ebm_lab.core.features import Need
 from ebm_lab.core.functional import evaluate, in_parts, known_log_z
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.base import base_of
 from ebm_lab.distributions.quadrature import LogZ, cubature_log_z
 from ebm_lab.evaluation._baselines import BASELINES, Likelihoods, beside, gap_to_truth, true_nll
 from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
-from ebm_lab.evaluation._importance import FEW, exact_samples, log_weights, weigh
+from ebm_lab.evaluation._importance import FEW, Weighed, draws_of_base, exact_samples, log_weights, weigh
 from ebm_lab.evaluation._raw_units import raw_twin
 
 
@@ -48,14 +51,22 @@ class Likelihood(Evaluation):
             "lower",
             "mean log-likelihood of held-out test points under the true density minus that under the model; an "
             "estimate of KL(truth || model), so 0 is perfect, and at 0.7 a typical point has half its density. Z is "
-            "had by quadrature, above two dimensions from exact samples of the truth. A diverged run counts as "
-            "infinite.",
+            "had by quadrature, above two dimensions from exact samples of the truth or of the base. A diverged "
+            "run counts as infinite.",
             shown=("report", "sweep"),
             rank=10,
         ),
         Metric("nll", unit="nats", good="lower", monitors=True, shown=("report",), rank=30),
         Metric("nll_raw", unit="nats", good="lower"),
         Metric("nll_true", unit="nats"),
+        Metric(
+            "nll_gap_base",
+            "gap of the base alone",
+            "nats",
+            "lower",
+            "the gap to the truth that the model had before training, when it was its base.",
+        ),
+        Metric("nll_learnt", unit="nats"),
         Metric("nll_gap_*", unit="nats"),
         *BASELINES,
         Metric("nll_uncertain", unit="nats"),
@@ -76,7 +87,7 @@ class Likelihood(Evaluation):
         self._true: dict[str, Tensor | None] = {}
 
     def applies(self, view: EvalView) -> str | None:
-        if _formula(view) is not None or _is_low(view) or view.dataset.log_prob(view.dataset.test[:1]) is not None:
+        if _measurable(view) or view.learnt_log_z is not None:
             return None
         return (
             f"log Z has no formula here, and quadrature serves 1 and 2 dimensions, not {view.dataset.event_shape}; "
@@ -85,18 +96,22 @@ class Likelihood(Evaluation):
 
     def __call__(self, view: EvalView) -> Report:
         report, known, se = Report(), exact_log_z(view, self.cells), 0.0
+        if view.learnt_log_z is not None:
+            self._by_learnt(view, view.learnt_log_z, report)
+            if not _measurable(view):
+                report.notes.append("nll_learnt takes the log Z that the objective learnt; evaluation=ais checks it")
+                return report
         if known is None:
             known, se = self._by_importance(view, report)
         if known.trouble is not None:
-            return Report(report.metrics, notes=[f"no likelihood: {known.trouble}"])
+            return Report(report.metrics, notes=[*report.notes, f"no likelihood: {known.trouble}"])
         if _formula(view) is None and _is_low(view):
             report.metrics |= {"log_z_change": known.change, "log_z_error_bound": known.bound}
             report.notes += doubts(known)
             if known.change > 1:
                 return report
         log_z = known.value
-        with torch.no_grad():
-            e = in_parts(partial(evaluate, view.energy), view.held_out, 65_536).double()
+        e = _held_out_energies(view)
         nll = float(e.mean()) + log_z
         if known.bound > 1:
             report.metrics["nll_uncertain"] = nll
@@ -111,25 +126,39 @@ class Likelihood(Evaluation):
         if (true := self._true_nll(view)) is not None:
             report.metrics |= gap_to_truth(view, nll, model, true, report.notes)
         report.metrics |= beside(view, model)
+        if {"nll_true", "nll_base"} <= report.metrics.keys():
+            report.metrics["nll_gap_base"] = report.metrics["nll_base"] - report.metrics["nll_true"]
         return report
 
+    def _by_learnt(self, view: EvalView, log_z: float, report: Report) -> None:
+        """Report the likelihood by the log Z that the objective learnt."""
+        report.metrics["nll_learnt"] = float(_held_out_energies(view).mean()) + log_z
+        if (true := self._true_nll(view)) is not None:
+            report.metrics["nll_gap_learnt"] = report.metrics["nll_learnt"] - float(true.mean())
+
     def _by_importance(self, view: EvalView, report: Report) -> tuple[LogZ, float]:
-        """log Z from exact samples of the truth, and its standard error; an infinite bound where it is not trusted."""
-        x = exact_samples(view.dataset, view.generator)
-        assert x is not None, "applies() asks for it"
-        found = weigh(log_weights(view.energy, view.dataset, x))
-        if not math.isfinite(found.log_z):
-            return LogZ(math.nan, trouble="the energy is not finite at samples of the data's law"), 0.0
-        report.metrics |= {"log_z_ess": found.ess, "log_z_se": found.se}
-        if found.ess < FEW:
+        """log Z from exact samples of the truth or of the base, and its standard error; an infinite bound where it is
+        not trusted."""
+        energy, dataset, found = view.energy, view.dataset, list[Weighed]()
+        if (x := draws_of_base(energy, dataset, view.generator)) is not None:
+            found.append(weigh(log_weights(energy, base_of(energy).log_prob, x)))  # type: ignore[union-attr]
+        if (x := exact_samples(dataset, view.generator)) is not None:
+            found.append(truth := weigh(log_weights(energy, dataset.log_prob, x)))
+            if truth.ess >= FEW:
+                report.metrics |= {"kl_forward": truth.forward, "kl_forward_se": truth.forward_se}
+                report.metrics |= {"kl_reverse": truth.reverse, "kl_reverse_se": truth.reverse_se}
+        finite = [weighed for weighed in found if math.isfinite(weighed.log_z)]
+        if not finite:
+            return LogZ(math.nan, trouble="the energy is not finite at samples of a known law"), 0.0
+        best = max(finite, key=lambda weighed: weighed.ess)
+        report.metrics |= {"log_z_ess": best.ess, "log_z_se": best.se}
+        if best.ess < FEW:
             report.notes.append(
-                f"no likelihood: fewer than {FEW:.0%} of the data's exact samples carry the model's log Z, so that it "
-                f"is not trusted"
+                f"no likelihood: fewer than {FEW:.0%} of the exact samples carry the model's log Z, so that it is not "
+                f"trusted"
             )
-            return LogZ(found.log_z, bound=math.inf), found.se
-        report.metrics |= {"kl_forward": found.forward, "kl_forward_se": found.forward_se}
-        report.metrics |= {"kl_reverse": found.reverse, "kl_reverse_se": found.reverse_se}
-        return LogZ(found.log_z), found.se
+            return LogZ(best.log_z, bound=math.inf), best.se
+        return LogZ(best.log_z), best.se
 
     def _true_nll(self, view: EvalView) -> Tensor | None:
         """-log p at the held-out points, (n,) in float64."""
@@ -158,6 +187,18 @@ def exact_log_z(view: EvalView, cells: int) -> LogZ | None:
 
 def _is_low(view: EvalView) -> bool:
     return len(view.dataset.event_shape) == 1 and view.dataset.event_shape[0] <= 2
+
+
+@torch.no_grad()
+def _held_out_energies(view: EvalView) -> Tensor:
+    """E at the held-out points, (n,) in float64."""
+    return in_parts(partial(evaluate, view.energy), view.held_out, 65_536).double()
+
+
+def _measurable(view: EvalView) -> bool:
+    """Whether log Z can be had by a formula, by quadrature or from exact samples of the data's law or of a base."""
+    known = view.dataset.log_prob(view.dataset.test[:1]) is not None or base_of(view.energy) is not None
+    return _formula(view) is not None or _is_low(view) or known
 
 
 def _formula(view: EvalView) -> Tensor | None:

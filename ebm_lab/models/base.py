@@ -11,14 +11,18 @@ With J = dw / dz, which is symmetric, and g, H the derivatives of f in w:
     w'' = -2 v s' / s^2 + z (2 s'^2 / s^3 - s'' / s^2),   the second derivative of w along v
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.interfaces import Dataset, Distribution, Energy
+from ebm_lab.core.random import subset
 from ebm_lab.distributions.base import Base, BaseLaw
-from ebm_lab.distributions.fitting import BaseName, fit_base
+from ebm_lab.distributions.fitting import ROWS, BaseName, fit_base
+from ebm_lab.distributions.projections import are_hidden, non_gaussian_directions
 from ebm_lab.models.layers import Quadratic
 
 RADIUS = 6.0
@@ -68,14 +72,29 @@ class Based(Energy):
         self.resolved = {**self.resolved, **({"base": name} if base == "auto" else {})}
         self.notes = [*self.notes, *notes]
 
-    def begin_at_base(self, last: nn.Linear | nn.Conv2d) -> None:
+    def begin_at_base(self, last: nn.Linear | nn.Conv2d, dataset: Dataset, first: nn.Linear | None = None) -> None:
         """Set the network's last layer to zero where there is a base, so that training begins at the base itself.
 
-        No score says by how much f differs between modes far apart, and there it stays as it began."""
-        if self.law is not None:
-            nn.init.zeros_(last.weight)
-            if last.bias is not None:
-                nn.init.zeros_(last.bias)
+        No score says by how much f differs between modes far apart, and there it stays as it began. Where directions
+        in which the data are no Gaussian are hidden (distributions/projections.py), half of the units of the `first`
+        layer, which sees z, look along them."""
+        if self.law is None:
+            return
+        nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+        rows, d = len(dataset.train), dataset.mean.numel()
+        if first is None or not are_hidden(rows, d):
+            return
+        x, held_out = (subset(part, ROWS).flatten(1).cpu() for part in (dataset.train, dataset.val))
+        directions = non_gaussian_directions(x, held_out) * dataset.scale
+        if len(directions):
+            half = len(first.weight) // 2
+            along = directions[torch.arange(half) % len(directions)].to(first.weight)
+            signs = torch.randn(half, 1).sign().to(along)
+            with torch.no_grad():
+                first.weight[:half] = math.sqrt(2) * signs * along
+            self.notes = [*self.notes, f"the network begins with {len(directions)} direction(s) of no Gaussian shape"]
 
     @property
     def base(self) -> Distribution | None:

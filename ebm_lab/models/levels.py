@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Part, features_of
-from ebm_lab.core.functional import EnergyFn, flat_sum, per_sample, score
+from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, per_sample, score
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.model import Model
+from ebm_lab.core.random import stream
 from ebm_lab.distributions.base import BaseLaw
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
 from ebm_lab.distributions.fitting import BaseName
@@ -106,6 +107,19 @@ class NoiseEnergy(NoiseLevels, Based):
 
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
         return score(self.given(sigma=sigma), x, create_graph)
+
+
+@torch.no_grad()
+def log_z_at_the_top(model: NoiseEnergy, draws: int = 20_000) -> Tensor:
+    """Return log Z of E(x, sigma_max) in nats, 0-d: log E[exp(-E(x, sigma_max)) / prior(x)], x from the prior.
+
+    The data blurred by sigma_max are nearly the prior, so that the ratio is nearly constant and its mean over the same
+    `draws` every time has an error of std / sqrt(draws).
+    """
+    law = model.prior()
+    x = law.sample(draws, stream(0, "log_z_at_the_top", 0, model.mean.device))
+    log_ratio = -evaluate(model.given(sigma=model.ladder.sigma_max), x) - law.log_prob(x)
+    return log_ratio.double().logsumexp(0) - math.log(draws)
 
 
 class ScoreNetwork(NoiseLevels):

@@ -28,14 +28,9 @@ def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor
     return e_pos, e_neg
 
 
-class Contrastive(Objective):
-    """Contrast the energies of data and of chains.
+class Chained(Objective):
+    """An objective with chains. `data_noise`: std of Gaussian noise added to the data, in units of the data's scale."""
 
-    `data_noise`: std of Gaussian noise added to the data, in units of the data's scale. `energy_l2`: weight of the
-    penalty mean(E(x)^2 + E(x_neg)^2), which keeps energies near zero (Du and Mordatch 2019).
-    """
-
-    headline = ("gap", "e_pos", "acceptance")
     sampler: Sampler
 
     def __init__(
@@ -45,39 +40,19 @@ class Contrastive(Objective):
         dataset: Dataset,
         generator: Generator,
         data_noise: float,
-        energy_l2: float,
     ) -> None:
         super().__init__(energy)
         self.sampler, self.start, self.generator = sampler, start_law(dataset, energy), generator
         self._starts_at_base = dataset.start is None and base_of(energy) is not None
-        self.data_noise, self.energy_l2 = data_noise * dataset.scale, energy_l2
+        self.data_noise = data_noise * dataset.scale
         self.centre, self.reach = dataset.mean, dataset.scale * dataset.mean.numel() ** 0.5
 
     def origin(self) -> Sampleable | None:
         return self.start if self._starts_at_base else None
 
-    @abstractmethod
-    def negatives(self, x: Tensor) -> Chain:
-        """Return the final states of the chains, as many as there are (noisy) data x (B, *shape)."""
-
-    def extra(self, chain: Chain) -> Loss | None:
-        """Return a further term of the loss; None if there is none."""
-        return None
-
-    def forward(self, batch: Batch) -> Loss:
-        x = with_noise(batch.x, self.data_noise, self.generator)
-        chain = self.negatives(x)
-        e_pos, e_neg = contrast(self.energy, x, chain.x)
-        gap = e_pos.mean() - e_neg.mean()
-        loss = gap + self.energy_l2 * (e_pos.square().mean() + e_neg.square().mean()) if self.energy_l2 else gap
-        if extra := self.extra(chain):
-            loss = loss + extra.value
-        metrics = {"loss": loss, "e_pos": e_pos.mean(), "e_neg": e_neg.mean(), "gap": gap}
-        metrics["chain_distance"] = flat_sum((chain.x - self.centre) ** 2).mean().sqrt() / self.reach
-        metrics = {name: value.detach() for name, value in metrics.items()} | chain.metrics
-        if extra:
-            metrics |= extra.metrics
-        return Loss(loss, metrics, grad_evals=chain.grad_evals + 2 * len(x) + (extra.grad_evals if extra else 0))
+    def distance(self, x: Tensor) -> Tensor:
+        """Return the root mean square distance of x from the data's mean, over scale * sqrt(d), 0-d."""
+        return flat_sum((x - self.centre) ** 2).mean().sqrt() / self.reach
 
     def advance(self, x: Tensor, refresh: int = 0) -> Chain:
         """Advance chains at x by `refresh` independence-Metropolis steps, then by the sampler's steps.
@@ -99,3 +74,48 @@ class Contrastive(Objective):
         chain = sampler(self.energy, x, state, generator=self.generator, differentiable=differentiable)
         self.sampler_state = chain.state
         return chain
+
+
+class Contrastive(Chained):
+    """Contrast the energies of data and of chains.
+
+    `data_noise`: std of Gaussian noise added to the data, in units of the data's scale. `energy_l2`: weight of the
+    penalty mean(E(x)^2 + E(x_neg)^2), which keeps energies near zero (Du and Mordatch 2019).
+    """
+
+    headline = ("gap", "e_pos", "acceptance")
+
+    def __init__(
+        self,
+        energy: nn.Module,
+        sampler: Sampler,
+        dataset: Dataset,
+        generator: Generator,
+        data_noise: float,
+        energy_l2: float,
+    ) -> None:
+        super().__init__(energy, sampler, dataset, generator, data_noise)
+        self.energy_l2 = energy_l2
+
+    @abstractmethod
+    def negatives(self, x: Tensor) -> Chain:
+        """Return the final states of the chains, as many as there are (noisy) data x (B, *shape)."""
+
+    def extra(self, chain: Chain) -> Loss | None:
+        """Return a further term of the loss; None if there is none."""
+        return None
+
+    def forward(self, batch: Batch) -> Loss:
+        x = with_noise(batch.x, self.data_noise, self.generator)
+        chain = self.negatives(x)
+        e_pos, e_neg = contrast(self.energy, x, chain.x)
+        gap = e_pos.mean() - e_neg.mean()
+        loss = gap + self.energy_l2 * (e_pos.square().mean() + e_neg.square().mean()) if self.energy_l2 else gap
+        if extra := self.extra(chain):
+            loss = loss + extra.value
+        metrics = {"loss": loss, "e_pos": e_pos.mean(), "e_neg": e_neg.mean(), "gap": gap}
+        metrics["chain_distance"] = self.distance(chain.x)
+        metrics = {name: value.detach() for name, value in metrics.items()} | chain.metrics
+        if extra:
+            metrics |= extra.metrics
+        return Loss(loss, metrics, grad_evals=chain.grad_evals + 2 * len(x) + (extra.grad_evals if extra else 0))

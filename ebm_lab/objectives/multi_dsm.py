@@ -29,8 +29,8 @@ from ebm_lab.core.features import Need
 from ebm_lab.core.functional import flat_sum, level_gradients, per_sample
 from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.core.registry import register
-from ebm_lab.models.ladder import Ladder
 from ebm_lab.models.levels import NoiseEnergy, NoiseLevels
+from ebm_lab.objectives._levels import draw_levels
 
 
 def space_loss(s: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
@@ -42,15 +42,6 @@ def time_loss(rate: Tensor, z: Tensor) -> Tensor:
     """Return 1/2 (d - |z|^2 - rate)^2 / (2 d), (B,), for rate = dE / d log sigma at x + sigma z."""
     d = z[0].numel()
     return 0.5 * (d - flat_sum(z * z) - rate) ** 2 / (2 * d)
-
-
-def draw_levels(ladder: Ladder, n: int, discrete: bool, generator: Generator, like: Tensor) -> Tensor:
-    """Draw levels (n,) with log sigma uniform, one in each of n equal parts of the ladder, to cover all of it."""
-    u = torch.empty(n, dtype=like.dtype, device=like.device).uniform_(generator=generator)
-    u = (torch.arange(n, device=like.device) + u) / n
-    if discrete:
-        u = (u * ladder.levels).floor().clamp_max(ladder.levels - 1) / (ladder.levels - 1)
-    return ladder.spread(u)
 
 
 @register("objective", "multi_dsm")

@@ -47,6 +47,8 @@ class Settings:
         groups = ("optim", "energy", "objective", "dataset", *(["sampler"] if chains else []))
         chosen = {group: config.get(group) or {} for group in groups}
         self.values = {f"{g}.{name}": value for g, values in chosen.items() for name, value in values.items()}
+        if self.values.get("energy.base", "none") != "none":  # the base stands in the quadratic's place
+            self.values = {key: value for key, value in self.values.items() if not key.startswith("energy.confine")}
 
     def number(self, key: str) -> float | None:
         value = self.values.get(key)

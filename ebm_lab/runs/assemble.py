@@ -7,6 +7,7 @@ from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import build
 from ebm_lab.core.settings import check
+from ebm_lab.distributions.base import base_of
 from ebm_lab.runs.advice import advice
 from ebm_lab.runs.parts import Parts, build_parts
 from ebm_lab.training.batches import Batches
@@ -42,6 +43,7 @@ def assemble(
     stopping = decide_early_stopping(parts)
     resolved = {
         **parts.config,
+        "optim": settled_optim(config, optimisers),
         "compile": "on" if compiling else "off",
         "early_stopping": "off" if stopping is None else "on",
     }
@@ -92,10 +94,22 @@ def build_optimisers(config: Mapping[str, Any], parts: Parts) -> dict[str, Optim
             {**shared, **own.get(name, {})},
             f"optim.players.{name}" if name in own else "optim",
             parameters=parameters,
-            **parts.wiring,
+            **{**parts.wiring, "energy": parts.energy if name == "energy" else None},
         )
         for name, parameters in players.items()
     }
+
+
+def settled_optim(config: Mapping[str, Any], optimisers: Mapping[str, Optimiser]) -> dict[str, Any]:
+    """Return the settings of the optimisers, with values in place of every `auto`: the energy's in `optim` itself."""
+    settings = dict(config.get("optim") or {})
+    first, *others = optimisers
+    settings |= optimisers[first].resolved
+    own = {name: {**values} for name, values in (settings.get("players") or {}).items()}
+    for name in others:
+        if optimisers[name].resolved:
+            own[name] = {**own.get(name, {}), **optimisers[name].resolved}
+    return {**settings, "players": own} if own else settings
 
 
 def decide_compile(parts: Parts) -> bool:
@@ -109,21 +123,22 @@ def decide_compile(parts: Parts) -> bool:
 
 
 def decide_early_stopping(parts: Parts) -> EarlyStopping | None:
-    """Decide whether the run stops early by the loss on held-out points; `auto` does for points of over two dimensions.
+    """Decide whether the run stops early by a loss on held-out points: `auto` does for points whose energy has a base,
+    and for points of over two dimensions if the objective's own loss measures the quality of the model.
 
-    Raises UserError if it is asked for and the objective's loss does not measure the quality of the model.
+    Raises UserError if it is asked for where neither is so.
     """
     asked, shape = parts.settings.early_stopping, parts.dataset.event_shape
-    if not parts.objective.validates:
-        if asked in ("on", True):
+    base = base_of(parts.objective.model()) is not None
+    if asked in ("on", True):
+        if not (base or parts.objective.validates):
             raise UserError(
                 f"early_stopping=on: the loss of objective '{parts.config['objective']['name']}' does not tell how "
-                f"good the model is; give early_stopping=off"
+                f"good the model is; give early_stopping=off, or the energy a base"
             )
+    elif asked != "auto" or len(shape) != 1 or not (base or (parts.objective.validates and shape[0] > 2)):
         return None
-    if asked in ("on", True) or (asked == "auto" and len(shape) == 1 and shape[0] > 2):
-        return EarlyStopping(parts.objective, parts.dataset, parts.generator, parts.settings.seed)
-    return None
+    return EarlyStopping(parts.objective, parts.dataset, parts.generator, parts.settings.seed)
 
 
 def build_guard(config: Mapping[str, Any], dataset: Dataset) -> Guard:

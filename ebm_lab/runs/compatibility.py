@@ -23,6 +23,7 @@ ASKS: dict[tuple[str, str], tuple[str, str]] = {
     ("energy", "log_prob"): ("needs a normalised density", "has none"),
     ("sampler", "stationary"): ("trains with chains that stay at one energy", "goes down many noise levels"),
     ("sampler", "exact"): ("needs chains without bias", "has one"),
+    ("sampler", "coupled"): ("trains with coupled chains", "can't couple them"),
     ("sampler", "reparameterised"): ("needs differentiable chains", "has none"),
     ("dataset", "continuous"): ("needs real numbers", "has discrete values"),
     ("dataset", "discrete"): ("needs discrete values", "has real numbers"),
@@ -73,8 +74,8 @@ def faults(
     judge = run.get("evaluation_sampler", sampler)
     if judge:
         yield from _faults(judge, {**roles, "energy": _seen(model, _derived(objective, "modelled"), objective)}, run)
-        able = offers[judge.path]
-        if temperature != 1 and able is not None and "stationary" not in able:
+        able, levels = offers[judge.path], any(need.feature == "levels" for need in judge.needs)
+        if temperature != 1 and able is not None and "stationary" not in able and levels:
             yield (
                 f"sample_temperature={temperature:g}: {judge.path} '{judge.name}' goes down many noise levels, each at "
                 f"the model's own temperature: choose sample_temperature=1"
@@ -124,6 +125,8 @@ def _seen(model: Role, derive: Derive, user: Choice) -> Role:
 def _line(choice: Choice, need: Need, roles: Mapping[str, Role], run: Mapping[str, Choice]) -> str:
     """Return a line that says what needs which feature, what lacks it, and what to choose."""
     asks, lacks = ASKS.get((need.role, need.feature), (f"needs a {need.role} with '{need.feature}'", "lacks it"))
+    if need.role in run:
+        lacks = (run[need.role].part or Part).lacks.get(need.feature, lacks)
     who = f"{need.setting}:" if need.setting else f"{choice.path} '{choice.name}'"
     holder = f"{roles[need.role].who} {lacks}"
     if need.role == "dataset":

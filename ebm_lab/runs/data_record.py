@@ -76,9 +76,9 @@ class DataRecord:
         )
 
     @property
-    def fitted(self) -> Composed | None:
-        """The map of preprocessing, where there was any."""
-        return None if self.map is None else parsed(self.map)
+    def fitted(self) -> Composed:
+        """The map of preprocessing, of no parts where there was none."""
+        return Composed(()) if self.map is None else parsed(self.map)
 
     @classmethod
     def read(cls, values: object, where: object) -> "DataRecord":

@@ -5,6 +5,7 @@ from typing import Any
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.maps import Composed
 from ebm_lab.runs.known_data import record_in
 from ebm_lab.runs.load import load_run
 from ebm_lab.runs.parts import build_dataset
@@ -15,20 +16,20 @@ from ebm_lab.training.state import State
 
 
 def data_like(config: Mapping[str, Any]) -> Dataset | None:
-    """Build a new run's data in the coordinates of the run whose weights it takes; None where it has `preprocess=none`,
-    or takes no weights. Raises UserError where one of the two is preprocessed and the other is not."""
+    """Build a new run's data in the coordinates of the run whose weights it takes; None where both have the data set's
+    own, or it takes no weights. Raises UserError where it asks for others."""
     settings = run_settings(config)
     if not settings.init_from:
         return None
     path, mine = settings.init_from, settings.preprocess
     run = RunDir.open(path, "init_from")
     theirs, record = run.read_config()["preprocess"], record_in(of_run(run, run.last), run.last)
-    known = None if record is None else record.fitted
-    if known is None and mine == "none":
+    known = Composed(()) if record is None else record.fitted
+    if not known.parts and mine == "none":
         return None
     import_plugins(settings.plugins)
     dataset = build_dataset(config, settings, pick_device(settings.device), known)
-    if (dataset.map is None) != (known is None):
+    if (dataset.map is None) == bool(known.parts):
         raise UserError(f"preprocess={mine}: the weights of init_from={path} are of preprocess={theirs}; give that")
     return dataset
 

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import (
     EnergyFn,
@@ -72,14 +73,14 @@ class Metropolis(Sampler):
         mass: Mass,
         warmup: int | None,
     ) -> None:
-        self.steps, self.temperature, self.warmup, self.cost = steps, temperature, warmup, 1
+        self.steps, self.temperature, self.warmup = steps, temperature, warmup
         self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
         self.widths = Widths(scale, 0.0 if warmup else adapt_rate) if mass == "diagonal" else None
 
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
     offers = frozenset({"stationary", "exact"})
-    cost: int
-    """Gradients per proposal."""
+    moves_differentiably = True
+    """Whether a proposal is a differentiable function of its start, the energy and the noise."""
 
     def at_fixed_steps(self) -> Self:
         """Return a copy whose step size does not adapt."""
@@ -108,24 +109,47 @@ class Metropolis(Sampler):
         generator: Generator,
         differentiable: bool = False,
     ) -> Chain:
+        if differentiable and not self.moves_differentiably:
+            raise UserError(
+                f"{type(self).__name__} has no differentiable moves; choose sampler=langevin or underdamped"
+            )
         state = state or self.begin(energy, x, generator)
-        w = None if self.widths is None else self.widths.current(state)
+        w, evals = None if self.widths is None else self.widths.current(state), 0
         with nullcontext() if differentiable else frozen(energy):
             slope = partial(energy_and_grad, energy, create_graph=True) if differentiable else gradient_of(energy)
-            at = partial(self._point, slope, w)
-            log_eps, accepted, now = state["log_eps"], [], at(x if w is None else x / w)
+
+            def at(y: Tensor) -> Point:
+                nonlocal evals
+                evals += len(y)
+                return self._point(slope, w, y)
+
+            known, accepted, now = {key: state[key] for key in self.adapted}, [], at(x if w is None else x / w)
             age = state["age"]
             for _ in range(self.steps):
-                new, log_ratio = self.propose(at, now, log_eps.exp(), generator)
-                yes, warm, age = accept(log_ratio, generator), self._warm(age), age + 1
+                now, yes, log_ratio = self.step(at, now, known["log_eps"].exp(), generator)
                 accepted.append(yes)
-                now, log_eps = choose(yes, new, now), self.step_size.update(log_eps, log_ratio, warm)
+                known, age = self.adapt(known, log_ratio, age), age + 1
         x = now.x if w is None else w * now.x
-        metrics = {"acceptance": torch.stack(accepted).float().mean(), "step_size": log_eps.exp()}
-        known = {"log_eps": log_eps, "age": age}
+        metrics = {"acceptance": torch.stack(accepted).float().mean(), "step_size": known["log_eps"].exp()}
+        known |= {"age": age}
         if self.widths is not None:
             known |= self.widths.update(state, x, self.steps, age, self._warm(age - 1))
-        return Chain(x, known, metrics, (self.steps * self.cost + 1) * len(x))
+        return Chain(x, {key: known[key] for key in state}, metrics, evals)
+
+    adapted = ("log_eps",)
+    """The part of the state that changes with each proposal, beside its number."""
+
+    def step(
+        self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
+    ) -> tuple[Point, Tensor, Tensor]:
+        """Return the next points, whether or how far (B,) the proposal was accepted, and its log ratio (B,)."""
+        new, log_ratio = self.propose(at, now, eps, generator)
+        yes = accept(log_ratio, generator)
+        return choose(yes, new, now), yes, log_ratio
+
+    def adapt(self, known: dict[str, Tensor], log_ratio: Tensor, age: Tensor) -> dict[str, Tensor]:
+        """Return what has adapted to proposal number `age`, counted from 0."""
+        return {"log_eps": self.step_size.update(known["log_eps"], log_ratio, self._warm(age))}
 
     def _point(self, slope: GradientFn, w: Tensor | None, y: Tensor) -> Point:
         e, grad = slope(y if w is None else w * y)

@@ -39,14 +39,14 @@ class HMC(Metropolis):
         warmup: PositiveInt | None,
     ) -> None:
         super().__init__(scale, steps, step_size, target_acceptance, adapt_rate, temperature, mass, warmup)
-        self.cost = leapfrog
+        self.leapfrog = leapfrog
 
     def propose(
         self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator
     ) -> tuple[Point, Tensor]:
         v = torch.empty_like(now.x).normal_(generator=generator)
         new, v_new = now, v
-        for _ in range(self.cost):
+        for _ in range(self.leapfrog):
             v_new = v_new - (eps / 2) * new.grad
             new = at(new.x + eps * v_new)
             v_new = v_new - (eps / 2) * new.grad

@@ -70,7 +70,7 @@ class Langevin(Sampler):
         clip_grad: PositiveFloat | None,
     ) -> None:
         self.steps = steps
-        self.eps = step_size * scale
+        self.eps, self.reach = step_size * scale, steps * step_size**2
         self.noise_scale = noise_scale
         self.clip_grad = clip_grad
 

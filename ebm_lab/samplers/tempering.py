@@ -4,9 +4,15 @@
     move: one MALA step in each replica, at its temperature
     swap: neighbours x_r <-> x_(r+1) with probability min(1, exp((1 / T_r - 1 / T_(r+1)) (E(x_r) - E(x_(r+1)))))
 
-The swaps follow each move, of pairs (1, 2), (3, 4), .. and of pairs (2, 3), (4, 5), .. in turn. Moves and swaps leave
-the product invariant, so that x_1 has the law exp(-E) / Z exactly. exp(-E / T) must be normalisable at max_temperature,
-which a confining quadratic in the energy ensures (energy.confine).
+The swaps follow each move, of pairs (1, 2), (3, 4), .. and of pairs (2, 3), (4, 5), .. in turn (the deterministic
+even-odd scheme): a replica keeps its direction until a swap is refused, whereas with turns drawn at random it would
+walk at random. Moves and swaps leave the product invariant, so that x_1 has the law exp(-E) / Z exactly. exp(-E / T)
+must be normalisable at max_temperature, which a confining quadratic in the energy ensures (energy.confine).
+
+With refusals r of each pair and moves that forget their start, each chain makes 1 / (2 + 2 sum r / (1 - r)) round
+trips per step. The sum of r, the metric `barrier`, hardly depends on the number of replicas; about 2 `barrier` + 1 of
+them are enough, more if the moves forget slowly. For E = |x|^2 / 2 in d dimensions a swap between 1 / T = b and b' is
+accepted with probability 2 I_{b / (b + b')}(d / 2, d / 2).
 
 The hot replicas are passed from call to call in `state`, by position in the batch. If the chains of a batch change
 between calls (a replay buffer, `cd`), a chain meets the hot replicas of another. That is exact too: the chains of all
@@ -22,7 +28,7 @@ others is refused.
 Robert H. Swendsen and Jian-Sheng Wang, Replica Monte Carlo Simulation of Spin-Glasses, 1986.
 Charles J. Geyer, Markov Chain Monte Carlo Maximum Likelihood, 1991.
 Saifuddin Syed, Alexandre Bouchard-Cote, George Deligiannidis and Arnaud Doucet, Non-Reversible Parallel Tempering: a
-Scalable Highly Parallel MCMC Scheme, 2021, arXiv:1905.02939 (why the pairs alternate).
+Scalable Highly Parallel MCMC Scheme, 2022, arXiv:1905.02939 (the even-odd scheme, its round trips and the barrier).
 """
 
 from collections.abc import Callable, Mapping
@@ -70,6 +76,13 @@ def swapped(accepted: Tensor) -> Tensor:
     return places + torch.cat([step, none]) - torch.cat([none, step])
 
 
+def climbed(was_hot: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Carry the marks of the replicas that have been at the top since they were at the bottom, (R, B), along with their
+    states. Return the new marks, and which chains' replicas have now come back to the bottom, (B,)."""
+    moved = was_hot.gather(0, source)
+    return torch.cat([torch.zeros_like(moved[:1]), moved[1:-1], torch.ones_like(moved[:1])]), moved[0]
+
+
 def check_values(held: Tensor | None, given: Tensor | None) -> None:
     """Refuse to go on where the energy is bound to other values, (B, k) or None, than those that the hot replicas have
     come by."""
@@ -89,8 +102,8 @@ class Tempering(Sampler):
     step costs `replicas` gradients per chain, all in one batch.
 
     Metrics: `acceptance` and `step_size` of MALA at T = 1; `swap_acceptance`, the mean probability of a swap, and that
-    of each pair, with `swap_1` the coldest (a pair near 0 splits the ladder: use more replicas); `round_trips`, from
-    cold to hot and back, per chain in 1,000 steps.
+    of each pair, with `swap_1` the coldest (a pair near 0 splits the ladder: use more replicas); `barrier`, the sum of
+    the pairs' refusals; `round_trips`, from cold to hot and back, per chain in 1,000 steps.
     """
 
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
@@ -149,7 +162,7 @@ class Tempering(Sampler):
     ) -> Chain:
         t = self.temperatures.to(x)
         r, b = len(t), len(x)
-        hot, log_eps, turn, was_hot = state["hot"], state["log_eps"], state["turn"], state["was_hot"].clone()
+        hot, log_eps, turn, was_hot = state["hot"], state["log_eps"], state["turn"], state["was_hot"]
         now = at(torch.cat([x, hot.flatten(0, 1)]))
         pairs, accepted, chances, trips = torch.arange(r - 1, device=x.device).view(-1, 1), [], [], []
         for _ in range(self.steps):
@@ -162,16 +175,16 @@ class Tempering(Sampler):
             log_ratio = swap_log_ratio(now.e.view(r, b), t)
             source = swapped(accept(log_ratio, generator) & ((pairs + turn) % 2 == 0))
             rows = (source * b + torch.arange(b, device=x.device)).flatten()
-            now, was_hot, turn = Point(*(part[rows] for part in now)), was_hot.flatten()[rows].view(r, b), turn + 1
-            was_hot[-1] = True
-            trips.append(was_hot[0].float().mean())
-            was_hot[0] = False
+            now, turn = Point(*(part[rows] for part in now)), turn + 1
+            was_hot, back = climbed(was_hot, source)
+            trips.append(back.float().mean())
             chances.append(log_ratio.clamp_max(0).exp().nan_to_num(0.0).mean(1))
         chance = torch.stack(chances).mean(0)
         metrics = {
             "acceptance": torch.stack(accepted).float().mean(),
             "step_size": log_eps[0].exp(),
             "swap_acceptance": chance.mean(),
+            "barrier": (1 - chance).sum(),
             "round_trips": 1000 * torch.stack(trips).mean(),
             **{f"swap_{i + 1}": c for i, c in enumerate(chance)},
         }

@@ -1,13 +1,21 @@
-"""Stop when the loss on held-out points rises: in many dimensions a model learns its training points by heart.
+"""Stop when a loss on held-out points rises: in many dimensions a model learns its training points by heart.
 
-At each evaluation the objective's own loss is computed with the averaged weights on the same validation batches and
-with the same random numbers, so that two evaluations differ by their weights alone. With d_i the loss of batch i now
-less that at the best step,
+Where the energy corrects a base, E = -log base + f, the loss is that of telling held-out points from draws x' of the
+base by f, with the best constant c, which serves every objective: it is least for the law of the data alone, sees the
+weights of modes that a score does not see, and at f = 0, where training begins, it is that of the base itself.
+
+    L = min_c  E_data[ softplus(f(x) + c) ] + E_base[ softplus(-f(x') - c) ]
+
+Elsewhere it is the objective's own loss. It is computed at each checkpoint with the averaged weights, on the same
+validation batches and with the same random numbers, so that two values differ by the weights alone. With d_i the loss
+of batch i now less that at the best step,
 
     t = mean(d) / (std(d) / sqrt(n))
 
-is the rise in its own standard errors. Training stops after `PATIENCE` evaluations in a row with t > `RISE`, and a run
-ends with the weights of the best step if t > `RISE` at its end.
+is the rise in its own standard errors. Training stops after `PATIENCE` values in a row with t > `RISE`, and a run ends
+with the weights of the best step if t > `END` at its end.
+
+Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012, eq. 8.
 """
 
 import math
@@ -16,21 +24,38 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from ebm_lab.core.functional import frozen
-from ebm_lab.core.interfaces import Batch, Dataset, Objective
-from ebm_lab.core.random import seed_of, subset
+from ebm_lab.core.functional import evaluate, frozen
+from ebm_lab.core.interfaces import Batch, Dataset, Distribution, Objective
+from ebm_lab.core.random import seed_of, stream, subset
+from ebm_lab.distributions.base import base_of
 
-ROWS = 4096
+ROWS = 10_000
 """Validation points that are looked at, at most."""
 BATCHES = 16
 """Batches that these are dealt to; each gives one value of the loss."""
-PATIENCE = 3
+PATIENCE = 4
 RISE = 3.0
+END = 1.0
+
+
+def contrast_with_base(f_data: Tensor, f_base: Tensor, parts: int) -> Tensor:
+    """Compute L for f at data (N,) and at draws of the base (M,), in each of `parts` parts of both, (parts,), with the
+    c that is best for all; float64."""
+    f_data, f_base = f_data.double(), f_base.double()
+    low, high = (-x for x in torch.cat([f_data, f_base]).aminmax()[::-1])
+    low, high = low - 50, high + 50
+    for _ in range(60):  # dL / dc rises with c
+        c = (low + high) / 2
+        rising = (f_data + c).sigmoid().mean() > (-f_base - c).sigmoid().mean()
+        low, high = torch.where(rising, low, c), torch.where(rising, c, high)
+    pairs = zip(f_data.tensor_split(parts), f_base.tensor_split(parts), strict=True)
+    return torch.stack([softplus(d + c).mean() + softplus(-n - c).mean() for d, n in pairs])
 
 
 class EarlyStopping:
-    """Watch the loss of `objective` on the validation split; `generator` is what the objective draws from."""
+    """Watch a loss of `objective` on the validation split; `generator` is what the objective draws from."""
 
     def __init__(self, objective: Objective, dataset: Dataset, generator: torch.Generator, seed: int) -> None:
         self.objective, self.generator = objective, generator
@@ -40,14 +65,31 @@ class EarlyStopping:
         parts = min(BATCHES, len(x))
         ys = [None] * parts if labels is None else list(labels.tensor_split(parts))
         self.batches = [Batch(rows, y) for rows, y in zip(x.tensor_split(parts), ys, strict=True)]
+        self.base: Distribution | None = base_of(objective.model())
+        self.metric = "loss" if self.base is None else "base_contrast"
+        """The name of the loss among the metrics of the run."""
+        self.held_out, self.draws = x, stream(seed, "early_stopping/base", 0, x.device)
+        self.drawn: Tensor | None = None
+        """Draws of the base, as many as held-out points; made when first used, when a checkpoint has brought it."""
         self.best: Tensor | None = None
         """The losses at the best step so far, (n,)."""
         self.rises = 0
-        """Evaluations in a row, up to now, whose loss was above the best by more than RISE standard errors."""
+        """Values in a row, up to now, that were above the best by more than RISE standard errors."""
 
     def losses(self) -> Tensor:
         """Compute the loss of each batch, (n,) in float64 on the CPU. The objective's random stream and all that it
         keeps stay as they are."""
+        return (self._own() if self.base is None else self._against(self.base)).double().cpu()
+
+    def _against(self, base: Distribution) -> Tensor:
+        model = self.objective.model()
+        if self.drawn is None:
+            self.drawn = base.sample(len(self.held_out), self.draws)
+        with frozen(model), torch.no_grad():
+            f_data, f_base = (evaluate(model, x) + base.log_prob(x) for x in (self.held_out, self.drawn))
+        return contrast_with_base(f_data, f_base, len(self.batches))
+
+    def _own(self) -> Tensor:
         before = self.generator.get_state()
         kept = {name: value.clone() for name, value in self.objective.named_buffers()}
         self.generator.manual_seed(self.seed)
@@ -59,7 +101,7 @@ class EarlyStopping:
             with torch.no_grad():
                 for name, value in self.objective.named_buffers():
                     value.copy_(kept[name])
-        return torch.stack(values).double().cpu()
+        return torch.stack(values)
 
     def rise(self, losses: Tensor) -> float:
         """Return t, the rise of these losses above the best in standard errors; 0 before there is a best."""
@@ -83,7 +125,8 @@ class EarlyStopping:
         return self.rises >= PATIENCE
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "rises": self.rises}
+        return {"best": self.best, "rises": self.rises, "metric": self.metric}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.best, self.rises = state["best"], state["rises"]
+        if state.get("metric", "loss") == self.metric:  # older runs of energies with a base watched the objective's own
+            self.best, self.rises = state["best"], state["rises"]

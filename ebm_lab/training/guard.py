@@ -9,7 +9,8 @@ It reads the mean metrics of each log window. With D the data's dimension, a win
 
 The median is over the whole run, not over its last windows: exponential growth always exceeds the limit in the end,
 while a polynomial drift (t / 2)^p with p < log2(growth) never does. Losses are only limited from above, because they
-are meant to fall. The record begins with the untrained model's own loss and gap, whose size cannot be known beforehand.
+are meant to fall; those of further players, loss_<player>, are judged likewise. The record begins with the untrained
+model's own losses and gap, whose size cannot be known beforehand.
 A metric that an objective does not report is not judged.
 
 At the end of training the model itself is checked, because a loss may not see where the model's mass went (score
@@ -76,6 +77,11 @@ def noise_nll(dataset: Dataset) -> float:
     return -float(start_law(dataset).log_prob(dataset.test).double().mean())
 
 
+def judged(metrics: Mapping[str, float]) -> list[str]:
+    """Return the metrics whose size is limited: the gap, the loss and the losses of further players."""
+    return [n for n in ("gap", "loss") if n in metrics] + [n for n in metrics if n.startswith("loss_")]
+
+
 class Guard:
     """Judge each log window, and the trained model at the end; for the settings see configs/guard/standard.yaml.
 
@@ -111,12 +117,12 @@ class Guard:
 
     def begin(self, metrics: Mapping[str, float]) -> None:
         """Begin the record with the metrics of the first step, which are those of the untrained model."""
-        for name in self.sizes.keys() & metrics.keys():
+        for name in judged(metrics):
             self.sizes[name] = [abs(metrics[name])] if math.isfinite(metrics[name]) else []
 
     def usual(self, name: str) -> float:
-        """Return the usual size of the gap or the loss: the median over the run, 0 before its first window."""
-        return median(self.sizes[name]) if self.sizes[name] else 0.0
+        """Return the usual size of the gap or a loss: the median over the run, 0 before its first window."""
+        return median(sizes) if (sizes := self.sizes.get(name)) else 0.0
 
     def broken(self, metrics: Mapping[str, float], parameters: Iterable[Tensor]) -> list[Trouble]:
         """Return the trouble if a metric or parameter is not finite; the window need not be complete."""
@@ -132,12 +138,13 @@ class Guard:
         if distance > part * self.reach:
             text = f"chains left the data: chain_distance is {distance:.3g} (about 1 is usual, limit {self.reach:.3g})"
             found.append(Trouble(text, "chains"))
-        for name in ("gap", "loss"):
-            size = abs(metrics.get(name, 0.0)) if name == "gap" else metrics.get(name, 0.0)
+        for name in judged(metrics):
+            size = abs(metrics[name]) if name == "gap" else metrics[name]
             limit = self.growth * max(self.floor, self.usual(name))
-            if size > part * limit and not any(t.kind == "gap" for t in found):
-                usual = f"usual size {self.usual(name):.3g}, " if self.sizes[name] else ""
-                found.append(Trouble(f"{name} exploded: it is {metrics[name]:.3g} ({usual}limit {limit:.3g})", name))
+            if size > part * limit and not any(t.kind in ("gap", "loss") for t in found):
+                usual = f"usual size {self.usual(name):.3g}, " if self.sizes.get(name) else ""
+                text = f"{name} exploded: it is {metrics[name]:.3g} ({usual}limit {limit:.3g})"
+                found.append(Trouble(text, "gap" if name == "gap" else "loss"))
         patience = PATIENCE if part == 1.0 else 1
         if self._is_low(metrics) and self.low + 1 >= patience:
             text = f"acceptance vanished: it is {metrics['acceptance']:.2g} (limit {self.acceptance:g})"
@@ -175,8 +182,8 @@ class Guard:
         calm = not self.check_window(metrics, CALM)
         self.low = self.low + 1 if self._is_low(metrics) else 0
         if self.windows % self.stride == 0:
-            for name in self.sizes.keys() & metrics.keys():
-                self.sizes[name].append(abs(metrics[name]))
+            for name in judged(metrics):
+                self.sizes.setdefault(name, []).append(abs(metrics[name]))
         self.windows += 1
         if max(map(len, self.sizes.values())) > KEPT:
             self.stride *= 2

@@ -1,15 +1,41 @@
-"""Optimisers with a learning-rate schedule and gradient clipping; each player has its own."""
+"""Optimisers with a learning-rate schedule, gradient clipping and weight decay; each player has its own.
+
+Decoupled weight decay, before each update:  theta <- (1 - lr decay) theta
+
+`auto` decays where an energy corrects a base, E = -log base + f, in d dimensions by min(1, d / 50), else not at all: it
+draws f towards 0, the base itself, and the more dimensions there are, the sooner f learns its training points by heart.
+
+Ilya Loshchilov and Frank Hutter, Decoupled Weight Decay Regularization, 2019.
+"""
 
 from collections.abc import Collection, Mapping
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import nn
 
+from ebm_lab.distributions.base import base_of
 from ebm_lab.training.schedules import Schedule, factor
+
+Decay = NonNegativeFloat | Literal["auto"]
+DIMENSIONS = 50
+"""The dimensions from which on `auto` decays by 1."""
+
+
+def decay_of(setting: Decay, energy: nn.Module | None) -> float:
+    """Return the weight decay of a setting for this energy."""
+    if setting != "auto":
+        return setting
+    base = base_of(energy)
+    return 0.0 if base is None else min(1.0, base.base.dimensions / DIMENSIONS)
 
 
 class Optimiser:
-    """Combine a torch optimiser with a schedule over `steps` and gradient clipping to norm `clip` (null: none)."""
+    """Combine a torch optimiser with a schedule over `steps` and gradient clipping to norm `clip` (null: none).
+
+    decay: decoupled weight decay of all parameters but single numbers, such as a learnt log Z.
+    """
 
     def __init__(
         self,
@@ -18,21 +44,30 @@ class Optimiser:
         schedule: Schedule,
         warmup: int,
         clip: float | None,
+        decay: float = 0.0,
     ) -> None:
-        self.optimiser, self.steps, self.warmup, self.clip = optimiser, steps, warmup, clip
+        self.optimiser, self.steps, self.warmup, self.clip, self.decay = optimiser, steps, warmup, clip, decay
         self.schedule: Schedule = schedule
         self.base: float = optimiser.param_groups[0]["lr"]
         """Base learning rate, which the schedule's factor multiplies; each rollback halves it."""
-        self.parameters = optimiser.param_groups[0]["params"]
+        self.parameters: list[torch.Tensor] = optimiser.param_groups[0]["params"]
+        self.resolved: dict[str, float | str] = {}
+        """Settings given as `auto`, with the values chosen."""
 
     def step(self, step: int) -> torch.Tensor:
         """Update the parameters at training step `step` and clear their gradients; returns the gradient norm, 0-d."""
         max_norm = float("inf") if self.clip is None else self.clip
         norm = nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=True)
-        self.rate(step)
+        lr = self.rate(step)
+        if self.decay:
+            torch._foreach_mul_([p.data for p in self.parameters if self.decays(p)], 1 - lr * self.decay)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return norm
+
+    def decays(self, parameter: torch.Tensor) -> bool:
+        """Does weight decay act on this parameter, one with a gradient?"""
+        return parameter.ndim > 0 and parameter.grad is not None
 
     def rate(self, step: int) -> float:
         """Set and return the learning rate of training step `step`."""

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from ebm_lab.core.errors import Diverged
 from ebm_lab.training.costs import Clock
-from ebm_lab.training.early_stopping import RISE
+from ebm_lab.training.early_stopping import END
 from ebm_lab.training.guard import Trouble
 from ebm_lab.training.state import State
 
@@ -90,7 +90,7 @@ def take_best(trainer: Training) -> None:
         return
     with trainer.clock.evaluating(state.costs), state.ema.applied():
         rise = watch.rise(watch.losses())
-    if rise <= RISE:
+    if rise <= END:
         return
     spent, events, last = state.costs, state.guard.events, state.step
     state.restore(trainer.saver.read("best"))

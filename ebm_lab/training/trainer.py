@@ -84,17 +84,18 @@ class Trainer:
             logging = step % plan.log_every == 0 or step == plan.steps
             evaluating = step % plan.eval_every == 0 and step < plan.steps
             saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
+            looking = self.state.early_stopping is not None and step % plan.checkpoint_every == 0 and step < plan.steps
             if (logging or evaluating or saving) and (troubles := self._troubles(logging)):
                 roll_back(self, troubles)
                 continue
-            if logging or evaluating:
+            if logging or evaluating or looking:
                 metrics = (self._window() if logging else {}) | self._spent()
-                metrics |= self._validate() if evaluating else {}
+                metrics |= self._validate(evaluating, looking) if evaluating or looking else {}
                 for logger in self.loggers:
                     logger.scalars(metrics, step)
             if saving:  # not a candidate if only `stop` asks for it: stopping must not change the run
                 self.save(candidate=step % plan.checkpoint_every == 0)
-            if not stop and evaluating and self.state.early_stopping is not None and self.state.early_stopping.over:
+            if not stop and looking and self.state.early_stopping is not None and self.state.early_stopping.over:
                 stop = "early_stopping"
             if stop in ENDS:
                 take_best(self)
@@ -136,8 +137,9 @@ class Trainer:
         if state.guard.record_window(metrics, state.step) and self.saver is not None:
             state.processes.on_first(self.saver.promote)
         rate = self.clock.rate(state.costs)
-        lr = next(iter(state.optimisers.values())).optimiser.param_groups[0]["lr"]
-        return metrics | {"lr": lr, "steps_per_second": round(rate, 3)}
+        rates = [o.optimiser.param_groups[0]["lr"] for o in state.optimisers.values()]
+        named = {f"lr_{name}" if i else "lr": rates[i] for i, name in enumerate(state.optimisers)}
+        return metrics | named | {"steps_per_second": round(rate, 3)}
 
     def _spent(self) -> dict[str, float]:
         """Return the costs of the run so far, without this step's evaluations."""
@@ -145,23 +147,26 @@ class Trainer:
         self.clock.tick(costs)
         return {"grad_evals": costs.grad_evals, **self.state.processes.total(costs.cpu)}
 
-    def _validate(self) -> dict[str, float]:
-        metrics = self.evaluate("val") | self._held_out_loss()
+    def _validate(self, evaluating: bool = True, looking: bool = False) -> dict[str, float]:
+        metrics = (self.evaluate("val") if evaluating else {}) | (self._held_out_loss() if looking else {})
         self._keep_best(metrics)
         return {f"val/{name}": value for name, value in metrics.items()}
 
     def _held_out_loss(self) -> dict[str, float]:
-        """The objective's loss on the validation split, where the run watches it."""
+        """The loss on the validation split that the run watches, if it does."""
         state = self.state
         if state.early_stopping is None:
             return {}
         with self.clock.evaluating(state.costs), state.ema.applied():
-            return {"loss": state.early_stopping.look()}
+            return {state.early_stopping.metric: state.early_stopping.look()}
 
     def _keep_best(self, metrics: Mapping[str, float]) -> None:
         """Save `best.pt` if no step before has reached so low a value of the metric that the run is judged by."""
         costs = self.state.costs
-        monitors = self.evaluations.monitors if self.state.early_stopping is None else ["loss"]
+        watch = self.state.early_stopping
+        monitors = self.evaluations.monitors if watch is None else [watch.metric]
+        if costs.best_by not in monitors:
+            costs.best = None
         first = next((name for name in monitors if name in metrics), "")
         monitor = first if costs.best is None else costs.best_by or first
         if monitor in metrics and (costs.best is None or metrics[monitor] < costs.best):

@@ -1,9 +1,10 @@
 """Measure and draw the identities that connect the objectives.
 
-    python scripts/theory.py out=docs [only=identities|blindness|estimators]
+    python scripts/theory.py out=docs [only=identities|blindness|estimators|meeting]
 
-Writes <out>/theory_identities.png, theory_blindness.png and theory_estimators.png, and prints what they show. Without
-`only`, all three. On a CPU it takes about a minute; the costs in the last panel are this machine's.
+Writes <out>/theory_identities.png, theory_blindness.png, theory_estimators.png and theory_meeting.png, and prints what
+they show. Without `only`, all of them. On a CPU it takes about a minute; the costs among the estimators are this
+machine's.
 """
 
 import math
@@ -16,19 +17,24 @@ import torch
 from ebm_lab.cli.tools import main
 from ebm_lab.core import pictures
 from ebm_lab.core.functional import score
-from scripts.theory import estimators, likelihood, published
+from ebm_lab.distributions.elementary import IsotropicGaussian
+from scripts.theory import estimators, likelihood, meeting, published
 from scripts.theory import score as _score  # noqa: F401  (files its identities)
 from scripts.theory.line import IDENTITIES, Identity, nodes
 
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d95f02", "#1b9e77", "#777777"
 
 
-def theory(*, only: Literal["identities", "blindness", "estimators"] | None = None, out: str = "docs") -> None:
+Picture = Literal["identities", "blindness", "estimators", "meeting"]
+
+
+def theory(*, only: Picture | None = None, out: str = "docs") -> None:
     """Measure and draw; see the top of this file."""
     torch.set_num_threads(1)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    makers = {"identities": identities, "blindness": blindness, "estimators": compare_estimators}
+    makers = {"identities": identities, "blindness": blindness}
+    makers |= {"estimators": compare_estimators, "meeting": meeting_times}
     for name, make in makers.items():
         if only in (None, name):
             path = folder / f"theory_{name}.png"
@@ -152,6 +158,35 @@ def compare_estimators() -> torch.Tensor:
         f.set_xticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
 
     return pictures.figure(draw, 13, 7.4)
+
+
+def meeting_times() -> torch.Tensor:
+    moves, n, generator = 40, 20_000, torch.Generator().manual_seed(1)
+    one, two = likelihood.two_modes(1.0, 0.0), likelihood.two_modes(0.5, 3.0)
+    wide = IsotropicGaussian(torch.zeros(1, dtype=torch.float64), 3.0)
+    found = {"one": [], "two": []}
+    for step in (0.5, 1.0, 2.0):
+        x = 1.3 * torch.randn(n, 1, generator=generator).double()
+        curve = meeting.survival(lambda y: -one.log_prob(y), x, step, wide, 0, moves)
+        found["one"].append((f"MALA, step {step:g}", curve))
+    for refresh in (0, 1, 5):
+        curve = meeting.survival(lambda y: -two.log_prob(y), two.sample(n, generator), 1.0, wide, refresh, moves)
+        found["two"].append((f"MALA and {refresh} independence steps", curve))
+    for name, curves in found.items():
+        for label, curve in curves:
+            mean = 1 + sum(curve)
+            print(f"{name} mode(s), {label}: mean meeting time {mean:.2f}, apart after {moves} moves {curve[-1]:.2g}")
+
+    def draw(fig) -> None:
+        titles = {"one": "one Gaussian, chains from wider data", "two": "two modes at -3 and 3, chains from them"}
+        for axes, (name, curves) in zip(fig.subplots(1, 2), found.items(), strict=True):
+            for (label, curve), colour in zip(curves, (BLUE, ORANGE, GREEN), strict=True):
+                seen = [(t + 1, share) for t, share in enumerate(curve) if share > 0]
+                axes.semilogy(*zip(*seen, strict=True), "o-", ms=3, color=colour, label=label)
+            axes.set(title=titles[name], xlabel="move t", ylabel="share of pairs still apart", ylim=(1e-4, 1.5))
+            axes.legend(frameon=False, fontsize=9)
+
+    return pictures.figure(draw, 11, 4)
 
 
 def lines(axes, data, x_label: str, title: str) -> None:

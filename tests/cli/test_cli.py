@@ -23,6 +23,7 @@ from tests.datasets.test_datasets_real import DUMPS, save, write_cifar, write_id
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["steps=3", "logger=none", "samples=4", "sample_steps=10", "batch_size=16", "threads=1"]
 FEW = ["dataset.train=500", "dataset.held_out=200"]
+DOWN = ["annealed_langevin", "predictor_corrector", "probability_flow"]
 
 MISTAKES = [
     ("objective=dmx", "objective=dmx: no such option; allowed: .*dsm.*; did you mean 'dsm'?"),
@@ -173,7 +174,7 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
         points = ["dataset=gaussian", *data_on_disk("gaussian", tmp_path)] if flat else []
         few = ["evaluation=[samples]"] if "unet" in option else []  # whose samples of many levels take ten seconds
         overrides = [*points, *few, *(["objective=multi_dsm"] if "score" in option else [])]
-    elif group == "sampler" and option in ("annealed_langevin", "predictor_corrector", "probability_flow"):
+    elif group == "sampler" and option in (*DOWN, "recovery_descent"):
         overrides = ["objective=multi_dsm"]
     elif group == "recipe" and "/" in option:
         domain, objective = option.split("/")
@@ -343,7 +344,7 @@ def test_an_objective_of_many_levels_brings_its_energy_and_its_sampler():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["annealed_langevin", "predictor_corrector", "probability_flow"])
+@pytest.mark.parametrize("sampler", DOWN)
 @pytest.mark.parametrize("energy", ["noise_mlp", "score_mlp"])
 def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sampler, tmp_path):
     overrides = ["dataset=two_moons", "objective=multi_dsm", f"energy={energy}", f"sampler={sampler}"]

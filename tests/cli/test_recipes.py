@@ -78,7 +78,9 @@ def test_every_condition_of_a_recipe_names_an_option_and_every_value_a_setting(f
         for group in {"energy", "sampler", "optim"} & section.keys():
             for option in condition[group]:
                 known = yaml.safe_load((config_dir() / group / f"{option}.yaml").read_text())
-                assert section[group].keys() <= known.keys(), (file, condition)
+                players = section[group].get("players", {}).values() if group == "optim" else ()
+                for values in ({k: v for k, v in section[group].items() if k != "players" or not players}, *players):
+                    assert values.keys() <= known.keys(), (file, condition)
         assert set(section.get("objective", ())) <= objective.keys()
 
 

@@ -18,9 +18,13 @@ from ebm_lab.models.perceptron import linear, outer, perceptron
 from ebm_lab.objectives.dsm import DSM
 from ebm_lab.objectives.sm import SM
 from ebm_lab.objectives.ssm import SSM, sliced_score_matching
+from ebm_lab.samplers.adjusted_mclmc import AdjustedMCLMC
+from ebm_lab.samplers.barker import Barker
 from ebm_lab.samplers.hmc import HMC
 from ebm_lab.samplers.langevin import Langevin
 from ebm_lab.samplers.mala import MALA
+from ebm_lab.samplers.mclmc import MCLMC
+from ebm_lab.samplers.nuts import NUTS
 from ebm_lab.samplers.tempering import Tempering
 from ebm_lab.samplers.underdamped import Underdamped
 from tests.helpers import Points
@@ -231,7 +235,13 @@ PROPOSED = {**ADAPTED, "temperature": 1.3, "mass": "diagonal", "warmup": 4}
 SAMPLERS = {
     "langevin": lambda: Langevin(1.0, steps=6, step_size=0.2, noise_scale=0.9, clip_grad=2.0),
     "mala": lambda: MALA(1.0, steps=6, step_size=0.5, **PROPOSED),
+    "barker": lambda: Barker(1.0, steps=6, step_size=0.5, **PROPOSED),
+    "adjusted_mclmc": lambda: AdjustedMCLMC(1.0, steps=3, leapfrog=3, step_size=0.3, **PROPOSED),
+    "mclmc": lambda: MCLMC(1.0, steps=6, step_size=0.2, length=1.0, temperature=1.3),
     "hmc": lambda: HMC(1.0, steps=3, leapfrog=3, step_size=0.3, **PROPOSED),
+    "nuts": lambda: NUTS(
+        1.0, steps=3, max_depth=3, step_size=0.3, **{k: v for k, v in PROPOSED.items() if k != "adapt_rate"}
+    ),
     "underdamped": lambda: Underdamped(1.0, steps=6, step_size=0.2, friction=1.0, temperature=1.0),
     "tempering": lambda: Tempering(1.0, steps=4, replicas=3, max_temperature=3.0, step_size=0.3, **ADAPTED),
 }
@@ -283,9 +293,20 @@ def test_a_training_step_is_autograd_s(name, both):
     close(*both(run))
 
 
-@pytest.mark.parametrize("name, calls", [("langevin", 6), ("mala", 7), ("hmc", 10), ("underdamped", 7)])
+@pytest.mark.parametrize(
+    "name, calls",
+    [
+        ("langevin", 6),
+        ("mala", 7),
+        ("barker", 7),
+        ("hmc", 10),
+        ("adjusted_mclmc", 10),
+        ("mclmc", 7),
+        ("underdamped", 7),
+    ],
+)
 def test_gradients_per_step_are_as_few_as_they_can_be(name, calls):
-    """MALA: k + 1 gradients for k proposals, HMC: k L + 1, Langevin: k, underdamped: k + 1."""
+    """MALA and Barker: k + 1 gradients for k proposals, HMC: k L + 1, Langevin: k, underdamped: k + 1."""
     seen, energy = [], gaussian()
 
     def counted(x):

@@ -213,7 +213,8 @@ TABLE: list[tuple[dict[str, Any], list[str]]] = [
         {"energy": "noise_mlp", "objective": "pcd", "sampler": "probability_flow"},
         [
             "objective 'pcd' trains with chains that stay at one energy, and sampler 'probability_flow' goes down many "
-            "noise levels: choose sampler=hmc, langevin, mala, tempering or underdamped"
+            "noise levels: choose sampler=adjusted_mclmc, barker, hmc, langevin, mala, mclmc, nuts, tempering or "
+            "underdamped"
         ],
     ),
     ({"energy": ("mlp", {"activation": "relu"}), "objective": "pcd", "sampler": "langevin"}, []),
@@ -346,7 +347,9 @@ def test_a_sampler_is_asked_for_what_the_objective_leaves_of_the_energy(nested):
 def test_a_parent_asks_features_of_its_child(nested):
     run = run_of(energy_values("noise_mlp"), half("multi_dsm"), {"name": "descent", "inner": FLOW})
     line = next(line for line in faults(run, POINTS) if "must be" in line)
-    assert line.startswith("sampler.inner.name=probability_flow: must be hmc, langevin, mala, tempering")
+    assert line.startswith(
+        "sampler.inner.name=probability_flow: must be adjusted_mclmc, barker, hmc, langevin, mala, mclmc, nuts, "
+    )
     with pytest.raises(UserError):
         check_fit(run, POINTS)
 

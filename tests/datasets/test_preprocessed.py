@@ -10,7 +10,7 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.maps import Composed, Warp, parsed, plain
 from ebm_lab.core.registry import find
 from ebm_lab.core.transforms import Affine
-from ebm_lab.datasets._preprocessed import Preprocessed, for_run, gaussian_log_prob, preprocessed
+from ebm_lab.datasets._preprocessed import Preprocessed, for_run, gaussian_log_prob, preprocessed, unrounded
 from ebm_lab.distributions.blurred import blur_gap, blurred
 from ebm_lab.distributions.coordinates import _likelihood, student_scatter
 from ebm_lab.distributions.elementary import Gaussian
@@ -122,9 +122,25 @@ def test_auto_takes_no_warp_where_none_is_due():
     assert "preprocess=auto: whiten (" in chosen.notes[-1] and "no axis gains by a warp" in chosen.notes[-1]
     assert torch.allclose(chosen.train.T.cov(), torch.eye(2), atol=1e-5)
     moons = find("dataset", "two_moons")(train=4000, held_out=1000, noise=0.1, seed=0)
-    assert not any(isinstance(part, Warp) for part in for_run(moons, "auto").map.parts)
-    round_one = for_run(Drawn(lambda z: 1e5 + z[:, :2]), "auto")
+    assert for_run(moons, "auto") is moons and moons.map is None and "left as they are" in moons.notes[-1]
+    round_one = for_run(Drawn(lambda z: 1e5 + z[:, :2] * torch.tensor([1.0, 3.0])), "auto")
     assert len(round_one.map.parts) == 1 and isinstance(round_one.map.parts[0], Affine)
+    ratio = round_one.train.std(0)[1] / round_one.train.std(0)[0]
+    assert abs(float(ratio) - 3) < 0.2 and round_one.train.var(0).mean().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "chosen"), [(5.0, "left as they are"), (5.6, "standardize")])
+def test_auto_evens_out_spreads_that_cost_a_nat(ratio, chosen):
+    """One scale for both stds 1 and r costs log((1 + r^2) / 2 r) nats: .956 at 5 and 1.06 at 5.6."""
+    data = for_run(Drawn(lambda z: z[:, :2] * torch.tensor([1.0, ratio])), "auto")
+    assert f"preprocess=auto: {chosen} (" in data.notes[-1]
+
+
+def test_data_left_as_they_are_stay_so_to_the_last_bit():
+    given, wide = (find("dataset", "two_moons")(train=4000, held_out=1000, noise=0.1, seed=0) for _ in range(2))
+    left = for_run(unrounded(wide), "auto")
+    assert left.train.dtype == torch.float32 and torch.equal(left.train, given.train)
+    assert torch.equal(for_run(unrounded(wide), "auto", Composed(())).test, given.test)
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e5, 1e-5])
@@ -229,14 +245,14 @@ def test_images_and_discrete_values_are_left_or_refused():
     images = Line()
     images.bounds = (-1.0, 1.0)
     for data, kind in ((images, "images"), (Bits(), "discrete values")):
-        assert for_run(data, "auto") is data and kind in data.notes[-1]
+        assert for_run(data, "auto") is data
         with pytest.raises(UserError, match=rf"preprocess=whiten: the data are {kind}.*allowed: none, auto"):
             for_run(data, "whiten")
     flat = Line()
     flat.train = flat.train[:, :1].repeat(1, 2)
     with pytest.raises(UserError, match="preprocess=whiten: a direction has no spread"):
         for_run(flat, "whiten")
-    assert "preprocess=auto: standardize (" in for_run(flat, "auto").notes[-1]
+    assert "preprocess=auto: left as they are (" in for_run(flat, "auto").notes[-1]
     flat.train = torch.ones(10, 2)
     with pytest.raises(UserError, match="preprocess=auto: .*never change"):
         for_run(flat, "auto")

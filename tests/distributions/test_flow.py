@@ -65,7 +65,7 @@ def test_the_same_generator_gives_the_same_flow_and_torch_s_own_is_left_alone():
 def test_nce_keeps_the_flow_out_of_the_optimiser_and_in_its_state(generator):
     x = torch.randn(200, 2, generator=generator)
     energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double()).float()
-    settings = {"noise": "flow", "components": 1, "widen": 1.2, "noise_ratio": 2, "data_noise": 0.0}
+    settings = {"noise": "flow", "components": 1, "widen": 1.2, "noise_ratio": 2, "data_noise": 0.0, "loss": "logistic"}
     objective = NCE(energy, Points(x), generator, **settings)
     assert {id(p) for p in objective.players()["energy"]} == {id(p) for p in (*energy.parameters(), objective.log_z)}
     assert any(name.startswith("noise.net") for name in objective.state_dict())

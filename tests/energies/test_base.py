@@ -181,7 +181,7 @@ def test_nce_takes_the_base_for_its_noise(name, base, generator):
     """Where f = 0 and c = 0 the logit of k noise points is -log k at every point, and c begins at 0."""
     data = points(generator)
     energy = energy_of(name, base, data)
-    settings = {"components": 3, "widen": 1.0, "noise_ratio": 1, "data_noise": 0.0}
+    settings = {"components": 3, "widen": 1.0, "noise_ratio": 1, "data_noise": 0.0, "loss": "logistic"}
     objective = NCE(energy, data, generator, noise="auto", **settings)
     assert objective.resolved == {"noise": "base"} and isinstance(objective.noise, BaseLaw)
     x = torch.cat([data.train[:20], objective.noise.sample(20, generator)])
@@ -193,7 +193,8 @@ def test_nce_takes_the_base_for_its_noise(name, base, generator):
 
 @pytest.mark.slow
 def test_nce_without_a_base_has_a_gaussian_as_before(generator):
-    data, settings = points(generator), {"components": 3, "widen": 1.5, "noise_ratio": 1, "data_noise": 0.0}
+    data = points(generator)
+    settings = {"components": 3, "widen": 1.5, "noise_ratio": 1, "data_noise": 0.0, "loss": "logistic"}
     objective = NCE(energy_of("mlp", "none", data), data, generator, noise="auto", **settings)
     named = NCE(energy_of("mlp", "none", data), data, generator, noise="gaussian", **settings)
     x = data.train[:9]
@@ -210,7 +211,7 @@ def test_nce_without_a_base_has_a_gaussian_as_before(generator):
 
 def test_noise_on_the_data_blurs_the_base_that_is_the_noise(generator):
     data = points(generator)
-    settings = {"components": 3, "widen": 1.0, "noise_ratio": 1, "data_noise": 0.5}
+    settings = {"components": 3, "widen": 1.0, "noise_ratio": 1, "data_noise": 0.5, "loss": "logistic"}
     energy = energy_of("mlp", "mixture", data)
     noise, x = NCE(energy, data, generator, noise="auto", **settings).noise, data.train[:9]
     torch.testing.assert_close(noise.log_prob(x), -energy.law(x, 0.5 * data.scale))

@@ -197,7 +197,8 @@ def test_unadjusted_langevin_misses_z_and_is_refused(generator):
     }
     (line,) = faults({**run, "evaluation.ais": ais}, Points(torch.randn(9, 2)))
     assert line.startswith(
-        "evaluation.ais.transition.name=langevin: must be hmc or mala: one without a Metropolis test"
+        "evaluation.ais.transition.name=langevin: must be adjusted_mclmc, barker, hmc, mala or nuts: one without a "
+        "Metropolis test"
     )
 
 

@@ -21,6 +21,7 @@ FAST = {
     "ais.temperatures": 20,
     "ais.reverse_moves": 2,
     "ais.cells": 40,
+    "smc.temperatures": 5,
     "likelihood.cells": 40,
     "fisher.cells": 40,
     "modes.cells": 40,

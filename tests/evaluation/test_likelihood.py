@@ -50,6 +50,24 @@ def pair(d=10, shift=0.1, wider=1.15):
     return (m, s), (n, t), lambda x: energy(x) + 7, float(energy.exact_log_z().detach()) - 7
 
 
+def test_a_learnt_log_z_gives_a_likelihood_in_any_dimension():
+    """nll_learnt = mean E + what was learnt; nll stays the measured one, and is missing where nothing measures it."""
+    truth, _, energy, log_z = pair()
+    data, evaluation = Known(Gaussian(*truth)), Likelihood(cells=10)
+    m = evaluation(view(energy, data, learnt_log_z=log_z + 0.3)).metrics
+    nll = float(energy(data.test).detach().mean()) + log_z + 0.3
+    gap = nll + float(data.log_prob(data.test).mean())
+    assert [m["nll_learnt"], m["nll_gap_learnt"]] == pytest.approx([nll, gap], rel=1e-9)
+    assert abs(m["log_z_error"] - 0.3) < 4 * m["log_z_se"] and abs(m["nll_learnt"] - m["nll"] - 0.3) < 4 * m["log_z_se"]
+    seen, unlearnt = (view(energy, Points(data.test), learnt_log_z=z) for z in (log_z + 0.3, None))
+    evaluation = Likelihood(cells=10)
+    report = evaluation(seen)
+    assert evaluation.applies(seen) is None and report.metrics == {"nll_learnt": pytest.approx(nll)}
+    (note,) = report.notes
+    assert note.startswith("nll_learnt takes the log Z that the objective learnt")
+    assert "log Z has no formula here" in str(evaluation.applies(unlearnt))
+
+
 @pytest.mark.parametrize("sampled", [True, False])
 def test_log_z_and_both_divergences_of_gaussians_in_ten_dimensions(sampled):
     """Within 4 of their standard errors, from exact samples or, where the law has no sampler, the held-out points."""
@@ -89,9 +107,38 @@ def test_a_model_elsewhere_gets_no_likelihood_and_one_line():
     far = gaussian_energy(truth[0] + 5, torch.eye(10).double())
     report = Likelihood(cells=10)(view(lambda x: far(x), Known(Gaussian(*truth))))
     assert "nll" not in report.metrics and "nll_uncertain" in report.metrics and report.metrics["log_z_ess"] < 0.01
-    assert len(report.notes) == 1 and "fewer than 1% of the data's exact samples" in report.notes[0]
+    assert len(report.notes) == 1 and "fewer than 1% of the exact samples" in report.notes[0]
     broken = Likelihood(cells=10)(view(lambda x: far(x) * torch.nan, Known(Gaussian(*truth))))
     assert broken.metrics == {} and "not finite at samples" in broken.notes[0]
+
+
+class OnBase(torch.nn.Module):
+    """E = -log N(x; 0, I) + a |x|^2 / 2 in d dimensions, with log Z = -d / 2 log(1 + a)."""
+
+    def __init__(self, d, a):
+        super().__init__()
+        self.base, self.a = IsotropicGaussian(torch.zeros(d).double(), 1.0), a
+
+    def forward(self, x):
+        return -self.base.log_prob(x) + self.a * x.square().sum(1) / 2
+
+
+def test_the_base_gives_log_z_where_no_law_is_known():
+    """Within 4 standard errors in ten dimensions, and exactly where the model is its base."""
+    unknown = Points(torch.randn(500, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    for a in (0.0, 0.3):
+        seen = view(OnBase(10, a), unknown)
+        assert Likelihood(cells=10).applies(seen) is None
+        m = Likelihood(cells=10)(seen).metrics
+        assert abs(m["log_z"] + 5 * math.log(1 + a)) <= 4 * m["log_z_se"] + 1e-12 and m["log_z_se"] < 0.02
+        assert m["log_z_ess"] == pytest.approx((1 + 2 * a) ** 5 / (1 + a) ** 10, rel=0.1) and "kl_forward" not in m
+
+
+def test_of_two_laws_the_one_that_covers_the_model_gives_log_z():
+    """The truth has only a third of the base's width, so that the model, which is its base, is hardly covered by it."""
+    narrow = Known(Gaussian(torch.zeros(10).double(), torch.eye(10).double() / 9))
+    m = Likelihood(cells=10)(view(OnBase(10, 0.0), narrow)).metrics
+    assert m["log_z"] == pytest.approx(0, abs=1e-12) and m["log_z_ess"] == pytest.approx(1)
 
 
 def test_nothing_known_in_many_dimensions_is_told():
@@ -131,7 +178,7 @@ def test_the_base_of_an_energy_stands_beside_it():
     data = Known(base)
     same, worse = (Likelihood(cells=100)(view(Corrected(f), data)).metrics for f in (0.0, 1.0))
     assert same["nll_base"] == pytest.approx(float(-base.log_prob(data.test).mean()), abs=1e-12)
-    assert abs(same["nll_above_base"]) < 1e-4
+    assert abs(same["nll_above_base"]) < 1e-4 and same["nll_gap_base"] == pytest.approx(0, abs=1e-12)
     expected = float(data.test.square().sum(1).mean()) - math.log(3)  # the model is N(0, I / 3)
     assert worse["nll_above_base"] == pytest.approx(expected, abs=1e-3)
     told = Guard(data, False, False, **LIMITS).warnings_final(worse)

@@ -393,7 +393,11 @@ LENGTHS = {
     ),
     "ed": (["objective.blur=0.7"], lambda o: (o.blur,), (0.7,)),
     "fdssm": (["objective.step=0.05"], lambda o: (o.step,), (0.05,)),
+    "min_velocity": (["objective.step=0.05"], lambda o: (o.step,), (0.05,)),
+    "ksd": ([], lambda o: (), ()),
     "nce": ([], lambda o: (), ()),
+    "fce": (["objective.fit_steps=1"], lambda o: (), ()),
+    "lsd": ([], lambda o: (), ()),
     "sm": ([], lambda o: (), ()),
     "ssm": ([], lambda o: (), ()),
 }
@@ -404,7 +408,7 @@ def test_lengths_and_noise_of_an_objective_are_in_units_of_the_data_s_scale(name
     """On data whose scale is not 1: what is added to a batch has std data_noise * scale, and so have all lengths."""
     more, lengths, expected = LENGTHS[name]
     data = ["dataset=gaussian", "dataset.dim=2", "dataset.std_min=40", "dataset.std_max=60", "energy=mlp"]
-    made = trainer(*data, f"objective={name}", "objective.data_noise=0.3", *more, evaluations="")
+    made = trainer(*data, "preprocess=none", f"objective={name}", "objective.data_noise=0.3", *more, evaluations="")
     scale, seen = made.evaluations.dataset.scale, []
     assert scale > 30
     assert lengths(made.state.objective) == pytest.approx(tuple(scale * v for v in expected))

@@ -354,7 +354,7 @@ ENERGIES = {
     "noise_mlp": ["objective=multi_dsm", "sampler=annealed_langevin"],
     "score_mlp": ["objective=multi_dsm", "sampler=probability_flow"],
 }
-OBJECTIVES = {"nce": [], "pcd": [], "cnce": [], "mpf": []}
+OBJECTIVES = {"nce": [], "pcd": [], "cnce": [], "mpf": [], "ksd": [], "unbiased_cd": []}
 
 
 @pytest.mark.parametrize("choice", [*ENERGIES, *OBJECTIVES])

@@ -6,7 +6,8 @@ import torch
 from ebm_lab.core.functional import level_gradients
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.models.ladder import Ladder
-from ebm_lab.objectives.multi_dsm import MultiDSM, draw_levels, space_loss, time_loss
+from ebm_lab.objectives._levels import draw_levels
+from ebm_lab.objectives.multi_dsm import MultiDSM, space_loss, time_loss
 from tests.helpers import faults_of
 from tests.models.test_levels import gaussian_model
 from tests.objectives.test_dsm import noise_like

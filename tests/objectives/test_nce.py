@@ -11,7 +11,15 @@ from ebm_lab.core.interfaces import Batch
 from ebm_lab.distributions.elementary import Gaussian, IsotropicGaussian
 from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.distributions.noise import fit_noise
-from ebm_lab.objectives.nce import NCE, noise_contrastive_estimation
+from ebm_lab.objectives.nce import (
+    BREGMAN,
+    CAP,
+    NCE,
+    bregman_ratio_estimation,
+    capped_exp,
+    noise_contrastive_estimation,
+)
+from scripts.theory.line import data, nodes
 from tests.helpers import Points, covariance, exact_sample, gaussian_energy
 
 
@@ -86,7 +94,15 @@ def test_training_finds_precision_and_log_z(d, generator):
     x = exact_sample(torch.zeros(d).double(), cov, 4000, generator).float()
     energy = gaussian_energy(torch.zeros(d).double(), 0.5 * torch.eye(d).double()).float()
     objective = NCE(
-        energy, Points(x), generator, noise="gaussian", components=1, widen=1.2, noise_ratio=10, data_noise=0.0
+        energy,
+        Points(x),
+        generator,
+        noise="gaussian",
+        components=1,
+        widen=1.2,
+        noise_ratio=10,
+        data_noise=0.0,
+        loss="logistic",
     )
     optimiser = torch.optim.Adam(objective.parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1000)
@@ -105,7 +121,15 @@ def test_log_z_begins_at_the_estimate_under_the_noise(generator):
     x = torch.randn(2000, 2, generator=generator)
     energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double()).float()
     objective = NCE(
-        energy, Points(x), generator, noise="gaussian", components=1, widen=1.5, noise_ratio=1, data_noise=0.0
+        energy,
+        Points(x),
+        generator,
+        noise="gaussian",
+        components=1,
+        widen=1.5,
+        noise_ratio=1,
+        data_noise=0.0,
+        loss="logistic",
     )
     assert objective.log_z.item() == pytest.approx(math.log(2 * math.pi), abs=0.1)
 
@@ -149,7 +173,7 @@ def test_the_objective_counts_reports_and_blurs(generator):
     beyond chance, an exact loss; and data noise of the given std, which widens the fitted noise too."""
     x = exact_sample(torch.zeros(2).double(), torch.eye(2).double(), 2000, generator)
     energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
-    settings = {"noise": "gaussian", "components": 1, "widen": 3.0, "noise_ratio": 2}
+    settings = {"noise": "gaussian", "components": 1, "widen": 3.0, "noise_ratio": 2, "loss": "logistic"}
     objective = NCE(energy, Points(x), generator, data_noise=0.0, **settings).double()
     loss = objective(Batch(x))
     assert loss.grad_evals == 3 * 2000
@@ -217,4 +241,144 @@ def test_an_energy_of_shape_b1_is_refused(generator):
             widen=1.0,
             noise_ratio=1,
             data_noise=0.0,
+            loss="logistic",
         )
+
+
+OPTIMA = {
+    "logistic": 1.2907615,
+    "exponential": 1.8907948,
+    "mc_mle": 0.8365857,
+    "lsif": -0.6294192,
+    "inverse_kl": 0.5439117,
+}
+
+
+class Known(torch.nn.Module):
+    """E = -log p of a law, plus a multiple of x."""
+
+    def __init__(self, law, slope=0.0):
+        super().__init__()
+        self.law, self.slope = law, torch.nn.Parameter(torch.tensor(slope, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.slope * x[:, 0] - self.law.log_prob(x)
+
+
+def integrated(energy, log_z, law, noise, loss):
+    """The loss of a member of the family, integrated over the line: E_p A + E_pn B."""
+    x, w = nodes(8001, 20.0)
+    if loss == "logistic":
+        h = noise_contrastive_estimation(energy, log_z, x, x, noise)[1]
+        of_data, of_noise = lambda h: torch.nn.functional.softplus(-h), torch.nn.functional.softplus
+    else:
+        h = bregman_ratio_estimation(energy, log_z, x, x, noise, loss)[1]
+        of_data, of_noise = BREGMAN[loss]
+    p, p_n = law.log_prob(x).exp(), noise.log_prob(x).exp()
+    return (w * (p * of_data(h) + p_n * of_noise(h))).sum()
+
+
+@pytest.mark.parametrize("loss", OPTIMA)
+def test_each_loss_has_its_optimal_value_there_and_no_gradient(loss, monkeypatch):
+    """.3 N(-1.5, .7^2) + .7 N(1, .9^2) against N(0, 2^2): the values are those of quadrature (2 log 2 - 2 JS, twice the
+    Bhattacharyya coefficient, 1 - KL, -(1 + chi^2) / 2, 1 - reverse KL). Off the optimum the loss is higher. Far out
+    the ratios exceed exp(CAP), so the cap is raised."""
+    monkeypatch.setattr("ebm_lab.objectives.nce.CAP", 500.0)
+    law, noise = data(), IsotropicGaussian(torch.zeros(1).double(), 2.0)
+    at = {}
+    for off in (0.0, 0.05, -0.05):
+        energy, c = Known(law, off), torch.tensor(-off, dtype=torch.float64, requires_grad=True)
+        value = integrated(energy, c, law, noise, loss)
+        value.backward()
+        at[off] = float(value.detach()), abs(float(c.grad)), abs(float(energy.slope.grad))
+    assert at[0.0][0] == pytest.approx(OPTIMA[loss], abs=2e-7)
+    assert at[0.0][1] < 1e-9 and at[0.0][2] < 1e-9
+    assert all(at[off][0] > at[0.0][0] + 1e-5 and at[off][1] > 1e-3 for off in (0.05, -0.05))
+
+
+@pytest.mark.parametrize("loss", BREGMAN)
+def test_each_loss_is_bregman_s_for_its_f(loss, generator):
+    """E_n[r f'(r) - f(r)] - E_p[f'(r)] for the f of the family, point by point up to a constant, with k noise samples
+    averaged."""
+    f = {"exponential": lambda r: -2 * r.sqrt(), "mc_mle": lambda r: r * r.log(), "lsif": lambda r: 0.5 * r**2}
+    f["inverse_kl"] = lambda r: -r.log()
+    constant = {"exponential": 0.0, "mc_mle": 1.0, "lsif": 0.0, "inverse_kl": 1.0}[loss]
+    x, y = torch.randn(5, 2, generator=generator).double(), torch.randn(15, 2, generator=generator).double()
+    energy, noise = (
+        gaussian_energy(torch.zeros(2).double(), covariance(2, generator)),
+        IsotropicGaussian(torch.zeros(2).double(), 1.5),
+    )
+    c = torch.tensor(0.3).double()
+    values, h_x, h_y = bregman_ratio_estimation(energy, c, x, y, noise, loss)
+    r_x, r_y = ((-energy(z) - c - noise.log_prob(z)).exp().detach().requires_grad_() for z in (x, y))
+    torch.testing.assert_close(h_x.exp(), r_x)
+    torch.testing.assert_close(h_y.exp(), r_y)
+    slope_x, slope_y = (torch.autograd.grad(f[loss](r).sum(), r)[0] for r in (r_x, r_y))
+    expected = (r_y * slope_y - f[loss](r_y)).view(3, 5).mean(0) - slope_x
+    torch.testing.assert_close(values, expected + constant)
+
+
+def test_mc_mle_minimised_in_c_is_the_negative_log_likelihood():
+    """On N(0, 1.7) and E = .9 x^2 / 2: E_p E + log Z = 1.7366188, beside E_p log p_n, which no parameter changes; the
+    least c is log Z."""
+    a, s, noise = 0.9, 1.7, IsotropicGaussian(torch.zeros(1).double(), 2.0)
+    energy = gaussian_energy(torch.zeros(1).double(), torch.tensor([[a]], dtype=torch.float64))
+    x, w = nodes(8001, 20.0)
+    p, log_n = normal(0, s**0.5)(x), noise.log_prob(x)
+    h = bregman_ratio_estimation(energy, energy.exact_log_z(), x, x, noise, "mc_mle")[1].detach()
+    value = float((w * (p * -h + log_n.exp() * (h.exp() - 1))).sum() - (w * p * log_n).sum())
+    assert value == pytest.approx(a * s / 2 + 0.5 * math.log(2 * math.pi / a), abs=1e-9)
+    assert value == pytest.approx(1.7366188, abs=1e-7)
+
+
+def hessian(loss, shift):
+    """The Hessian of the loss in (theta, c) at the optimum, for p = N(R, 1) and p_n = N(0, 1), by quadrature."""
+    noise = IsotropicGaussian(torch.zeros(1).double(), 1.0)
+    law = IsotropicGaussian(torch.full((1,), float(shift)).double(), 1.0)
+
+    def value(v):
+        energy = lambda z: -law.log_prob(z) - v[0] * z[:, 0]  # noqa: E731
+        return integrated(energy, -v[1], law, noise, loss)
+
+    return torch.autograd.functional.hessian(value, torch.zeros(2).double())
+
+
+def test_the_exponential_loss_is_better_conditioned_than_the_logistic():
+    """The trace of its Hessian is 1/2 exp(-R^2 / 8) (2 + R^2 / 4): .4060058 at R = 4, where the logistic loss has
+    .1823; condition numbers 33.97 and 87.5."""
+    exponential, logistic = (hessian(loss, 4) for loss in ("exponential", "logistic"))
+    assert float(exponential.trace()) == pytest.approx(0.5 * math.exp(-2) * 6, rel=1e-6)
+    assert float(exponential.trace()) == pytest.approx(0.4060058, abs=1e-7)
+    assert float(logistic.trace()) == pytest.approx(0.1823, abs=1e-4)
+    found = [float(torch.linalg.cond(h)) for h in (exponential, logistic)]
+    assert found == pytest.approx([33.97, 87.5], rel=2e-3)
+
+
+def test_exponentials_continue_linearly_where_they_would_overflow():
+    t = torch.tensor([-2.0, CAP, CAP + 3, 200.0]).double().requires_grad_()
+    value = capped_exp(t)
+    torch.testing.assert_close(
+        value.detach(), torch.tensor([math.exp(-2), *(math.exp(CAP) * k for k in (1, 4, 186))]).double()
+    )
+    value.sum().backward()
+    torch.testing.assert_close(t.grad, torch.tensor([math.exp(-2), *[math.exp(CAP)] * 3]).double())
+
+
+@pytest.mark.parametrize("loss", BREGMAN)
+def test_the_objective_takes_each_loss_and_counts_what_it_caps(loss, generator):
+    """The loss is that of its equation; an energy 100 times too steep is capped on one side or both."""
+    x = torch.randn(500, 2, generator=generator).double()
+    settings = {"noise": "gaussian", "components": 1, "widen": 2.0, "noise_ratio": 2, "data_noise": 0.0, "loss": loss}
+    energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
+    objective = NCE(energy, Points(x), generator, **settings).double()
+    state = generator.get_state()
+    told = objective(Batch(x))
+    generator.set_state(state)
+    y = objective.noise.sample(1000, generator)
+    value = bregman_ratio_estimation(energy, objective.log_z, x, y, objective.noise, loss)[0].mean()
+    torch.testing.assert_close(told.value, value)
+    assert told.grad_evals == 1500 and float(told.metrics["capped"]) == 0
+    with torch.no_grad():
+        objective.log_z.fill_(100.0 if loss in ("exponential", "inverse_kl") else -100.0)
+    capped = {"exponential": 1 / 3, "mc_mle": 2 / 3, "lsif": 1.0, "inverse_kl": 1 / 3}[loss]
+    assert float(objective(Batch(x)).metrics["capped"]) == pytest.approx(capped)

@@ -9,8 +9,10 @@ import torch
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.samplers.annealed_langevin import AnnealedLangevin
+from ebm_lab.samplers.langevin import Langevin
 from ebm_lab.samplers.predictor_corrector import PredictorCorrector, corrector_step
 from ebm_lab.samplers.probability_flow import ProbabilityFlow
+from ebm_lab.samplers.recovery_descent import RecoveryDescent
 from tests.helpers import Points
 from tests.models.test_levels import ExactMixture, gaussian_model
 
@@ -41,6 +43,22 @@ def test_annealed_langevin_has_the_law_of_its_recursion(denoise, generator):
     x, film = draw(sampler, model, data)
     check_law(x, m, c * (0.49 / (0.49 + 0.01)) ** 2 if denoise else c)
     assert [step for step, _ in film] == list(range(0, 37, 3)) and sampler.total(model) == 36
+
+
+def test_recovery_has_the_law_of_its_recursion(generator):
+    """K steps of e^2 = b gap^2 on the law of x given x_0, N(k x_0, 1 / p), p = 1 / v^2 + 1 / gap^2, k = 1 / (gap^2 p):
+    c <- (k + r^K (1 - k))^2 c + e^2 (1 - r^2K) / (1 - r^2), r = 1 - e^2 p / 2, whatever the unit; from the prior."""
+    model, data, m = gaussian_model(generator)
+    kernel = Langevin(3.0, steps=4, step_size=0.6, noise_scale=1.0, clip_grad=None)
+    c = 5.0**2 + data.scale**2
+    for high, low in pairwise([model.ladder.rung(i) for i in range(12)]):
+        gap2 = high**2 - low**2
+        p, e2 = 1 / (0.49 + low**2) + 1 / gap2, 0.36 * gap2
+        k, r = 1 / (gap2 * p), 1 - e2 * p / 2
+        c = (k + r**4 * (1 - k)) ** 2 * c + e2 * (1 - r**8) / (1 - r**2)
+    x, film = draw(RecoveryDescent(3.0, kernel=kernel, denoise=False), model, data)
+    check_law(x, m, c)
+    assert [step for step, _ in film] == list(range(0, 45, 4))
 
 
 def test_the_predictor_has_the_law_of_its_recursion(generator):

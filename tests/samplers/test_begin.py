@@ -39,7 +39,9 @@ def equal(a, b):
 
 def cases():
     return [(name, {}) for name in NAMES] + [
-        (n, {"mass": "diagonal", "warmup": w}) for n in ("mala", "hmc") for w in (None, 7)
+        (n, {"mass": "diagonal", "warmup": w})
+        for n in ("mala", "hmc", "barker", "adjusted_mclmc", "nuts")
+        for w in (None, 7)
     ]
 
 
@@ -83,7 +85,7 @@ def test_a_chain_taken_up_from_a_file_goes_on_as_if_unbroken(name, settings):
     assert torch.equal(whole, end) and equal(whole_state, end_state)
 
 
-@pytest.mark.parametrize("name", ["underdamped", "tempering"])
+@pytest.mark.parametrize("name", ["underdamped", "tempering", "mclmc"])
 def test_a_batch_of_another_size_begins_what_belongs_to_each_chain(name):
     sampler, energy, x = case(name)
     _, state, generator = run(sampler, energy, x, {}, 1)

@@ -1,14 +1,16 @@
 """Parallel tempering: every replica's exact law, swaps by enumeration, and weights of modes that no chain crosses."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+from scipy.special import betainc
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.samplers.langevin import Langevin
 from ebm_lab.samplers.mala import MALA
-from ebm_lab.samplers.tempering import Tempering, swap_log_ratio, swapped
+from ebm_lab.samplers.tempering import Tempering, climbed, swap_log_ratio, swapped
 
 GRID = torch.linspace(-60, 60, 400_001).double()
 
@@ -103,6 +105,37 @@ def test_swapped_is_the_permutation_of_the_accepted_pairs():
     assert swapped(accepted).T.tolist() == [[1, 0, 3, 2], [0, 2, 1, 3], [1, 0, 2, 3]]
 
 
+@pytest.mark.parametrize("d, known", [(2, 2 / 3), (10, 0.2896916)])
+def test_swaps_of_gaussians_are_accepted_as_the_incomplete_beta_function_says(d, known, generator):
+    """E = |x|^2 / 2 at 1 / T = b and 2 b: 2 I_{1/3}(d / 2, d / 2), within 4 standard errors of 100,000 exact draws."""
+    t = torch.tensor([1.0, 2.0]).double()
+    e = t[:, None] * 0.5 * torch.randn(2, 100_000, d, generator=generator).double().square().sum(2)
+    chance = swap_log_ratio(e, t)[0].clamp_max(0).exp()
+    assert 2 * betainc(d / 2, d / 2, 1 / 3) == pytest.approx(known, abs=5e-8)
+    assert abs(float(chance.mean()) - known) < 4 * float(chance.std()) / len(chance) ** 0.5
+
+
+@pytest.mark.parametrize("replicas, known, at_random", [(5, 0.1956, 0.0900), (9, 0.2142, 0.0536)])
+def test_round_trips_of_the_even_odd_scheme_and_of_random_turns(replicas, known, at_random, generator):
+    """Replicas that forget their energies between the swaps, E = |x|^2 / 2 in the plane, 1 / T from 1 to 0.1:
+    1 / (2 + 2 sum r / (1 - r)) round trips a step within 4 standard errors, and fewer if the turns are random."""
+    t, chains, steps = 10 ** torch.linspace(0, 1, replicas).double(), 2000, 200
+    r = torch.tensor([1 - 2 * betainc(1, 1, 1 / (1 + float(b / a))) for a, b in pairwise(t)])
+    assert 1 / (2 + 2 * float((r / (1 - r)).sum())) == pytest.approx(known, abs=5e-5)
+    assert float(r.sum()) == pytest.approx({5: 1.12052, 9: 1.14341}[replicas], abs=5e-6)
+    pairs = torch.arange(replicas - 1).view(-1, 1)
+    for expected, even_odd in ((known, True), (at_random, False)):
+        was_hot, trips = torch.zeros(replicas, chains, dtype=torch.bool), torch.zeros(chains).double()
+        for step in range(100 + steps):
+            e = -t[:, None] * torch.rand(replicas, chains, generator=generator).double().log()
+            yes = torch.rand(replicas - 1, chains, generator=generator).log() < swap_log_ratio(e, t)
+            turn = step if even_odd else torch.randint(2, (chains,), generator=generator)
+            was_hot, back = climbed(was_hot, swapped(yes & ((pairs + turn) % 2 == 0)))
+            trips += back if step >= 100 else 0
+        rate = trips / steps
+        assert abs(float(rate.mean()) - expected) < 4 * float(rate.std()) / chains**0.5 + 5e-5
+
+
 @pytest.mark.parametrize("replicas", [2, 3, 6])
 @pytest.mark.parametrize("calls", [1, 7])
 def test_on_a_flat_energy_each_replica_goes_round_in_2_r_steps(replicas, calls, generator):
@@ -140,6 +173,8 @@ def test_it_takes_k_plus_1_gradients_of_all_replicas_at_once(generator):
     assert seen == [20] * 11 and out.grad_evals == 220
     assert out.x.shape == (5, 3, 2) and out.state["hot"].shape == (3, 5, 3, 2)
     assert {"swap_1", "swap_2", "swap_3"} <= out.metrics.keys()
+    swaps = sum(float(out.metrics[f"swap_{i}"]) for i in (1, 2, 3))
+    assert float(out.metrics["barrier"]) == pytest.approx(3 - swaps, abs=1e-5)
     torch.testing.assert_close(out.state["log_eps"].exp(), 0.8 * torch.tensor([1.0, 2.0, 4.0, 8.0]) ** 0.5)
 
 

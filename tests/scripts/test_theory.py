@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from scripts.theory import estimators, likelihood, published, score
+from ebm_lab.distributions.elementary import IsotropicGaussian
+from scripts.theory import estimators, likelihood, meeting, published, score
 from scripts.theory.line import IDENTITIES, LineEnergy, data, fisher, j_ism
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +81,18 @@ def test_estimators_follow_their_closed_forms():
     assert controlled.measured == pytest.approx([6.7], rel=0.05) and antithetic.measured == pytest.approx(
         [6.7], rel=0.05
     )
+
+
+def test_coupled_chains_meet_and_independence_steps_let_those_of_two_modes_meet():
+    """Where every proposal is accepted, tau is at most 2. On two modes the share still apart falls from move to move,
+    to less with independence steps than without."""
+    law, wide = likelihood.two_modes(0.5, 3.0), IsotropicGaussian(torch.zeros(1).double(), 3.0)
+    x = law.sample(2000, torch.Generator().manual_seed(0))
+    own = IsotropicGaussian(torch.zeros(1).double(), 1.0)
+    always = meeting.survival(lambda y: -own.log_prob(y), x, 1e-9, own, 1, 3)
+    assert always[0] > 0.99 and always[1:] == [0, 0]
+    alone, helped = (meeting.survival(lambda y: -law.log_prob(y), x, 1.0, wide, k, 12) for k in (0, 5))
+    assert alone == sorted(alone, reverse=True) and alone[0] < 1 and helped[-1] < 0.2 * alone[-1]
 
 
 @pytest.mark.slow

@@ -56,14 +56,29 @@ SERVED = {
     "mpf": ["objective=mpf"],
     "ed": ["objective=ed"],
     "multi_dsm": ["objective=multi_dsm"],
+    "ksd": ["objective=ksd"],
+    "min_velocity": ["objective=min_velocity"],
+    "nce, exponential": ["objective=nce", "objective.loss=exponential"],
+    "tre": ["objective=tre"],
+    "unbiased_cd": ["objective=unbiased_cd", "objective.max_moves=4", "objective.refresh=1", "sampler.steps=1"],
+    "drl": ["objective=drl", *CHAINS],
+    "dual_sm": ["objective=dual_sm"],
+    "energy_matching": ["objective=energy_matching", *CHAINS],
     "cd": ["objective=cd", *CHAINS],
     "cd, neglected term": ["objective=cd", *CHAINS, "objective.neglected_term=0.1", "objective.neglected_steps=2"],
     "pcd": ["objective=pcd", *CHAINS, "objective.restart=0.1", "objective.refresh=1", "objective.buffer_size=100"],
     "mle": ["objective=mle", *CHAINS, "objective.refresh=0"],
+    "lsd": ["objective=lsd", "objective.hidden=[16]"],
+    "f_ebm": ["objective=f_ebm", *CHAINS, "objective.hidden=[16]", "objective.buffer_size=100"],
+    "vera": ["objective=vera", "objective.hidden=[16]"],
+    "coopnets": ["objective=coopnets", *CHAINS, "objective.hidden=[16]"],
     "mala": ["objective=pcd", "sampler=mala", "sampler.steps=2", "objective.refresh=0", "sampler.mass=diagonal"],
+    "barker": ["objective=pcd", "sampler=barker", "sampler.steps=2", "objective.refresh=0"],
+    "mclmc": ["objective=pcd", "sampler=mclmc", "sampler.steps=2", "objective.refresh=0"],
 }
-ROUNDING = {"fdssm": 2e-3}
-"""Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500."""
+ROUNDING = {"fdssm": 2e-3, "min_velocity": 4e-3}
+"""Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500, and
+min_velocity by 2 / e^2, twice that."""
 SLOW = [pytest.param(k, id=k, marks=[] if k == "dsm" else pytest.mark.slow) for k in SERVED]
 
 
@@ -141,7 +156,7 @@ def test_adam_and_clipping_are_torchs(generator):
         cut, mine_norm = clipped(grads, 9.0)
         assert torch.allclose(mine_norm, norm, rtol=1e-12)
         for mv, g in zip(mine, cut, strict=True):
-            adamw(mv[0], g, *mv[1:], torch.tensor(0.1 / step).double(), torchs.param_groups[0])
+            adamw(mv[0], g, *mv[1:], torch.tensor(0.1 / step).double(), torchs.param_groups[0], 0.05)
     for (t, *_), target in zip(mine, theirs, strict=True):
         assert torch.allclose(t, target.detach(), rtol=1e-7)  # 1 / step above is rounded to float32
 

@@ -87,7 +87,7 @@ def joined(name, parts):
     (batch,) = trainer.batches(1)
     size = BATCH // 2 // passes
     order = torch.arange(BATCH).view(2, passes, size).transpose(0, 1).reshape(passes, -1)
-    with Joined([list(part) for part in parts], size, name == "multi_dsm"):
+    with Joined([list(part) for part in parts], size, name in ("multi_dsm", "dual_sm")):
         for rows in order:
             loss = trainer.state.objective(batch._replace(x=batch.x[rows], y=None))
             (loss.value / passes).backward()

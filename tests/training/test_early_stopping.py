@@ -11,8 +11,9 @@ import yaml
 import ebm_lab
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch, Loss, Objective
+from ebm_lab.distributions.base import BaseLaw, MixtureBase
 from ebm_lab.runs.load import load_run
-from ebm_lab.training.early_stopping import PATIENCE, EarlyStopping
+from ebm_lab.training.early_stopping import PATIENCE, EarlyStopping, contrast_with_base
 from tests.helpers import Points
 from tests.runs.test_resume import same, state
 
@@ -68,12 +69,73 @@ def test_looking_changes_neither_the_random_stream_nor_what_the_objective_keeps(
 def test_it_is_over_after_rises_in_a_row(watched):
     told, watch = watched
     seen = []
-    for weight in (3.0, 1.0, 2.0, 2.0, 0.9, 2.0, 2.0, 2.0):
+    for weight in (3.0, 1.0, 2.0, 2.0, 0.9, 2.0, 2.0, 2.0, 2.0):
         told.weight = weight
         watch.look()
         seen.append((watch.rises, watch.over))
-    assert [rises for rises, _ in seen] == [0, 0, 1, 2, 0, 1, 2, 3] and PATIENCE == 3
-    assert [over for _, over in seen] == 7 * [False] + [True]
+    assert [rises for rises, _ in seen] == [0, 0, 1, 2, 0, 1, 2, 3, 4] and PATIENCE == 4
+    assert [over for _, over in seen] == 8 * [False] + [True]
+
+
+class Corrected(torch.nn.Module):
+    """E = -log base + f, with f(x) = `slope` x_1 + `step` where x_1 > 0 and a constant."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.slope, self.step, self.constant = BaseLaw(base), 0.0, 0.0, 0.0
+
+    def forward(self, x):
+        return -self.base.log_prob(x) + self.slope * x[:, 0] + self.step * (x[:, 0] > 0) + self.constant
+
+
+def test_the_contrast_with_the_base_is_two_log_two_less_twice_the_jensen_shannon_divergence():
+    """For base N(0, 1), data N(1, 1) and the exact f = 1/2 - x, by quadrature: least of all f + c t, and blind to a
+    constant in f."""
+    x = torch.linspace(-12, 12, 24_001).double()
+    base, data = (torch.exp(-((x - m) ** 2) / 2) / math.sqrt(2 * math.pi) for m in (0.0, 1.0))
+    middle, h = (base + data) / 2, 24 / 24_000
+    js = float(sum((p * (p / middle).log()).sum() for p in (base, data))) * h / 2
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(400_000, generator=g, dtype=torch.float64)
+    f = lambda x: 0.5 - x  # noqa: E731
+    found = contrast_with_base(f(z + 1), f(z), 16)
+    assert abs(float(found.mean()) - (2 * math.log(2) - 2 * js)) < 4 * float(found.std()) / 4
+    moved = contrast_with_base(f(z + 1) + 300, f(z) + 300, 16)
+    assert torch.allclose(moved, found, atol=1e-9)
+    for slope in (0.9, 1.1):
+        assert contrast_with_base(slope * f(z + 1), slope * f(z), 16).mean() > found.mean()
+    assert contrast_with_base(0 * z, 0 * z, 4).tolist() == pytest.approx([2 * math.log(2)] * 4)
+
+
+def test_the_contrast_sees_weights_of_modes_that_a_score_does_not(generator):
+    """Two modes 20 apart with the weights .5 and .5 as the base has them, and a model with .38 and .62 (step .5): its
+    loss lies above that of f = 0 by about Var(f) / 4."""
+    means, var = torch.tensor([[-10.0], [10.0]]), torch.ones(2, 1)
+    base = MixtureBase((1,), torch.ones(2), means, torch.ones(2, 1, 1), var)
+    told = Told(generator)
+    told.energy = Corrected(base)
+    points = Points(base.sample(20_000, generator))
+    watch = EarlyStopping(told, points, generator, seed=0)
+    assert watch.metric == "base_contrast"
+    watch.look()
+    told.energy.constant = 50.0
+    assert abs(watch.rise(watch.losses())) < 1e-6 or float((watch.losses() - watch.best).abs().max()) < 1e-9
+    told.energy.step = 0.5
+    assert watch.rise(watch.losses()) > 3
+    assert float((watch.losses() - watch.best).mean()) == pytest.approx(0.5**2 / 4 / 4, rel=0.25)
+
+
+@pytest.mark.slow
+def test_chains_that_learn_few_points_by_heart_end_at_the_base_or_better(tmp_path):
+    """100 points in 12 dimensions: pcd has no loss of its own that tells, but its energy has a base."""
+    own = [o for o in FEW if not o.startswith("objective")]
+    told = [*own, "objective=pcd", "energy.base=gaussian", "optim.weight_decay=0", "steps=1000"]
+    runs = {
+        how: ebm_lab.train([*told, f"early_stopping={how}", f"output_dir={tmp_path / how}"], quiet=True)
+        for how in ("auto", "off")
+    }
+    ends = {how: run.summary.get("nll_above_base", math.inf) for how, run in runs.items()}  # inf: it lost the base
+    assert ends["auto"] <= 3 * runs["auto"].summary["nll_above_base_se"] and ends["off"] > 0.3, ends
 
 
 def losses(path):
@@ -121,6 +183,7 @@ def test_stopped_and_resumed_it_ends_as_one_that_never_stopped(tmp_path):
         (["objective=nce", "dataset.dim=2", "early_stopping=on"], "on"),
         (["objective=nce", "early_stopping=off"], "off"),
         (["objective=pcd"], "off"),
+        (["objective=pcd", "dataset.dim=2", "energy.base=gaussian"], "on"),
     ],
 )
 def test_auto_watches_points_of_more_than_two_dimensions_where_the_loss_can_tell(tmp_path, overrides, chosen):

@@ -45,7 +45,9 @@ def clipped(grads: list[Tensor], max_norm: float | None) -> tuple[list[Tensor], 
     return [g * scale for g in grads], norm
 
 
-def adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: Tensor, group: dict[str, Any]) -> None:
+def adamw(
+    p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: Tensor, group: dict[str, Any], decay: float
+) -> None:
     """Take a step of Adam with decoupled weight decay, in place; m, v and t are updated too.
 
         theta <- (1 - lr decay) theta - lr m_hat / (sqrt(v_hat) + eps)
@@ -57,7 +59,7 @@ def adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: Tensor, gro
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
     m_hat, v_hat = m / (1 - beta1 ** t.double()), v / (1 - beta2 ** t.double())  # 1 - 0.999^t loses digits in float32
-    p.mul_(1 - lr * group["weight_decay"]).sub_(lr * m_hat / (v_hat.sqrt() + group["eps"]))
+    p.mul_(1 - lr * decay).sub_(lr * m_hat / (v_hat.sqrt() + group["eps"]))
 
 
 class State(NamedTuple):
@@ -233,7 +235,8 @@ class CompiledStep:
             names = [n for n in (self.names[p] for p in optimiser.parameters) if n in grads]
             cut, norm = clipped([grads[n] for n in names], optimiser.clip)
             for name, g in zip(names, cut, strict=True):
-                adamw(state.parameters[name], g, *state.moments[name], lr, optimiser.optimiser.param_groups[0])
+                p, group = state.parameters[name], optimiser.optimiser.param_groups[0]
+                adamw(p, g, *state.moments[name], lr, group, optimiser.decay if p.ndim else 0.0)
             norms.append(norm)
         moved = self.ema.parameters if self.moved is None else self.moved
         for average, p in zip(state.average, moved, strict=True):

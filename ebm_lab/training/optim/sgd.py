@@ -3,11 +3,11 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import nn
 
 from ebm_lab.core.registry import register
-from ebm_lab.training.optimiser import Optimiser
+from ebm_lab.training.optimiser import Decay, Optimiser, decay_of
 from ebm_lab.training.schedules import Schedule
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -21,13 +21,16 @@ class SGD(Optimiser):
         self,
         parameters: list[nn.Parameter],
         steps: int,
+        energy: nn.Module | None = None,
         *,
         lr: PositiveFloat,
         momentum: Momentum,
-        weight_decay: NonNegativeFloat,
+        weight_decay: Decay,
         schedule: Schedule,
         warmup: NonNegativeInt,
         clip: PositiveFloat | None,
     ) -> None:
-        sgd = torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=True)
+        l2 = decay_of(weight_decay, energy)
+        sgd = torch.optim.SGD(parameters, lr, momentum, weight_decay=l2, fused=True)
         super().__init__(sgd, steps, schedule, warmup, clip)
+        self.resolved = {"weight_decay": l2} if weight_decay == "auto" else {}

@@ -1,0 +1,129 @@
+"""Variational entropy-regularised training: a generator draws the model's samples, and its entropy holds it apart.
+
+    energy:     min_theta  E_p[ E(x) ] - E_q[ E(x) ] + penalty E_p[ 1/2 |grad_x E(x)|^2 ]
+    generator:  min_q      E_q[ E(x) ] - w H(q),    x = g(z) + s e,  z, e ~ N(0, I)
+    grad H(q) = -E[ (grad_x log q(x))' dx ],    grad_x log q(x) = E[ (g(z') - x) / s^2 | x ]
+
+The score of q is an expectation under the posterior of z given x, taken by self-normalised importance weights with
+proposals z' ~ N(z, eta^2) about the z that x came from. It is held fixed as a whole: holding the weights alone gives a
+wrong gradient in s. eta is learnt by the evidence bound E[log p(z', x)] + sum log eta; too small an eta biases the
+score. The generator's best law is q = exp(-E / w) / Z, so the weight w of the entropy is a temperature, and the law
+that the run claims is exp(-E / w). The penalty keeps the game from drifting and biases it: for data N(0, v) and
+E = a x^2 / 2 it ends at v (1 + 2 penalty a) = w / a instead of v = w / a.
+
+Will Grathwohl, Jacob Kelly, Milad Hashemi, Mohammad Norouzi, Kevin Swersky and David Duvenaud, No MCMC for Me:
+Amortized Sampling for Fast and Stable Training of Energy-Based Models, 2021, sections 3 and 4, arXiv:2010.04230.
+"""
+
+from typing import Any
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from ebm_lab.core.derived import Tempered
+from ebm_lab.core.features import Derive, Need, keep
+from ebm_lab.core.functional import energy_and_grad, evaluate, flat_sum, frozen
+from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Loss, Objective, Sampleable, Turn
+from ebm_lab.core.metrics import Metric
+from ebm_lab.core.random import with_noise
+from ebm_lab.core.registry import register
+from ebm_lab.models.players import Generator
+from ebm_lab.objectives._contrastive import contrast
+
+
+@torch.no_grad()
+def generator_score(net: Generator, x: Tensor, z: Tensor, eta: Tensor, e: Tensor) -> Tensor:
+    """Estimate grad_x log q(x), (B, *shape), detached, at x drawn from latents z (B, latent).
+
+    The proposals are z' = z + eta e for e (K, B, latent); their weights are p(z', x) / N(z'; z, eta^2).
+    """
+    proposals = z + eta * e
+    weights = (net.log_joint(x, proposals) + 0.5 * e.square().sum(-1)).softmax(0)
+    pulls = (net(proposals) - x) / net.std() ** 2
+    return (weights.view(*weights.shape, *[1] * (x.ndim - 1)) * pulls).sum(0)
+
+
+def entropy_surrogate(score: Tensor, x: Tensor) -> Tensor:
+    """Return (B,) values whose mean has the gradient of the entropy in the parameters of x, (B, *shape)."""
+    return -flat_sum(score.detach() * x)
+
+
+@register("objective", "vera")
+class VERA(Objective):
+    """Train the energy on samples of a generator, in turns.
+
+    `entropy`: w, the weight of the generator's entropy. `penalty`: weight of the energy's squared gradient at the
+    data, in units of the data's scale squared. `latent`: dimension of z; `hidden`: widths of the generator's hidden
+    layers; `std`: initial s in units of the data's scale. `proposals`: K, the importance samples per point.
+    `data_noise`: std of Gaussian noise added to the data, in units of the data's scale.
+    """
+
+    metrics = (Metric("loss_net", good="lower"), Metric("net_std"), Metric("proposal_std"))
+    headline = ("gap", "loss", "loss_net", "lr", "lr_net")
+    needs = (Need("energy", "energy"), Need("dataset", "continuous"))
+
+    def __init__(
+        self,
+        energy: nn.Module,
+        dataset: Dataset,
+        generator: torch.Generator,
+        *,
+        entropy: PositiveFloat,
+        penalty: NonNegativeFloat,
+        latent: PositiveInt,
+        hidden: list[PositiveInt],
+        std: PositiveFloat,
+        proposals: PositiveInt,
+        data_noise: NonNegativeFloat,
+    ) -> None:
+        super().__init__(energy)
+        self.net = Generator(dataset, generator, latent, hidden, std)
+        self.log_eta = nn.Parameter(dataset.mean.new_full((latent,), 0.1).log())
+        self.generator, self.entropy, self.proposals = generator, entropy, proposals
+        self.penalty, self.data_noise = penalty * dataset.scale**2, data_noise * dataset.scale
+
+    @classmethod
+    def modelled(cls, **settings: Any) -> Derive:
+        return keep("energy", "score", "smooth")
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {"energy": list(self.energy.parameters()), "net": [*self.net.parameters(), self.log_eta]}
+
+    def turn(self, step: int) -> Turn:
+        return Turn(("net",) if step % 2 else ("energy",))
+
+    def model(self) -> nn.Module:
+        return Tempered(self.energy, self.entropy)
+
+    def origin(self) -> Sampleable:
+        return self.net
+
+    def forward(self, batch: Batch, turn: Turn = ALL_PLAYERS) -> Loss:
+        losses, metrics, evals = [], {}, 0
+        x_net, z = self.net.draw(len(batch.x), self.generator)
+        if turn.moves("energy"):
+            x = with_noise(batch.x, self.data_noise, self.generator)
+            e_pos, e_neg = contrast(self.energy, x, x_net)
+            gap, evals = e_pos.mean() - e_neg.mean(), 2 * len(x)
+            losses.append(gap)
+            if self.penalty:
+                grad = energy_and_grad(self.energy, x, create_graph=True)[1]
+                losses[0], evals = gap + self.penalty * 0.5 * flat_sum(grad * grad).mean(), 4 * len(x)
+            metrics |= {"loss": losses[0].detach(), "gap": gap.detach(), "e_pos": e_pos.detach().mean()}
+        if turn.moves("net"):
+            losses.append(self._net_loss(x_net, z))
+            metrics |= {"loss_net": losses[-1].detach(), "net_std": self.net.std().detach()}
+            metrics["proposal_std"] = self.log_eta.detach().exp().mean()
+            evals += len(x_net)
+        return Loss(sum(losses[1:], losses[0]), metrics, evals)
+
+    def _net_loss(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return E(x) - w H(q) with the entropy's gradient, minus the evidence bound of eta."""
+        e = z.new_empty(self.proposals, *z.shape).normal_(generator=self.generator)
+        with frozen(self.energy):
+            loss = evaluate(self.energy, x)
+        loss = loss - self.entropy * entropy_surrogate(generator_score(self.net, x, z, self.log_eta.exp(), e), x)
+        with frozen(self.net):
+            bound = self.net.log_joint(x.detach(), z + self.log_eta.exp() * e).mean(0) + self.log_eta.sum()
+        return loss.mean() - bound.mean()
