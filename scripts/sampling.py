@@ -40,7 +40,7 @@ from ebm_lab.statistics.diagnostics import effective_sample_size
 SAMPLERS = ("langevin", "mala", "barker", "hmc", "underdamped", "nuts", "mclmc", "adjusted_mclmc")
 TUNED = {"langevin": ("acceptance", 0.9), "underdamped": ("acceptance", 0.9), "mclmc": ("energy_error", 5e-4)}
 """The metric by which the step size of an unadjusted sampler is chosen, and its value."""
-WARMUP, FEW = {"nuts": 50, "mala": 300, "barker": 300, "hmc": 100, "adjusted_mclmc": 100}, 4
+WARMUP, FEW = {"nuts": 50, "mala": 300, "barker": 300, "hmc": 300, "adjusted_mclmc": 300}, 4
 
 
 class Law(NamedTuple):
@@ -228,16 +228,24 @@ def shown(c: Cell) -> str:
 def table(found: Found, show: Callable[[Cell], str]) -> str:
     names = [name for name in SAMPLERS if (name, next(iter(LAWS))) in found]
     lines = ["| sampler | " + " | ".join(LAWS) + " |", "|" + "---|" * (len(LAWS) + 1)]
-    return "\n".join([*lines, *(f"| `{n}` | " + " | ".join(show(found[n, t]) for t in LAWS) + " |" for n in names)])
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"| `{n}` | " + " | ".join(show(found[n, t]) if (n, t) in found else "-" for t in LAWS) + " |"
+                for n in names
+            ),
+        ]
+    )
 
 
 def draw(fig, found: Found) -> None:
     """Plot the effective samples per 1,000 gradients; hollow where they are upper bounds."""
     axes, places = fig.subplots(), range(len(LAWS))
     for i, name in enumerate(n for n in SAMPLERS if (n, next(iter(LAWS))) in found):
-        cells = [found[name, title] for title in LAWS]
-        axes.semilogy(places, [per_thousand(c)[0] for c in cells], ls=":", lw=0.8, color=f"C{i}")
-        for p, c in zip(places, cells, strict=True):
+        cells = [(p, found[name, title]) for p, title in enumerate(LAWS) if (name, title) in found]
+        axes.semilogy([p for p, _ in cells], [per_thousand(c)[0] for _, c in cells], ls=":", lw=0.8, color=f"C{i}")
+        for p, c in cells:
             size, bound = per_thousand(c)
             face = "white" if bound else f"C{i}"
             label = name if p == 0 else None

@@ -72,7 +72,7 @@ MISTAKES = [
     ("objective=dsm sampler=annealed_langevin", "sampler 'annealed_langevin' needs a model of many noise levels"),
     (
         "energy=noise sampler=probability_flow",
-        "objective 'pcd' trains with chains that stay at .*=hmc, langevin",
+        "objective 'pcd' trains with chains that stay at .*=adjusted_mclmc, barker, hmc, langevin",
     ),
     ("objective=multi_dsm energy=score_unet objective.time_weight=1", "objective.time_weight=1: needs an energy"),
     ("objective=multi_dsm energy.sigma_min=99", "energy.sigma_min=99: must be less than energy.sigma_max="),
