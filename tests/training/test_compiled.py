@@ -63,7 +63,7 @@ SERVED = {
     "unbiased_cd": ["objective=unbiased_cd", "objective.max_moves=4", "objective.refresh=1", "sampler.steps=1"],
     "drl": ["objective=drl", *CHAINS],
     "dual_sm": ["objective=dual_sm"],
-    "energy_matching": ["objective=energy_matching", *CHAINS],
+    "energy_matching": ["objective=energy_matching", "objective.warmup=0.0", *CHAINS],
     "cd": ["objective=cd", *CHAINS],
     "cd, neglected term": ["objective=cd", *CHAINS, "objective.neglected_term=0.1", "objective.neglected_steps=2"],
     "pcd": ["objective=pcd", *CHAINS, "objective.restart=0.1", "objective.refresh=1", "objective.buffer_size=100"],
@@ -85,6 +85,18 @@ SLOW = [pytest.param(k, id=k, marks=[] if k == "dsm" else pytest.mark.slow) for 
 @pytest.mark.parametrize("name", SLOW)
 def test_one_step_equals_the_eager_one_from_200_shared_states(name):
     equal_steps([*POINTS, *SERVED[name]], 200, ROUNDING.get(name, 3e-5))
+
+
+def test_a_turn_that_reaches_more_parameters_is_traced_after_one_eager_step(monkeypatch):
+    """The flow of energy matching never reaches the energy's last bias, and its contrast does."""
+    monkeypatch.setattr("ebm_lab.training.compile.step.compiled", lambda module, inputs: module)
+    choice = ["objective=energy_matching", "objective.warmup=0.003", *CHAINS]
+    made = trainer(*POINTS, *choice)
+    assert made.compiled is not None
+    for step in range(1, 6):
+        made._train_step(step)
+    assert all(s.graph is not None and not s.refused for s in made.compiled.steps.values())
+    assert len(made.compiled.steps) == 2
 
 
 IMAGES = ["dataset=digits", "batch_size=32", "evaluation=[]"]

@@ -75,6 +75,10 @@ class State(NamedTuple):
     rates: list[Tensor]
 
 
+class NoState(Exception):
+    """Raised if a parameter got no gradient in any turn so far; the eager step creates its optimiser's state."""
+
+
 class CompiledSteps:
     """The compiled steps of an objective, one for each turn, made when the turn first occurs."""
 
@@ -136,6 +140,8 @@ class CompiledStep:
         if self.graph is None:
             try:
                 self._build(batch)
+            except NoState:
+                return None
             except Exception as problem:  # a tracer or compiler can raise anything; the eager step still works
                 self.refused = reason(problem)
                 self.say(f"compile: {type(self.objective).__name__} runs eagerly ({self.refused})")
@@ -233,6 +239,8 @@ class CompiledStep:
         norms = []
         for optimiser, lr in zip(self.optimisers.values(), state.rates, strict=False):
             names = [n for n in (self.names[p] for p in optimiser.parameters) if n in grads]
+            if any(n not in state.moments for n in names):
+                raise NoState
             cut, norm = clipped([grads[n] for n in names], optimiser.clip)
             for name, g in zip(names, cut, strict=True):
                 p, group = state.parameters[name], optimiser.optimiser.param_groups[0]
