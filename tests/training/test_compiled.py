@@ -93,7 +93,7 @@ def test_a_turn_that_reaches_more_parameters_is_traced_after_one_eager_step(monk
     choice = ["objective=energy_matching", "objective.warmup=0.003", *CHAINS]
     made = trainer(*POINTS, *choice)
     assert made.compiled is not None
-    for step in range(1, 6):
+    for step in range(1, 7):
         made._train_step(step)
     assert all(s.graph is not None and not s.refused for s in made.compiled.steps.values())
     assert len(made.compiled.steps) == 2
