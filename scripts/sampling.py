@@ -263,7 +263,9 @@ def write_page(out: Path, found: Found) -> None:
     file = out / "studies" / "samplers.md.j2"
     if not file.is_file():
         return
-    page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(file.read_text("utf-8"))
+    page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(
+        file.read_text(encoding="utf-8")
+    )
     speed, any_cell = table(found, shown), next(iter(found.values()))
     bias = table(found, lambda c: f"{c.bias:.2g} ({max(c.ess, 1) ** -0.5:.1g})")
     text = page.render(speed=speed, bias=bias, chains=f"{any_cell.chains:.0f}")

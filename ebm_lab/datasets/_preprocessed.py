@@ -30,7 +30,6 @@ Step = Literal["scale", "standardize", "whiten", "principal", "robust", "warp", 
 How = Literal["none", "standardize", "whiten", "warp", "auto"]
 """What `preprocess` may be."""
 AXES: dict[str, Callable[[Affine, Tensor], Transform]] = {
-    "scale": lambda affine, train: Affine(affine.shift, affine.scale.square().mean().sqrt().expand_as(affine.scale)),
     "standardize": lambda affine, train: affine,
     "whiten": coordinates.symmetric,
     "principal": coordinates.principal,
@@ -171,7 +170,18 @@ def _fitted(name: str, train: Tensor) -> Transform:
         return Monotone(name)
     if name == "warp":
         return coordinates.warp(train)
+    if name == "scale":
+        return _one_scale(train)
     return AXES[name](standardising(train, f"preprocessing '{name}'", lambda at: f"coordinate(s) {at}"), train)
+
+
+def _one_scale(train: Tensor) -> Affine:
+    """The shift and the scale of the data as a whole: a coordinate that never changes does no harm here."""
+    mean = train.mean(0)
+    scale = (train - mean).square().mean().sqrt()
+    if not float(scale) > 0:
+        raise UserError("preprocessing 'scale': all training points are equal")
+    return Affine(mean, scale.expand_as(mean))
 
 
 def _best(dataset: Dataset) -> tuple[Composed, list[str]]:

@@ -31,7 +31,7 @@ def perceptron(widths: Sequence[int], generator: torch.Generator) -> nn.Sequenti
     return net
 
 
-class Generator(nn.Module):
+class GeneratorNet(nn.Module):
     """x = g(z) + s e. `std`: its initial value, in units of the data's scale; it is learnt with the network."""
 
     mean: Tensor

@@ -27,17 +27,17 @@ from ebm_lab.core.mcmc import accept
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
-from ebm_lab.models.players import Generator
+from ebm_lab.models.players import GeneratorNet
 from ebm_lab.objectives._contrastive import Chained, contrast
 
 
-def latent_energy(net: Generator, x: Tensor, z: Tensor) -> Tensor:
+def latent_energy(net: GeneratorNet, x: Tensor, z: Tensor) -> Tensor:
     """Compute U(z) + d log s, (B,), at latents z (B, latent) for x (B, *shape)."""
     return -net.log_joint(x, z)
 
 
 def infer(
-    net: Generator, x: Tensor, z: Tensor, steps: int, eps: float, generator: torch.Generator
+    net: GeneratorNet, x: Tensor, z: Tensor, steps: int, eps: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Take Langevin steps of size eps in z with a Metropolis test, which leave p(z | x) invariant; returns (z, share
     accepted), (B, latent) and 0-d. `steps` is at least 1."""
@@ -68,6 +68,7 @@ class CoopNets(Chained):
 
     metrics = (Metric("loss_net", good="lower"), Metric("net_std"), Metric("inference_acceptance"))
     headline = ("gap", "loss_net", "acceptance", "lr", "lr_net")
+    needs_float32 = "compares the ends of chains with the generator's samples, which lie near them"
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
 
     def __init__(
@@ -86,7 +87,7 @@ class CoopNets(Chained):
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy, sampler, dataset, generator, data_noise)
-        self.net = Generator(dataset, generator, latent, hidden, std)
+        self.net = GeneratorNet(dataset, generator, latent, hidden, std)
         self.refresh = refresh
         self.inference_steps, self.eps = inference_steps, inference_size * std
 

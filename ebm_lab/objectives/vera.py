@@ -28,12 +28,12 @@ from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Loss, Objective
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
-from ebm_lab.models.players import Generator
+from ebm_lab.models.players import GeneratorNet
 from ebm_lab.objectives._contrastive import contrast
 
 
 @torch.no_grad()
-def generator_score(net: Generator, x: Tensor, z: Tensor, eta: Tensor, e: Tensor) -> Tensor:
+def generator_score(net: GeneratorNet, x: Tensor, z: Tensor, eta: Tensor, e: Tensor) -> Tensor:
     """Estimate grad_x log q(x), (B, *shape), detached, at x drawn from latents z (B, latent).
 
     The proposals are z' = z + eta e for e (K, B, latent); their weights are p(z', x) / N(z'; z, eta^2).
@@ -61,6 +61,7 @@ class VERA(Objective):
 
     metrics = (Metric("loss_net", good="lower"), Metric("net_std"), Metric("proposal_std"))
     headline = ("gap", "loss", "loss_net", "lr", "lr_net")
+    needs_float32 = "weighs latents by differences of log-densities"
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
 
     def __init__(
@@ -78,7 +79,7 @@ class VERA(Objective):
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy)
-        self.net = Generator(dataset, generator, latent, hidden, std)
+        self.net = GeneratorNet(dataset, generator, latent, hidden, std)
         self.log_eta = nn.Parameter(dataset.mean.new_full((latent,), 0.1).log())
         self.generator, self.entropy, self.proposals = generator, entropy, proposals
         self.penalty, self.data_noise = penalty * dataset.scale**2, data_noise * dataset.scale

@@ -84,9 +84,13 @@ def test_every_condition_of_a_recipe_names_an_option_and_every_value_a_setting(f
         assert set(section.get("objective", ())) <= objective.keys()
 
 
+UNTRIED_ON_IMAGES = {"ksd", "min_velocity", "tre", "unbiased_cd", "drl", "dual_sm", "energy_matching"}
+"""No settings have been looked for; a run says that its settings are the defaults."""
+
+
 def test_every_objective_has_a_recipe_for_points_and_for_images():
-    for domain in ("points", "images"):
-        assert {f.stem for f in FILES if f.parent.name == domain} == set(options("objective"))
+    for domain, untried in (("points", set()), ("images", UNTRIED_ON_IMAGES)):
+        assert {f.stem for f in FILES if f.parent.name == domain} == set(options("objective")) - untried
     assert set(recipes.FIXED) <= names("energy").keys()
 
 

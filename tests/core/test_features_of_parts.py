@@ -156,7 +156,8 @@ def test_a_kinked_activation_is_declared_as_it_is_found(activation):
 def coarse(name):
     """The sampler with steps so coarse that a bias shows, which do not adapt."""
     values = choice_of("sampler", name, "two_moons").settings
-    settled = {"target_acceptance": None, "adapt_rate": 0.0} if "target_acceptance" in values else {}
+    fixed = {"target_acceptance": None, "adapt_rate": 0.0}
+    settled = {key: value for key, value in fixed.items() if key in values}
     return build("sampler", {"name": name, **values, "step_size": 1.0, "steps": 5, **settled}, scale=1.0)
 
 

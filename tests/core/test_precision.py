@@ -10,8 +10,8 @@ from ebm_lab.runs.assemble import assemble
 from scripts.benchmark.rounding import gradient, relative
 from tests.runs.test_resume import OBJECTIVES, QUICK, lines, run, same, state, stop_at
 
-COMPARE = ("fdssm", "nce", "cnce", "mpf", "ed", "ksd", "min_velocity", "tre", "unbiased_cd", "fce")
-CHAINS = ("mle", "cd", "pcd", "mle_short", "f_ebm", "coopnets", "drl", "energy_matching")
+COMPARE = ("fdssm", "nce", "cnce", "mpf", "ed", "ksd", "min_velocity", "tre", "unbiased_cd", "fce", "vera", "coopnets")
+CHAINS = ("mle", "cd", "pcd", "mle_short", "f_ebm", "drl", "energy_matching")
 IMAGES = ["dataset=digits", "energy.channels=[8,16]", "energy.hidden=16", "batch_size=64", "logger=none"]
 IMAGES += ["evaluation=[]", "objective=pcd", "objective.buffer_size=128", "sampler.steps=5"]
 

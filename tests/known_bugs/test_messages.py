@@ -194,7 +194,8 @@ def test_a_preset_that_chooses_by_a_plain_key_is_told_the_defaults_line(own):
         ("n: 3", "dataset.name=None: must be the name of a registered dataset"),
         ("- 1\n- 2", "dataset=[1, 2]: must be the settings of a registered dataset"),
         (
-            "{name: array, path: 123, key: null, scaling: none, val: 0.1, test: 0.1, seed: 0}",
+            "{name: array, path: 123, key: null, label: null, classes: null, dequantise: false, scaling: none, "
+            "val: 0.1, test: 0.1, seed: 0}",
             'write dataset.path="123"',
         ),
     ],

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ebm_lab.models.players import NARROWEST, WIDEST, Critic, Generator
+from ebm_lab.models.players import NARROWEST, WIDEST, Critic, GeneratorNet
 from tests.helpers import Points
 
 
@@ -15,7 +15,7 @@ def data(generator, wide=3.0):
 
 def test_a_linear_generator_draws_its_gaussian(generator):
     """x = m + W z + s e: covariance W W' + s^2 I, of 40,000 draws within 5 standard errors."""
-    net = Generator(data(generator), generator, 3, [], 0.2)
+    net = GeneratorNet(data(generator), generator, 3, [], 0.2)
     x = net.sample(40_000, generator)
     w, std = net.scale * net.net[0].weight.detach(), 0.2 * net.scale
     assert float(net.std().detach()) == pytest.approx(std)
@@ -26,7 +26,7 @@ def test_a_linear_generator_draws_its_gaussian(generator):
 
 
 def test_the_joint_density_is_that_of_both_normals_but_for_2_pi(generator):
-    net = Generator(data(generator), generator, 3, [8], 0.2)
+    net = GeneratorNet(data(generator), generator, 3, [8], 0.2)
     x, z = torch.randn(5, 2, generator=generator).double(), torch.randn(4, 5, 3, generator=generator).double()
     found, std = net.log_joint(x, z).detach(), float(net.std().detach())
     likelihood = torch.distributions.Normal(net(z).detach(), std).log_prob(x).sum(-1)
@@ -35,7 +35,7 @@ def test_the_joint_density_is_that_of_both_normals_but_for_2_pi(generator):
 
 
 def test_the_std_stays_in_its_range(generator):
-    net = Generator(data(generator), generator, 2, [], 0.2)
+    net = GeneratorNet(data(generator), generator, 2, [], 0.2)
     for value, end in ((-20.0, NARROWEST), (20.0, WIDEST)):
         with torch.no_grad():
             net.log_std.fill_(value)
