@@ -9,7 +9,7 @@ from ebm_lab.core.registry import build
 from tests.helpers import Points, gaussian_energy
 
 
-@pytest.mark.parametrize("name", ["sm", "fdssm", "cnce", "mpf", "ed", "ksd", "min_velocity"])
+@pytest.mark.parametrize("name", ["sm", "fdssm", "cnce", "mpf", "ed", "min_velocity"])
 def test_data_noise_is_in_units_of_the_data_s_scale(name, generator):
     """E = |x|^2 / 2 at data of one point repeated, noise of half the scale: mean E = |x|^2 / 2 + d (scale / 2)^2 / 2,
     that of 20,000 draws within 5 standard errors."""
