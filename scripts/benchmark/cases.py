@@ -42,6 +42,9 @@ NOT_RACED = {
     "min_velocity": "no reference yet; its step is that of fdssm's variance-reduced form but for one energy",
     "tre": "no reference yet",
     "unbiased_cd": "no reference yet",
+    "drl": "no reference yet",
+    "dual_sm": "no reference yet",
+    "energy_matching": "no reference yet",
 }
 """Objectives that are left out of the races, with the reasons."""
 NOISELESS = ("dsm", "multi_dsm")

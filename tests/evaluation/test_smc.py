@@ -10,6 +10,7 @@ from ebm_lab.core.registry import build
 from ebm_lab.distributions.elementary import IsotropicGaussian
 from ebm_lab.evaluation._annealed_importance import Annealed, fixed_schedule, log_ratio
 from ebm_lab.evaluation._sequential import sequential, systematic
+from ebm_lab.evaluation.smc import SMC
 from ebm_lab.samplers.mala import MALA
 from tests.evaluation.test_ais import FIXED, HMC3, view
 from tests.helpers import Points, covariance, exact_sample, gaussian_energy
@@ -79,7 +80,9 @@ def test_the_evaluation_of_a_gaussian_is_the_closed_form(generator):
     cov, precision = covariance(5, generator), covariance(5, generator)
     energy = gaussian_energy(torch.zeros(5).double() + 0.5, precision)
     data = Points(exact_sample(torch.zeros(5).double(), cov, 1000, generator))
-    report = build("evaluation", settings(), "evaluation.smc")(view(energy, data))
+    evaluation = build("evaluation", settings(), "evaluation.smc")
+    assert isinstance(evaluation, SMC)
+    report = evaluation(view(energy, data))
     m, log_z = report.metrics, float(energy.exact_log_z().detach())
     assert abs(m["smc_log_z"] - log_z) < 4 * m["smc_log_z_se"] and m["smc_log_z_se"] < 0.1
     expected = 0.5 * float((precision @ (cov + 0.25)).trace()) + m["smc_log_z"]
