@@ -222,7 +222,7 @@ def per_thousand(c: Cell) -> tuple[float, bool]:
 
 def shown(c: Cell) -> str:
     size, bound = per_thousand(c)
-    return f"{'< ' if bound else ''}{size:.2g}"
+    return f"{'< ' if bound else ''}{float(f'{size:.2g}'):g}"
 
 
 def table(found: Found, show: Callable[[Cell], str]) -> str:

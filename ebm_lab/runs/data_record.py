@@ -153,8 +153,8 @@ class KeptData(Dataset):
         self.record = self.kept = record
         self.why = why
         self.bounds = None if record.bounds is None else (record.bounds[0], record.bounds[1])
-        affine, map = Affine(record.shift, record.unit), record.fitted
-        self.transform = affine if map is None else Composed((affine, *map.parts))
+        affine, parts = Affine(record.shift, record.unit), record.fitted.parts
+        self.transform = Composed((affine, *parts)) if parts else affine
         self.mean, self.scale = record.mean, record.scale
         self.class_names, self.column_names = record.class_names, record.column_names
 
