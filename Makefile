@@ -23,7 +23,7 @@ test: .venv/installed  ## Run the whole test suite
 test-fast: .venv/installed  ## Run the tests that take seconds
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
 
-compare: .venv/installed  ## Train every objective on two data sets under one budget; write a page and tables, within an hour
+compare: .venv/installed  ## Train every objective on two data sets under one budget; write a page and tables, within two hours
 	$(BIN)/python scripts/compare.py jobs=2
 
 results: .venv/installed  ## Write docs/results.md from the last `make compare`
