@@ -138,8 +138,10 @@ def test_auto_evens_out_spreads_that_cost_a_nat(ratio, chosen):
 
 
 def test_data_left_as_they_are_stay_so_to_the_last_bit():
-    given, wide = (find("dataset", "two_moons")(train=4000, held_out=1000, noise=0.1, seed=0) for _ in range(2))
-    left = for_run(unrounded(wide), "auto")
+    eight = {"radius": 2.0, "std": 0.2, "train": 4000, "held_out": 1000, "seed": 0}
+    given, wide = (find("dataset", "eight_gaussians")(**eight) for _ in range(2))
+    assert unrounded(wide).train.dtype == torch.float64
+    left = for_run(wide, "auto")
     assert left.train.dtype == torch.float32 and torch.equal(left.train, given.train)
     assert torch.equal(for_run(unrounded(wide), "auto", Composed(())).test, given.test)
 
