@@ -84,7 +84,7 @@ def complaint(overrides, folder=None):
         ("objective.sigma=0.1", "objective=dsm"),
         ("objective=ssm objective.buffer_size=9", "objective=pcd"),
         ("sampler.leapfrog=3", "sampler=hmc"),
-        ("sampler=none sampler.step_size=1", "sampler=annealed_langevin, hmc"),
+        ("sampler=none sampler.step_size=1", "sampler=adjusted_mclmc, annealed_langevin, barker, hmc"),
         ("optim.momentum=0.9", "optim=sgd"),
         ("logger=none logger.project=x", "logger=wandb"),
         ("energy.blocks=2", "energy=resnet"),
