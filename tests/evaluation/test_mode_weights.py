@@ -23,7 +23,15 @@ def weight_of_the_lighter(energy):
 def test_many_levels_learn_the_weights_of_distant_modes_and_one_does_not(tmp_path):
     """Within 0.03, in the density at the lowest level and in 4,000 samples (standard error 0.006; the chains' finite
     number of steps biases them by some 0.02); a single level of 0.1 is off by more than 0.1."""
-    common = [*MIXTURE, "steps=1500", "logger=none", "threads=1", "evaluation=[]", f"output_dir={tmp_path}"]
+    common = [
+        *MIXTURE,
+        "steps=1500",
+        "preprocess=none",
+        "logger=none",
+        "threads=1",
+        "evaluation=[]",
+        f"output_dir={tmp_path}",
+    ]
     run = ebm_lab.load_run(ebm_lab.train([*common, "objective=multi_dsm"], quiet=True).path)
     view = EvalView(run.energy, run.dataset, "test", run.sampler, 4000, 0, torch.Generator().manual_seed(0))
     assert abs(weight_of_the_lighter(run.energy) - 0.2) < 0.03
