@@ -140,7 +140,8 @@ def equal_steps(overrides, states, rounding):
         for (p, m, v, t), old in zip(adams(fast), before, strict=True):
             assert float(t) == step
             scale = (v.double() / (1 - beta2**step)).sqrt() + 1e-8
-            target = old * (1 - 0.01 * lr) - lr * (m.double() / (1 - beta1**step)) / scale
+            kept = 1 - 0.01 * lr if old.ndim else 1.0  # a number such as log Z does not decay
+            target = old * kept - lr * (m.double() / (1 - beta1**step)) / scale
             assert (p - target).abs().max() <= 3e-7 * (target.abs().max() + lr)
         decay = min(eager.state.ema.decay, (1 + step) / (10 + step))
         for a, old, p in zip(fast.state.ema.average, average, fast.state.ema.parameters, strict=True):
