@@ -147,7 +147,8 @@ def equal_steps(overrides, states, rounding):
         for a, old, p in zip(fast.state.ema.average, average, fast.state.ema.parameters, strict=True):
             assert torch.allclose(a.double(), old + (1 - decay) * (p.detach().double() - old), rtol=3e-7, atol=1e-7)
         for mine, other in zip(fast.state.objective.buffers(), eager.state.objective.buffers(), strict=True):
-            assert torch.equal(mine, other) if mine.dtype == torch.int64 else distance([mine], [other]) < rounding
+            near = mine.dtype != torch.int64 and distance([mine], [other]) < rounding
+            assert torch.equal(mine, other) or near  # equal ones may be infinite, as the level above tre's top
         assert list(fast.state.objective.sampler_state) == list(eager.state.objective.sampler_state)
         values = fast.state.objective.sampler_state.values(), eager.state.objective.sampler_state.values()
         assert distance(*values) < 3e-5 if eager.state.objective.sampler_state else True
