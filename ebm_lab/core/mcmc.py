@@ -73,3 +73,19 @@ def coupled_normals(x: Tensor, y: Tensor, z: Tensor, u: Tensor) -> tuple[Tensor,
     meets = u.log() < 0.5 * (flat_sum(z * z) - flat_sum((z + a) ** 2))
     e = a / per_sample(flat_sum(a * a).sqrt().clamp_min(torch.finfo(a.dtype).tiny), a)
     return new, torch.where(per_sample(meets, a), new, y + z - 2 * per_sample(flat_sum(e * z), e) * e)
+
+
+def log_acceptance(
+    e: Tensor, grad: Tensor, x: Tensor, e_new: Tensor, grad_new: Tensor, x_new: Tensor, eps: Tensor | float
+) -> Tensor:
+    """Compute log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1 and the law exp(-e).
+
+    `grad` and `grad_new` are the drifts of the proposals, which need not be gradients of e.
+
+    For noise_scale nu and the law exp(-e / nu^2) divide it by nu^2, as the energies and the exponents of both proposals
+    are.
+    """
+    half = eps**2 / 2
+    back = flat_sum((x - x_new + half * grad_new) ** 2)
+    there = flat_sum((x_new - x + half * grad) ** 2)
+    return e - e_new - (back - there) / (4 * half)

@@ -53,7 +53,7 @@ class Conv(Activated, AnchoredImages):
         layers += [nn.Flatten(), nn.Linear(flat, hidden), make_activation(activation)]
         last = nn.Linear(hidden, 1)
         self.net = nn.Sequential(*layers, last).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
-        self.begin_at_base(last, dataset)
+        self.begin_at_base(last)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(self.seen(x)).squeeze(1) + self.anchor(x)

@@ -55,7 +55,8 @@ class MLP(Activated, Anchored):
         last = nn.Linear(widths[-1], 1)
         self.net = nn.Sequential(*layers, last)
         initialise(self.net)
-        self.begin_at_base(last, dataset, self.net[0])
+        self.begin_at_base(last)
+        self.look_along_hidden(self.net[0], dataset)
 
     def forward(self, x: Tensor) -> Tensor:
         u = ((x - self.mean) / self.scale).flatten(1)

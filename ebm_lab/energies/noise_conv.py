@@ -53,7 +53,7 @@ class NoiseConv(Activated, NoiseEnergy):
         self.layers.to(memory_format=channels_last)
         self.layers.append(nn.Linear(channels[-1] * height * width, hidden))
         self.last = nn.Linear(hidden, 1)
-        self.begin_at_base(self.last, dataset)
+        self.begin_at_base(self.last)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         for layer, (gamma, beta) in zip(self.layers, self.film(self.ladder.height(sigma)), strict=True):

@@ -39,7 +39,8 @@ class NoiseMLP(Activated, NoiseEnergy):
     ) -> None:
         super().__init__(dataset, sigma_min, sigma_max, levels, base)
         self.net = FilmMLP(dataset.mean.numel(), hidden, 1, activation)
-        self.begin_at_base(self.net.last, dataset, self.net.layers[0])
+        self.begin_at_base(self.net.last)
+        self.look_along_hidden(self.net.layers[0], dataset)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         return self.net(u.flatten(1), self.ladder.height(sigma)).squeeze(1)

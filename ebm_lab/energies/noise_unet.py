@@ -49,7 +49,7 @@ class NoiseUNet(Activated, NoiseEnergy):
         depth, _, _ = require_images(dataset, "noise_unet")
         super().__init__(dataset, sigma_min, sigma_max, levels, base)
         self.net = UNet(depth, channels, activation)
-        self.begin_at_base(self.net.leave, dataset)
+        self.begin_at_base(self.net.leave)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         w = u / per_sample((1 + flat_sum(u * u) / (9 * self.mean.numel())).sqrt(), u)

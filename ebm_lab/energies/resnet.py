@@ -86,7 +86,7 @@ class ResNet(Activated, AnchoredImages):
         self._initialise()
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
         if not spectral_norm:  # which would divide zero by zero
-            self.begin_at_base(self.head, dataset)
+            self.begin_at_base(self.head)
         else:
             for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]:
                 parametrizations.spectral_norm(layer)

@@ -43,6 +43,11 @@ class Weighed(NamedTuple):
     reverse_se: float
 
 
+def _count(dataset: Dataset) -> int:
+    """The number of samples to draw."""
+    return max(1000, min(DRAWS, NUMBERS // dataset.mean.numel()))
+
+
 def exact_samples(dataset: Dataset, generator: Generator) -> Tensor | None:
     """Draw new samples of the data's law, (n, *shape), on the data's device; the held-out points, which no model was
     fitted to, where the law has a density and no sampler; None where nothing is known."""
@@ -53,14 +58,13 @@ def exact_samples(dataset: Dataset, generator: Generator) -> Tensor | None:
     own = torch.Generator().manual_seed(
         int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     )  # the law lives on the CPU
-    n = max(1000, min(DRAWS, NUMBERS // dataset.mean.numel()))
-    return dataset.law.sample(n, own).to(dataset.train)
+    return dataset.law.sample(_count(dataset), own).to(dataset.train)
 
 
 def draws_of_base(energy: EnergyFn, dataset: Dataset, generator: Generator) -> Tensor | None:
     """Draw samples of the energy's base, (n, *shape); None if it has none."""
     base = base_of(energy)
-    return None if base is None else base.sample(max(1000, min(DRAWS, NUMBERS // dataset.mean.numel())), generator)
+    return None if base is None else base.sample(_count(dataset), generator)
 
 
 @torch.no_grad()

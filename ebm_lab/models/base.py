@@ -72,19 +72,19 @@ class Based(Energy):
         self.resolved = {**self.resolved, **({"base": name} if base == "auto" else {})}
         self.notes = [*self.notes, *notes]
 
-    def begin_at_base(self, last: nn.Linear | nn.Conv2d, dataset: Dataset, first: nn.Module | None = None) -> None:
+    def begin_at_base(self, last: nn.Linear | nn.Conv2d) -> None:
         """Set the network's last layer to zero where there is a base, so that training begins at the base itself.
 
-        No score says by how much f differs between modes far apart, and there it stays as it began. Where directions
-        in which the data are no Gaussian are hidden (distributions/projections.py), half of the units of the `first`
-        layer, which sees z, look along them."""
-        if self.law is None:
-            return
-        nn.init.zeros_(last.weight)
-        if last.bias is not None:
-            nn.init.zeros_(last.bias)
-        rows, d = len(dataset.train), dataset.mean.numel()
-        if first is None or not are_hidden(rows, d):
+        No score says by how much f differs between modes far apart, and there it stays as it began."""
+        if self.law is not None:
+            nn.init.zeros_(last.weight)
+            if last.bias is not None:
+                nn.init.zeros_(last.bias)
+
+    def look_along_hidden(self, first: nn.Module, dataset: Dataset) -> None:
+        """Turn half of the units of the `first` layer, which sees z, along the directions in which the data are no
+        Gaussian, where there is a base and they are hidden (distributions/projections.py)."""
+        if self.law is None or not are_hidden(len(dataset.train), dataset.mean.numel()):
             return
         x, held_out = (subset(part, ROWS).flatten(1).cpu() for part in (dataset.train, dataset.val))
         directions = non_gaussian_directions(x, held_out) * dataset.scale

@@ -28,6 +28,22 @@ def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor
     return e_pos, e_neg
 
 
+def run_chains(
+    objective: Objective,
+    sampler: Sampler,
+    energy: EnergyFn,
+    x: Tensor,
+    generator: Generator,
+    differentiable: bool = False,
+) -> Chain:
+    """Call `sampler` on `energy` from x; the objective keeps its state for the next call, and the first call creates
+    it."""
+    state = objective.sampler_state or sampler.begin(energy, x, generator)
+    chain = sampler(energy, x, state, generator=generator, differentiable=differentiable)
+    objective.sampler_state = chain.state
+    return chain
+
+
 class Chained(Objective):
     """An objective with chains. `data_noise`: std of Gaussian noise added to the data, in units of the data's scale."""
 
@@ -70,10 +86,7 @@ class Chained(Objective):
 
     def run_sampler(self, sampler: Sampler, x: Tensor, differentiable: bool = False) -> Chain:
         """Call `sampler` from x and keep its state for the next call; the first call creates the state."""
-        state = self.sampler_state or sampler.begin(self.energy, x, self.generator)
-        chain = sampler(self.energy, x, state, generator=self.generator, differentiable=differentiable)
-        self.sampler_state = chain.state
-        return chain
+        return run_chains(self, sampler, self.energy, x, self.generator, differentiable)
 
 
 class Contrastive(Chained):

@@ -9,7 +9,16 @@ Yilun Du and Igor Mordatch, Implicit Generation and Modeling with Energy-Based M
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import per_sample
+from ebm_lab.core.interfaces import Sampleable
+
+
+def new_buffer(law: Sampleable, size: int, batch_size: int, generator: Generator) -> "ReplayBuffer":
+    """Return a buffer of `size` chains drawn from `law`. Raises UserError for fewer chains than a batch visits."""
+    if size < batch_size:
+        raise UserError(f"objective.buffer_size={size}: must be at least batch_size={batch_size}")
+    return ReplayBuffer(law.sample(size, generator))
 
 
 class ReplayBuffer(nn.Module):

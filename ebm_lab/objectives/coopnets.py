@@ -21,9 +21,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 
 from ebm_lab.core.features import Need
-from ebm_lab.core.functional import flat_sum, frozen, gradient_of
+from ebm_lab.core.functional import frozen, gradient_of
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Sampleable, Sampler
-from ebm_lab.core.mcmc import accept
+from ebm_lab.core.mcmc import accept, log_acceptance
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
@@ -47,8 +47,7 @@ def infer(
         for _ in range(steps):
             new = z - half * grad + eps * torch.empty_like(z).normal_(generator=generator)
             u_new, grad_new = at(new)
-            there, back = flat_sum((new - z + half * grad) ** 2), flat_sum((z - new + half * grad_new) ** 2)
-            yes = accept(u - u_new + (there - back) / (4 * half), generator)
+            yes = accept(log_acceptance(u, grad, z, u_new, grad_new, new, eps), generator)
             taken.append(yes.to(z.dtype).mean())
             u = torch.where(yes, u_new, u)
             z, grad = (torch.where(yes[:, None], *pair) for pair in ((new, z), (grad_new, grad)))

@@ -33,6 +33,7 @@ from ebm_lab.core.registry import register
 from ebm_lab.models.ladder import Ladder
 from ebm_lab.models.levels import NoiseEnergy
 from ebm_lab.models.recovery import recovery
+from ebm_lab.objectives._contrastive import run_chains
 
 ENOUGH = 10.0
 """K b, the number of steps times their square in units of the gap, from which the chains' bias is a few percent."""
@@ -84,9 +85,7 @@ class DRL(Objective):
         x = batch.x + per_sample(low, batch.x) * torch.empty_like(batch.x).normal_(generator=self.generator)
         seen = x + per_sample(gap, x) * torch.empty_like(x).normal_(generator=self.generator)
         target, start = recovery(model, seen, low, gap, self.unit), torch.zeros_like(seen)
-        state = self.sampler_state or self.sampler.begin(target, start, self.generator)
-        chain = self.sampler(target, start, state, generator=self.generator)
-        self.sampler_state = chain.state
+        chain = run_chains(self, self.sampler, target, start, self.generator)
         value = recovery_contrast(model.given(sigma=low), x, target.x(chain.x)).mean()
         moved = flat_sum(chain.x**2).mean().sqrt() / (self.unit * x[0].numel() ** 0.5)
         metrics = {"loss": value.detach(), "gap": value.detach(), "moved": moved} | chain.metrics

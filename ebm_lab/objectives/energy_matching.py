@@ -35,7 +35,7 @@ from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen,
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler, Turn
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.start import start_law
-from ebm_lab.objectives._contrastive import contrast
+from ebm_lab.objectives._contrastive import contrast, run_chains
 
 FLOW, BOTH = Turn(None, "flow"), Turn(None, "flow and contrast")
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -140,8 +140,6 @@ class EnergyMatching(Objective):
             slope = gradient_of(self.potential())
             for _ in range(self.transport if len(carried) else 0):
                 carried = carried - slope(carried)[1] / self.transport
-        model, x = self.model(), torch.cat([x_1[:first], carried])
-        state = self.sampler_state or self.sampler.begin(model, x, self.generator)
-        chain = self.sampler(model, x, state, generator=self.generator)
-        self.sampler_state = chain.state
+        x = torch.cat([x_1[:first], carried])
+        chain = run_chains(self, self.sampler, self.model(), x, self.generator)
         return chain._replace(grad_evals=chain.grad_evals + self.transport * len(carried))

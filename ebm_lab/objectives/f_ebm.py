@@ -30,14 +30,13 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Sampler
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 from ebm_lab.models.players import Critic
 from ebm_lab.objectives._contrastive import Chained, contrast
-from ebm_lab.objectives._replay_buffer import ReplayBuffer
+from ebm_lab.objectives._replay_buffer import new_buffer
 
 Divergence = Literal["kl", "reverse_kl", "js", "hellinger", "chi2"]
 MOST = 5.0
@@ -104,12 +103,10 @@ class FEBM(Chained):
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy, sampler, dataset, generator, data_noise)
-        if buffer_size < batch_size:
-            raise UserError(f"objective.buffer_size={buffer_size}: must be at least batch_size={batch_size}")
         self.divergence: Divergence = divergence
         self.refresh = refresh
         self.critic = Critic(dataset, generator, hidden, 1)
-        self.buffer = ReplayBuffer(self.start.sample(buffer_size, generator))
+        self.buffer = new_buffer(self.start, buffer_size, batch_size, generator)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         return {"energy": list(self.energy.parameters()), "critic": list(self.critic.parameters())}

@@ -12,21 +12,20 @@ Ruiqi Gao, Erik Nijkamp, Diederik P. Kingma, Zhen Xu, Andrew M. Dai and Ying Nia
 Energy-Based Models, 2020, arXiv:1912.00589.
 """
 
-import math
-
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from ebm_lab.core.features import Need
-from ebm_lab.core.functional import EnergyFn, evaluate, frozen, stacked
+from ebm_lab.core.functional import EnergyFn, frozen, stacked
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Loss, Objective, Sampleable, Turn
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.elementary import Distribution
 from ebm_lab.distributions.flow import Flow
+from ebm_lab.objectives._log_z import log_z_under
 
 
 def flow_contrast(
@@ -69,13 +68,7 @@ class FCE(Objective):
         self.flow = Flow(dataset.train, floor**0.5, 1.0, generator, fit_steps)
         self.flow.net.requires_grad_(True)
         self.notes.append(self.flow.told)
-        self.log_z = nn.Parameter(self._log_z_under_flow())
-
-    @torch.no_grad()
-    def _log_z_under_flow(self, n: int = 4096) -> Tensor:
-        """Return the initial value of c: the log of the mean of exp(-E) / q over samples of the flow."""
-        x = self.flow.sample(n, self.generator)
-        return torch.logsumexp(-evaluate(self.energy, x) - self.flow.log_prob(x), 0) - math.log(n)
+        self.log_z = nn.Parameter(log_z_under(energy, self.flow, generator))
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         return {"energy": [*self.energy.parameters(), self.log_z], "flow": list(self.flow.parameters())}

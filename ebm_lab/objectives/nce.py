@@ -46,7 +46,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import EnergyFn, evaluate, stacked
+from ebm_lab.core.functional import EnergyFn, stacked
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
@@ -54,6 +54,7 @@ from ebm_lab.distributions.base import base_of
 from ebm_lab.distributions.elementary import Distribution
 from ebm_lab.distributions.flow import Flow
 from ebm_lab.distributions.noise import NoiseLaw, fit_noise
+from ebm_lab.objectives._log_z import log_z_under
 
 BregmanLoss = Literal["logistic", "exponential", "mc_mle", "lsif", "inverse_kl"]
 CAP = 15.0
@@ -147,7 +148,7 @@ class NCE(Objective):
             self.noise = fit_noise(noise, dataset.train, components, widen, self.data_noise, generator)
         if noise == "flow":
             self.notes.append(cast(Flow, self.noise).told)
-        self.log_z = nn.Parameter(self._log_z_under_noise())
+        self.log_z = nn.Parameter(log_z_under(energy, self.noise, generator))
 
     def _base(self, widen: float) -> Distribution:
         """Return the energy's base, blurred by what noise is added to the data."""
@@ -157,12 +158,6 @@ class NCE(Objective):
         if widen != 1:
             raise UserError(f"objective.widen={widen:g}: must be 1 where the noise is the energy's base")
         return base.blurred(self.data_noise) if self.data_noise else base
-
-    @torch.no_grad()
-    def _log_z_under_noise(self, n: int = 4096) -> Tensor:
-        """Return the initial value of c: the log of the mean of exp(-E) / p_n over noise samples."""
-        x = self.noise.sample(n, self.generator)
-        return torch.logsumexp(-evaluate(self.energy, x) - self.noise.log_prob(x), 0) - math.log(n)
 
     def learnt_log_z(self) -> Tensor:
         return self.log_z

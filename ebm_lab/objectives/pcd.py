@@ -17,11 +17,10 @@ from typing import Annotated
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Chain, Dataset, Sampler
 from ebm_lab.core.registry import register
 from ebm_lab.objectives._contrastive import Contrastive
-from ebm_lab.objectives._replay_buffer import ReplayBuffer
+from ebm_lab.objectives._replay_buffer import new_buffer
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -51,10 +50,8 @@ class PCD(Contrastive):
         energy_l2: NonNegativeFloat,
     ) -> None:
         super().__init__(energy, sampler, dataset, generator, data_noise, energy_l2)
-        if buffer_size < batch_size:
-            raise UserError(f"objective.buffer_size={buffer_size}: must be at least batch_size={batch_size}")
         self.restart, self.refresh = restart, refresh
-        self.buffer = ReplayBuffer(self.start.sample(buffer_size, generator))
+        self.buffer = new_buffer(self.start, buffer_size, batch_size, generator)
 
     def negatives(self, x: Tensor) -> Chain:
         slots = self.buffer.draw(len(x), self.generator)

@@ -21,28 +21,13 @@ from torch import Generator, Tensor
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, gradient_of, per_sample
 from ebm_lab.core.interfaces import Chain, Sampler
+from ebm_lab.core.mcmc import log_acceptance
 from ebm_lab.core.registry import register
 
 
 def langevin_step(x: Tensor, grad: Tensor, z: Tensor, eps: float, noise_scale: float = 1.0) -> Tensor:
     """Take one step from x with grad = grad E(x) and standard normal z, all (B, *shape)."""
     return x - (eps**2 / 2) * grad + (eps * noise_scale) * z
-
-
-def log_acceptance(
-    e: Tensor, grad: Tensor, x: Tensor, e_new: Tensor, grad_new: Tensor, x_new: Tensor, eps: Tensor | float
-) -> Tensor:
-    """Compute log of the Metropolis-Hastings ratio of the move x -> x_new, (B,), for noise_scale 1 and the law exp(-e).
-
-    `grad` and `grad_new` are the drifts of the proposals, which need not be gradients of e.
-
-    For noise_scale nu and the law exp(-e / nu^2) divide it by nu^2, as the energies and the exponents of both proposals
-    are.
-    """
-    half = eps**2 / 2
-    back = flat_sum((x - x_new + half * grad_new) ** 2)
-    there = flat_sum((x_new - x + half * grad) ** 2)
-    return e - e_new - (back - there) / (4 * half)
 
 
 @register("sampler", "langevin")

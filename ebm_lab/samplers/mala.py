@@ -22,11 +22,10 @@ from torch import Generator, Tensor
 
 from ebm_lab.core.functional import EnergyFn, frozen, gradient_of, rows_of
 from ebm_lab.core.interfaces import Chain
-from ebm_lab.core.mcmc import coupled_normals
+from ebm_lab.core.mcmc import coupled_normals, log_acceptance
 from ebm_lab.core.registry import register
 from ebm_lab.samplers._adaptation import Mass
 from ebm_lab.samplers._metropolis import Metropolis, Point, Target, choose
-from ebm_lab.samplers.langevin import log_acceptance
 
 
 @register("sampler", "mala")

@@ -42,12 +42,11 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen, gradient_of, rows_of
 from ebm_lab.core.interfaces import Chain, Sampler
-from ebm_lab.core.mcmc import accept
+from ebm_lab.core.mcmc import accept, log_acceptance
 from ebm_lab.core.model import values_bound
 from ebm_lab.core.registry import register
 from ebm_lab.samplers._adaptation import StepSize
 from ebm_lab.samplers._metropolis import Point, Target, choose
-from ebm_lab.samplers.langevin import log_acceptance
 
 
 def mala(at: Callable[[Tensor], Point], now: Point, z: Tensor, eps: Tensor, t: Tensor) -> tuple[Point, Tensor]:

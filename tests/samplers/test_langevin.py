@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.samplers.langevin import Langevin, log_acceptance
+from ebm_lab.core.mcmc import log_acceptance
+from ebm_lab.samplers.langevin import Langevin
 from tests.helpers import gaussian_energy
 
 

@@ -135,7 +135,8 @@ CASES = {
         "dataset=array dataset.path={tmp}/nan.npy energy=mlp objective=dsm",
         300,
         "refused",
-        "nan.npy: 1 row(s) hold nan or inf, the first is row 3 in coordinate(s) [1]; 1 value(s) in all; clean them first",
+        "nan.npy: 1 row(s) hold nan or inf, the first is row 3 in coordinate(s) [1]; 1 value(s) in all; "
+        "clean them first",
         "",
     ),
     "CD by Langevin at step 0.14 with nothing that holds the energy, finite while it explodes": (
