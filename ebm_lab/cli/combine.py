@@ -1,5 +1,6 @@
 """Compose the energies of several runs, draw samples of the law they make together, and say what is known of it."""
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,13 +93,16 @@ def compose(
         "log_z_of_runs": [z._asdict() for z in made.log_z],
         **log_z,
         "sampler_metrics": drawn.metrics,
-        **_moments(drawn.x, loaded[0]),
+        **_moments(drawn.x, made, loaded[0], log_z.get("log_z")),
         "notes": made.notes,
         "seconds": round(time.perf_counter() - began, 3),
     }
     _write(folder, drawn, made, loaded[0], facts)
     _show(made, loaded, drawn, facts)
     print(folder)
+
+
+MOMENTS = ("samples_mean", "law_mean", "samples_std", "law_std")
 
 
 def _weights(weights: list[float | str] | None) -> list[float] | None:
@@ -131,12 +135,38 @@ def _log_z(made: "Composition", first: "LoadedRun", cells: int) -> dict[str, Any
     return {"log_z": found.value, "log_z_error_bound": found.bound, "log_z_change": found.change}
 
 
-def _moments(x: "Tensor", first: "LoadedRun") -> dict[str, Any]:
-    """Return mean and standard deviation of the samples in raw units, by coordinate, for points of few dimensions."""
+def _moments(x: "Tensor", made: "Composition", first: "LoadedRun", log_z: float | None) -> dict[str, Any]:
+    """Return mean and standard deviation of the samples in raw units, by coordinate, for points of few dimensions; and
+    those of the law itself on a grid around data and samples where log Z is known and most of its mass is there."""
+    import torch
+
+    from ebm_lab.core.functional import evaluate
+    from ebm_lab.distributions.quadrature import framed_log_density
+
     raw = first.dataset.transform.inverse(x.cpu()).double()
     if raw.ndim != 2 or raw.shape[1] > 20:
         return {}
-    return {"mean": raw.mean(0).tolist(), "std": raw.std(0, correction=min(1, len(raw) - 1)).tolist()}
+    found = {"samples_mean": raw.mean(0), "samples_std": raw.std(0, correction=min(1, len(raw) - 1))}
+    if log_z is None:
+        return {k: v.tolist() for k, v in found.items()}
+    nodes, log_p = framed_log_density(made.model, torch.cat([x, made.points]), 200)
+    top = int(log_p.argmax())
+    inside = float(-evaluate(made.model, nodes[top : top + 1]).detach() - log_p[top]) - log_z
+    if (share := math.exp(min(inside, 0.0))) < 0.99:
+        made.notes.append(
+            f"{1 - share:.1%} of the law's mass lies outside the place of data and samples, which the picture shows"
+        )
+        return {k: v.tolist() for k, v in found.items()}
+    nodes, p = first.dataset.transform.inverse(nodes.cpu()).double(), log_p.cpu().softmax(0)[:, None]
+    found["law_mean"] = mean = (p * nodes).sum(0)
+    found["law_std"] = (p * (nodes - mean) ** 2).sum(0).sqrt()
+    off = float(((found["samples_mean"] - mean).abs() / (found["law_std"] / len(raw) ** 0.5)).max())
+    if off > 5:
+        made.notes.append(
+            f"the samples' mean is {off:.0f} standard errors off the law's, by quadrature: their chains have not "
+            f"reached its modes in the right shares; sampler=tempering or more steps may"
+        )
+    return {k: v.tolist() for k, v in found.items()}
 
 
 def _write(folder: Path, drawn: "Drawn", made: "Composition", first: "LoadedRun", facts: dict[str, Any]) -> None:
@@ -171,15 +201,21 @@ def _show(made: "Composition", loaded: "list[LoadedRun]", drawn: "Drawn", facts:
         print("   " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     error = max(facts.get("log_z_error_bound", 0.0), facts.get("log_z_change", 0.0))
     known = {
-        "samples": f"{len(drawn.x)}, by {drawn.sampler}, {drawn.steps} steps from noise",
+        "samples": f"{len(drawn.x)}, by {drawn.sampler}, {drawn.steps} steps from {_origin(made)}",
         "log Z": f"{facts['log_z']:.5f} +- {error:.2g} by quadrature" if "log_z" in facts else _no_log_z(facts),
         **{k: f"{v:.4g}" for k, v in drawn.metrics.items()},
-        **{f"samples' {k}": " ".join(f"{v:.4g}" for v in facts[k]) for k in ("mean", "std") if k in facts},
+        **{k.replace("_", " "): " ".join(f"{v:.4g}" for v in facts[k]) for k in MOMENTS if k in facts},
     }
     for name, value in known.items():
         print(f"   {name:<16} {value}")
     for note in made.notes:
         print(f"note: {note}")
+
+
+def _origin(made: "Composition") -> str:
+    from ebm_lab.runs.composition import OfRuns
+
+    return "the runs' samples" if isinstance(made.start, OfRuns) else "noise"
 
 
 def _number(z: "LogZ") -> str:

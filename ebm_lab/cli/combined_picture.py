@@ -67,14 +67,15 @@ def _line(raw: Tensor, laws: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
 
 def _plane(raw: Tensor, around: Tensor, laws: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
     def draw(fig) -> None:
+        ends = list(zip(around.amin(0).tolist(), around.amax(0).tolist(), strict=True))
         panels = fig.subplots(1, len(laws) + 1, squeeze=False)[0]
         for axes, (name, (nodes, log_p)) in zip(panels, laws.items(), strict=False):
             side, (low, high) = CELLS + 1, (nodes[0].tolist(), nodes[-1].tolist())
             extent = (low[0], high[0], low[1], high[1])
+            ends = [(low[0], high[0]), (low[1], high[1])]
             axes.imshow(log_p.exp().view(side, side).T.numpy(), origin="lower", extent=extent, cmap="magma")
             axes.set(title=name, aspect="auto")
         panels[-1].plot(*raw.T.numpy(), ".", ms=2, alpha=0.6)
-        ends = [around.amin(0), around.amax(0)]
-        panels[-1].set(title="samples", xlim=[float(e[0]) for e in ends], ylim=[float(e[1]) for e in ends])
+        panels[-1].set(title="samples", xlim=ends[0], ylim=ends[1])
 
     return pictures.figure(draw, 2.8 * (len(laws) + 1), 3.0)

@@ -1,11 +1,12 @@
 """Draw samples of a composition: by one sampler from noise, or by chains at each noise level in turn."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.choice import Choice
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import walk
 from ebm_lab.core.features import features_of
@@ -46,7 +47,8 @@ def sampler_values(runs: list[LoadedRun], made: Composition, name: str | None, y
 
 
 def _offers(name: str) -> frozenset[str]:
-    return getattr(find("sampler", name), "offers", frozenset())
+    """Return the features of a sampler, which do not depend on its settings."""
+    return Choice("sampler", name, "sampler", find("sampler", name), {}).offers or frozenset()
 
 
 def check_sampler(made: Composition, values: Mapping[str, Any]) -> None:
@@ -80,7 +82,7 @@ def draw(made: Composition, values: Mapping[str, Any], n: int, steps: int, gener
         sampler: Sampler = build("sampler", values, "sampler", scale=made.scale)
         law = sampler.start(model) or made.start
         return _walked(sampler, model, law.sample(n, generator), sampler.total(model) or steps, generator, name)
-    assert isinstance(model, LevelProduct), "the only model of many levels that is composed"
+    model = cast(LevelProduct, model)
     x, taken, metrics = model.prior().sample(n, generator), 0, {}
     for rung in range(model.ladder.levels):
         sigma = model.ladder.rung(rung)

@@ -4,25 +4,25 @@ Products, quotients and mixtures are those of the laws of the raw data: each ene
 its own map (core/frames.py), so that runs trained in other units compose exactly.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ebm_lab.core.composed import MixtureOf, Product
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import features_of
 from ebm_lab.core.frames import carried, equal, in_frame, linear, tilted
+from ebm_lab.core.interfaces import Sampleable
 from ebm_lab.core.random import stream, subset
-from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian, UniformBox
-from ebm_lab.distributions.rays import RADII, energies_along, falling, growth, needed
+from ebm_lab.distributions.elementary import IsotropicGaussian, UniformBox
 from ebm_lab.distributions.start import noise_like
 from ebm_lab.models.level_product import LEVELS_LINE, LevelPart, LevelProduct
 from ebm_lab.models.levels import NoiseLevels
 from ebm_lab.runs.data_record import KeptData
+from ebm_lab.runs.integral import check_integral
 from ebm_lab.runs.loaded import LoadedRun, LogZ
 
 Op = Literal["product", "mixture", "negation"]
@@ -34,7 +34,8 @@ class Composition:
 
     model: an energy, or a LevelProduct where all runs have many noise levels; parts: the energy of each run in that
     space, none for score networks; weights: as used, a mixture's adding up to 1; log_z: of each run in its own space,
-    where it was needed; points: where the runs' data are, (n, *shape); start: the law from which chains start.
+    where it was needed; points: where the runs' data are, (n, *shape); start: from where chains start, noise of the
+    place and size of all data, and for a mixture the samples of its runs.
     """
 
     op: Op
@@ -43,9 +44,30 @@ class Composition:
     weights: list[float]
     log_z: list[LogZ]
     points: Tensor
-    start: Distribution
+    start: Sampleable
     scale: float
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class OfRuns:
+    """The runs' own samples, in the space of the first, in shares of `weights`: chains hardly cross from one run's
+    modes to those of another, so that from noise the shares would be those of the noise."""
+
+    runs: Sequence[LoadedRun]
+    weights: Sequence[float]
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        mean, frame = self.runs[0].dataset.mean, self.runs[0].dataset.transform
+        which = torch.multinomial(torch.tensor(self.weights, device=generator.device), n, True, generator=generator)
+        x = mean.new_empty(n, *mean.shape)
+        for i, run in enumerate(self.runs):
+            here = which == i
+            if bool(here.any()):
+                own = run.sample(int(here.sum()), generator, raw=False)
+                home = run.dataset.transform
+                x[here] = (own if equal(home, frame) else carried(own, home, frame)).to(x)
+        return x
 
 
 def compose_runs(runs: Sequence[LoadedRun], op: Op, weights: Sequence[float] | None = None) -> Composition:
@@ -71,7 +93,7 @@ def compose_runs(runs: Sequence[LoadedRun], op: Op, weights: Sequence[float] | N
     points, centres = _places(runs)
     mean, scale = points.mean(0), float(points.flatten(1).double().var(0).mean().sqrt())
     frame, like = runs[0].dataset.transform, runs[0].dataset.mean
-    parts = [in_frame(run.energy, run.dataset.transform, frame, like) for run in runs if run not in scored]
+    parts = [] if scored else [in_frame(run.energy, run.dataset.transform, frame, like) for run in runs]
     log_z, notes = [], []
     if op == "mixture":
         log_z = [run.log_z for run in runs]
@@ -87,9 +109,11 @@ def compose_runs(runs: Sequence[LoadedRun], op: Op, weights: Sequence[float] | N
         if any(levels):
             notes.append("models of many noise levels take part at their lowest level")
     if parts and op != "mixture":
-        check_integral(parts, w, 1 - sum(w), runs[0], centres, scale, notes)
-    start: Distribution = IsotropicGaussian(mean, scale)
-    if (bounds := runs[0].dataset.bounds) is not None:
+        notes += check_integral(parts, w, runs[0], centres, scale)
+    start: Sampleable = IsotropicGaussian(mean, scale)
+    if op == "mixture" and all(run.sampler is not None for run in runs):
+        start = OfRuns(runs, w)
+    elif (bounds := runs[0].dataset.bounds) is not None:
         low, high = (torch.full_like(mean, b) for b in bounds)
         start = UniformBox(low, high)
     return Composition(
@@ -184,46 +208,3 @@ def _level_product(runs: Sequence[LoadedRun], w: list[float], mean: Tensor, scal
         jump = float(frame.log_det_at(zero)[0]) - float(home.log_det_at(zero)[0])
         parts.append(LevelPart(shift, float(factor), jump))
     return LevelProduct([cast(NoiseLevels, run.energy) for run in runs], w, parts, mean, scale)
-
-
-def check_integral(
-    parts: Sequence[nn.Module],
-    w: list[float],
-    a: float,
-    first: LoadedRun,
-    centres: Tensor,
-    scale: float,
-    notes: list[str],
-) -> None:
-    """Raise UserError where sum_i w_i E_i falls, or grows too little, along a ray far from the data."""
-    frame, like = first.dataset.transform, first.dataset.mean
-    rises = [growth(energies_along(part, centres, scale)) for part in parts]
-    tilt = growth(energies_along(tilted(Product([_Zero()], [1.0]), frame, a, like), centres, scale))
-    total, d = sum(v * g for v, g in zip(w, rises, strict=True)) + tilt, like.numel()
-    assert torch.is_tensor(total), "there are parts"
-    bad = falling(d, total)
-    if not bool(total.isfinite().any(1).all()):
-        notes.append("far out the energy is not finite along some rays, so that an integral is not checked there")
-    if not bool(bad.any()):
-        return
-    up = sum((v * g for v, g in zip(w, rises, strict=True) if v > 0), start=tilt)
-    down = sum((-v * g for v, g in zip(w, rises, strict=True) if v < 0), start=torch.zeros_like(tilt))
-    room = ((up - needed(d, total)) / down)[(down > 0) & total.isfinite()]
-    most = float(room.min()) if room.numel() else 0.0
-    if min(w) >= 0:
-        allowed = "larger weights"
-    elif most > 0.01:
-        allowed = f"negative weights of at most {math.floor(100 * most) / 100:g} times these"
-    else:
-        allowed = "no negative weight of these runs"
-    raise UserError(
-        f"weights={w}: the law has no integral, for its energy falls or hardly grows along {int(bad.sum())} of "
-        f"{len(bad)} rays, from {RADII[0]:g} to {RADII[-1]:g} scales off the data; allowed: {allowed}"
-    )
-
-
-class _Zero(nn.Module):
-    """The energy 0."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x))
