@@ -19,9 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.derived import Coordinates
-from ebm_lab.core.functional import EnergyFn, GradientFn, gradient_of
+from ebm_lab.core.functional import EnergyFn, GradientFn, gradient_of, per_sample
 from ebm_lab.core.model import Derived, Known
 from ebm_lab.core.transforms import Transform
+
+FAR = 1e15
+"""The size of a coordinate beyond which densities count as zero."""
 
 
 class Shifted(Derived):
@@ -51,7 +54,8 @@ class Shifted(Derived):
 class Moved(Derived):
     """The energy of z = T(raw) as that of x = S(raw), for any invertible T = `home` and S = `frame`.
 
-    The maps compute in float64 on the CPU, the energy in its own precision.
+    The maps compute in float64 on the CPU, the energy in its own precision. Where a map that stretches takes z beyond
+    `FAR`, whose square no float32 holds, the density counts as zero: E = inf, with gradient 0.
     """
 
     def __init__(self, energy: EnergyFn, home: Transform, frame: Transform) -> None:
@@ -61,7 +65,9 @@ class Moved(Derived):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.cpu().double()
         z = carried(wide, self.frame, self.home)
-        jump = self.frame.log_det_at(wide) - self.home.log_det_at(z)
+        inside = (z.abs() < FAR).flatten(1).all(1)
+        z = torch.where(per_sample(inside, z), z, 0.0)
+        jump = torch.where(inside, self.frame.log_det_at(wide) - self.home.log_det_at(z), torch.inf)
         return self.energy(z.to(x)) + jump.to(x)
 
 

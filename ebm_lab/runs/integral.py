@@ -33,7 +33,7 @@ def check_integral(
     up = sum((v * g for v, g in zip(w, rises, strict=True) if v > 0), start=tilt)
     down = sum((-v * g for v, g in zip(w, rises, strict=True) if v < 0), start=torch.zeros_like(tilt))
     room = ((up - needed(d, total)) / down)[(down > 0) & total.isfinite()]
-    most = float(room.min()) if room.numel() else 0.0
+    most = float(room.min()) if room.numel() and not bool((total == -math.inf).any()) else 0.0
     if min(w) >= 0:
         allowed = "larger weights"
     elif most > 0.01:
