@@ -220,7 +220,10 @@ FEW = ["dataset=mixture", "dataset.train=400", "dataset.held_out=100", "logger=n
             ["objective=jem", "dataset.labels=.5", "dataset.labels_per_class=9"],
             "dataset.labels=0.5: give either this or",
         ),
-        (["objective=nce", "dataset=checkerboard", "dataset.labels=.5"], "dataset.labels=0.5: the data have no class labels"),
+        (
+            ["objective=nce", "dataset=checkerboard", "dataset.labels=.5"],
+            "dataset.labels=0.5: the data have no class labels",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(choice, line):
