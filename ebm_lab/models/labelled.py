@@ -115,8 +115,8 @@ class Labelled(Anchored):
         return self.features(x, y).squeeze(1) + self.offset[y]
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Compute E(x, y), or E(x) without labels, (B,)."""
-        f = self.class_scores(x).logsumexp(1) if y is None else self._score_of(x, y)
+        """Compute E(x, y), for labels y (B,) or one label for all, 0-d, or E(x) without labels, (B,)."""
+        f = self.class_scores(x).logsumexp(1) if y is None else self._score_of(x, y.expand(len(x)))
         return self.anchor(x) - f
 
     def logits(self, x: Tensor, sigma: Any = None) -> Tensor:

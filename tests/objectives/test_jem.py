@@ -258,3 +258,21 @@ def test_kept_classes_are_numbered_without_gaps(tmp_path):
     loaded = ebm_lab.load_run(run.path)
     assert loaded.energy.logits(loaded.dataset.test[:2]).shape == (2, 2)
     assert loaded.dataset.class_names == ["3", "7"] and set(loaded.dataset.labels["train"].tolist()) == {0, 1}
+
+
+def test_a_loaded_run_classifies_and_draws_the_class_that_is_asked_for(tmp_path):
+    """Two modes nine apart: every class and every sample is clear; a name and a number ask for the same class."""
+    far = ["dataset=mixture", "dataset.weights=[1,1]", "dataset.means=[[-3,0],[3,0]]", "dataset.std=0.5"]
+    few = ["dataset.train=2000", "dataset.held_out=200", "logger=none", "evaluation=[]", "sample_steps=200"]
+    settings = ["objective=jem", "objective.generative=nce", "steps=300", "batch_size=128", f"output_dir={tmp_path}"]
+    run = ebm_lab.load_run(ebm_lab.train([*far, *few, *settings], quiet=True).path)
+    x, y = run.dataset.test, run.dataset.labels["test"]
+    found = run.classify(x, raw=False)
+    assert torch.equal(found.label, y) and found.names == ["component 0", "component 1"]
+    torch.testing.assert_close(found.probabilities, run.energy.logits(x).softmax(1).detach())
+    for c in (0, 1):
+        drawn = run.sample(40, torch.Generator().manual_seed(0), y=c)
+        assert torch.equal(run.classify(drawn).label, torch.full((40,), c))
+        assert torch.equal(drawn, run.sample(40, torch.Generator().manual_seed(0), y=f"component {c}"))
+    with pytest.raises(UserError, match="y=7: must be a class number from 0 to 1, or one of component 0, component 1"):
+        run.sample(3, y=7)
