@@ -276,3 +276,14 @@ def test_a_loaded_run_classifies_and_draws_the_class_that_is_asked_for(tmp_path)
         assert torch.equal(drawn, run.sample(40, torch.Generator().manual_seed(0), y=f"component {c}"))
     with pytest.raises(UserError, match="y=7: must be a class number from 0 to 1, or one of component 0, component 1"):
         run.sample(3, y=7)
+
+
+@pytest.mark.parametrize("labels", [[], ["dataset.labels_per_class=15"]], ids=["all", "few"])
+def test_a_density_that_is_its_base_does_not_end_the_classifier(labels, tmp_path):
+    """Three classes of wines, on a Gaussian base that the density hardly improves on: the classes still are learnt."""
+    settings = ["dataset=wine_cultivars", "energy=labelled_mlp", "energy.base=gaussian", "objective=jem", "steps=300"]
+    more = ["objective.generative=dsm", "objective.generative.sigma=0.5", "eval_every=100", "checkpoint_every=50"]
+    quiet = ["logger=none", "evaluation=[]", f"output_dir={tmp_path}"]
+    run = ebm_lab.load_run(ebm_lab.train([*settings, *more, *labels, *quiet], quiet=True).path)
+    found = run.classify(run.dataset.test, raw=False).label
+    assert float((found == run.dataset.labels["test"]).double().mean()) > 0.85
