@@ -97,6 +97,10 @@ class Dataset(Part, ABC):
         """
         return None
 
+    def class_log_prob(self, x: Tensor) -> Tensor | None:
+        """Return the true log p(y | x) in nats, (B, *shape) -> (B, K), or None if it is unknown."""
+        return None
+
     def score(self, x: Tensor) -> Tensor | None:
         """Return the true score, grad_x of `log_prob`, (B, *shape) -> (B, *shape), or None if it is unknown."""
         return None if self.log_prob(x[:1]) is None else score(lambda y: -self._known(y), x)
