@@ -46,8 +46,7 @@ def can_refine(view: EvalView) -> bool:
 def step_size(view: EvalView) -> float:
     """Return the step of the run's sampler in units of the data's scale if it is fixed, else STEP_SIZE."""
     sampler = view.sampler
-    reach = getattr(sampler, "reach", None)
-    return STEP_SIZE if sampler is None or reach is None else (reach / sampler.steps) ** 0.5
+    return STEP_SIZE if sampler is None or sampler.reach is None else (sampler.reach / sampler.steps) ** 0.5
 
 
 @torch.no_grad()

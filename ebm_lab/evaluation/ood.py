@@ -85,8 +85,8 @@ class OutOfDistribution(Evaluation):
         sigma: PositiveFloat | None,
         shift: PositiveFloat,
         others: list[dict[str, Any]],
-        refine_steps: PositiveInt = 20,  # the configs of older runs lack these two
-        refine_step_size: PositiveFloat | Literal["auto"] | None = "auto",
+        refine_steps: PositiveInt,
+        refine_step_size: PositiveFloat | Literal["auto"] | None,
     ) -> None:
         self.points, self.resamples, self.levels, self.draws = points, resamples, levels, draws
         self.sigma, self.shift, self.others = sigma, shift, others

@@ -16,6 +16,7 @@ from tests.helpers import Points, covariance, gaussian_energy
 from tests.known_bugs.given import MALA
 
 SETTINGS = {"points": 1000, "resamples": 20, "levels": 4, "draws": 2, "sigma": None, "shift": 2.0, "others": []}
+SETTINGS |= {"refine_steps": 20, "refine_step_size": "auto"}
 
 
 def test_detection_agrees_with_scikit_learn(generator):
@@ -176,10 +177,11 @@ def test_the_step_of_refining_is_the_sampler_s_where_it_is_fixed(generator):
         (build("sampler", langevin, scale=scale), 0.1, 0.1),
     ):
         seen.sampler = sampler
-        ood = OutOfDistribution(**SETTINGS, refine_steps=5, refine_step_size=setting)
+        ood = OutOfDistribution(**{**SETTINGS, "refine_steps": 5, "refine_step_size": setting})
         shrunk = (1 - (size * scale) ** 2 / 8) ** 5
         torch.testing.assert_close(ood._scores(seen, x, 1.0)["refined"], (shrunk**2 - 1) * e)
-    assert "refined" not in OutOfDistribution(**SETTINGS, refine_step_size=None)._scores(seen, x, 1.0)
+    without = OutOfDistribution(**{**SETTINGS, "refine_step_size": None})
+    assert "refined" not in without._scores(seen, x, 1.0)
 
 
 def test_a_model_with_labels_has_the_scores_of_a_classifier(generator):

@@ -347,6 +347,7 @@ def test_pinned_pixels_have_the_law_of_their_level(generator):
 # --- out of distribution ------------------------------------------------------------------------------------------
 
 OOD = {"points": 1000, "resamples": 20, "levels": 3, "draws": 4, "sigma": None, "shift": 2.0, "others": []}
+OOD |= {"refine_steps": 20, "refine_step_size": "auto"}
 
 
 def test_ood_scores_are_those_of_their_definitions(split, generator):
