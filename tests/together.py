@@ -21,7 +21,7 @@ BATCH = 64
 FIXED = ["sampler.target_acceptance=null"]
 UNDIVIDED = ("ksd", "energy_matching")
 """Objectives that compare all points of a batch, which several processes refuse."""
-CHAINED = ("mle", "cd", "pcd", "f_ebm", "coopnets", "drl")
+CHAINED = ("mle", "cd", "pcd", "f_ebm", "coopnets", "drl", "jem")
 """Objectives whose chains have the default sampler, which adapts."""
 CHOICES = {
     **{
@@ -35,6 +35,7 @@ CHOICES = {
     "ssm with three projections": ["objective=ssm", "objective.projections=3"],
     "nce with a mixture": ["objective=nce", "objective.noise=mixture", "objective.noise_ratio=3"],
     "nce of the exponential loss": ["objective=nce", "objective.loss=exponential"],
+    "chains with labels": [*("objective=pcd", "energy=labelled_mlp", "objective.conditional=true", "sampler=langevin")],
     "dsm in two passes": ["objective=dsm", "accumulate=2"],
     "pcd in two passes": ["objective=pcd", "sampler=langevin", "accumulate=2"],
 }

@@ -100,6 +100,7 @@ COMMANDS = {
     "train": ("train an energy-based model", "main", "main"),
     "evaluate": ("evaluate a run", "evaluate", "main_evaluate"),
     "sample": ("draw samples from a run", "tools", "main_sample"),
+    "compose": ("compose the energies of several runs and draw samples", "combine", "main_compose"),
     "compare": ("train several methods and compare them", "compare", "main_compare"),
     "report": ("write one page over all runs", "report", "main_report"),
     "sweep": ("continue a sweep that `ebm-lab train -m ...` began", "resume_sweep", "main_sweep"),
@@ -139,6 +140,10 @@ def sample() -> None:
 
 def evaluate() -> None:
     _run(*COMMANDS["evaluate"][1:])
+
+
+def compose() -> None:
+    _run(*COMMANDS["compose"][1:])
 
 
 def report() -> None:

@@ -21,6 +21,8 @@ DOMAINS = {"mlp": "points", "conv": "images"}
 """Options of the old group `architecture`, and those of `domain` that replace them."""
 CHOICE = re.compile(r"\w+(,\w+)*")
 PLAYERS = "optim.players."
+LABELS = ("dataset.labels", "dataset.labels_per_class")
+"""Settings of every data set with classes, which no data set's YAML names."""
 
 
 def rewritten(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) -> list[str]:
@@ -35,14 +37,14 @@ def _rewritten(override: str, options: Callable[[str], Sequence[str]]) -> str:
         return f"{SLOTS[slot]}@{slot}={value}"
     if key == "architecture" and all(v in DOMAINS for v in value.split(",")):
         return f"domain={','.join(DOMAINS[v] for v in value.split(','))}"
-    if key.startswith(PLAYERS) and equals:  # the objective defines the players, so no optimiser's YAML names them
+    if (key.startswith(PLAYERS) or key in LABELS) and equals:  # no option's YAML names them
         return f"++{override}"
     return override
 
 
 def as_written(text: str) -> str:
     """Translate an override or a line of Hydra's back into the form that users write."""
-    text = re.sub(rf"\+\+(?={re.escape(PLAYERS)})", "", text)
+    text = re.sub(rf"\+\+(?={re.escape(PLAYERS)}|({'|'.join(map(re.escape, LABELS))})=)", "", text)
     for slot, group in SLOTS.items():
         text = re.sub(rf"\b{group}@{re.escape(slot)}(?![\w.])", slot, text)
     return text

@@ -137,11 +137,12 @@ def look(config: DictConfig) -> str | None:
 
 def _domain(values: Any, plugins: list[str]) -> str:
     from ebm_lab.core.registry import build
+    from ebm_lab.datasets._training_labels import few_labels
     from ebm_lab.runs.settings import import_plugins
 
     with importing_from_here():
         import_plugins(plugins)
-        dataset = build("dataset", values)
+        dataset = build("dataset", few_labels(values)[0])
     if getattr(dataset, "space", "continuous") != "continuous":
         return "discrete"
     return "images" if len(dataset.event_shape) == 3 else "points"

@@ -24,6 +24,7 @@ def sample(
     n: PositiveInt = 64,
     steps: PositiveInt | None = None,
     temperature: PositiveFloat | None = None,
+    y: NonNegativeInt | str | None = None,
     which: Literal["last", "best"] = "last",
     ema: bool = True,
     seed: NonNegativeInt = 0,
@@ -36,7 +37,8 @@ def sample(
     samples.csv for tables whose columns have names.
 
     Both hold raw data units, for tables in float64. steps: of the sampler; temperature: samples are drawn from
-    exp(-E / temperature); both are the run's own by default; out: where to write (default: <run>/samples). If the data
+    exp(-E / temperature); both are the run's own by default; y: the class to draw, its number or name, for a model with
+    labels; out: where to write (default: <run>/samples). If the data
     are gone or changed, samples are drawn with the mean, scale and transform that the run kept of them;
     dataset.path=<path> or dataset.root=<path> says where the data are now.
     """
@@ -56,7 +58,7 @@ def sample(
     if isinstance(loaded.dataset, KeptData):
         print(f"note: {loaded.dataset.why}; this does not change the samples")
     generator = stream(seed, "sample", 0, loaded.parts.generator.device)
-    samples = loaded.sample(n, generator, steps=steps, temperature=temperature, raw=False)
+    samples = loaded.sample(n, generator, steps=steps, temperature=temperature, raw=False, y=y)
     folder = Path(out or loaded.path / "samples")
     writable(folder)
     raw = loaded.dataset.transform.inverse(samples).numpy()

@@ -41,6 +41,9 @@ class Dataset(Part, ABC):
     test: Tensor
     labels: dict[str, Tensor] | None = None
     """Labels by split, (n,) integers each; None if there are none."""
+    given_labels: Tensor | None = None
+    """The labels of the training split that training may use, (n,), -1 for a point that has none; None: all of
+    `labels`."""
     class_names: list[str] | None = None
     """The names of the classes by label, for data that have them."""
     column_names: list[str] | None = None
@@ -74,7 +77,7 @@ class Dataset(Part, ABC):
     def found_features(self) -> Offers:
         """Return the features of these data: those that the class declares, and those that shape and labels imply."""
         shape = {"images"} if len(self.event_shape) == 3 else set()
-        return super().found_features() | shape | ({"classes"} if self.labels else set())
+        return super().found_features() | shape | ({"classes"} if self.labels or self.class_names else set())
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -114,6 +117,7 @@ class Dataset(Part, ABC):
         """Move the splits and labels to `device`, and return this data set."""
         self.train, self.val, self.test = (t.to(device) for t in (self.train, self.val, self.test))
         self.labels = self.labels and {k: v.to(device) for k, v in self.labels.items()}
+        self.given_labels = None if self.given_labels is None else self.given_labels.to(device)
         self.outside = None if self.outside is None else self.outside.to(device)
         if "mean" in vars(self):
             del self.mean

@@ -80,6 +80,9 @@ class Preprocessed(Dataset):
         log_p = self.dataset.log_prob(self.map.inverse(x))
         return None if log_p is None else (log_p.double().cpu() - self.map.log_det_at(x)).to(x.device)
 
+    def class_log_prob(self, x: Tensor) -> Tensor | None:
+        return self.dataset.class_log_prob(self.map.inverse(x))
+
     def score(self, x: Tensor) -> Tensor | None:
         if self.dataset.score(self.map.inverse(x[:1])) is None:
             return None

@@ -31,10 +31,13 @@ class TwoMoons(Dataset):
     ) -> None:
         nodes = max(1000, math.ceil(1.5 * math.pi / (noise / 8)))  # neighbours at most an eighth of the noise apart
         self.law: NoisyCurves = NoisyCurves(moon, 2, noise, nodes)
-        self.train, self.val, self.test = (
-            self.law.sample(n, stream(seed, f"two_moons/{split}")).float()
-            for n, split in ((train, "train"), (held_out, "val"), (held_out, "test"))
-        )
+        sizes = {"train": train, "val": held_out, "test": held_out}
+        drawn = {split: self.law.labelled(n, stream(seed, f"two_moons/{split}")) for split, n in sizes.items()}
+        self.train, self.val, self.test = (x.float() for x, _ in drawn.values())
+        self.labels, self.class_names = {split: y for split, (_, y) in drawn.items()}, ["upper moon", "lower moon"]
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self.law.log_prob(x)
+
+    def class_log_prob(self, x: Tensor) -> Tensor:
+        return self.law.piece_log_prob(x).log_softmax(1)

@@ -66,6 +66,10 @@ class GaussianMixture:
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw n samples, (n, *shape)."""
+        return self.labelled(n, generator)[0]
+
+    def labelled(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Draw n samples, (n, *shape), and the component that each comes from, (n,)."""
         means, stds, factors = self._flat_means, self._flat_stds, self._factors
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.empty(n, means.shape[1], dtype=means.dtype, device=means.device).normal_(generator=generator)
@@ -74,7 +78,7 @@ class GaussianMixture:
         else:
             assert factors is not None
             noise = (z @ factors.mT)[which, torch.arange(n, device=z.device)]
-        return (means[which] + noise).view(n, *self.means.shape[1:])
+        return (means[which] + noise).view(n, *self.means.shape[1:]), which
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Compute the log density in nats, (B, *shape) -> (B,); differentiable in x."""

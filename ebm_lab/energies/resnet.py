@@ -32,24 +32,7 @@ from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.base import AnchoredImages
 from ebm_lab.models.layers import Activated, Activation, ConfineShape, make_activation
 from ebm_lab.models.levels import require_images
-
-
-class Block(nn.Module):
-    """pool(skip(h) + conv(a(conv(a(h))))): (B, c_in, H, W) -> (B, c_out, H, W), or half of each side, rounded up."""
-
-    def __init__(self, c_in: int, c_out: int, activation: Activation, halve: bool) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            make_activation(activation),
-            nn.Conv2d(c_in, c_out, 3, padding=1),
-            make_activation(activation),
-            nn.Conv2d(c_out, c_out, 3, padding=1),
-        )
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.pool = nn.AvgPool2d(2, ceil_mode=True) if halve else nn.Identity()
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.pool(self.skip(h) + self.branch(h))
+from ebm_lab.models.residual import initialise_blocks, residual_blocks
 
 
 @register("energy", "resnet")
@@ -77,29 +60,16 @@ class ResNet(Activated, AnchoredImages):
         super().__init__()
         depth, _, _ = require_images(dataset, "resnet")
         self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
-        widths = [c for c in channels for _ in range(blocks)]
-        ends = [i % blocks == blocks - 1 and i < len(widths) - 1 for i in range(len(widths))]
         self.stem = nn.Conv2d(depth, channels[0], 3, padding=1)
-        pairs = zip([channels[0], *widths], widths, ends, strict=False)
-        self.blocks = nn.Sequential(*[Block(c_in, c_out, activation, halve) for c_in, c_out, halve in pairs])
+        self.blocks, _ = residual_blocks(channels, blocks, activation)
         self.last, self.head = make_activation(activation), nn.Linear(channels[-1], 1)
-        self._initialise()
+        initialise_blocks(self.blocks)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
         if not spectral_norm:  # which would divide zero by zero
             self.begin_at_base(self.head)
         else:
             for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]:
                 parametrizations.spectral_norm(layer)
-
-    def _initialise(self) -> None:
-        """Apply He's initialisation to convolutions that follow an activation, and scale the last one of each branch so
-        that all branches together have the weight of the skips."""
-        for module in self.blocks:
-            first, last = (m for m in module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
-            nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
-            nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
-            with torch.no_grad():
-                last.weight /= len(self.blocks) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.last(self.blocks(self.stem(self.seen(x))))

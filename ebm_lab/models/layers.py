@@ -1,5 +1,6 @@
 """Building blocks shared by several energies."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -43,6 +44,21 @@ def initialise(net: nn.Module) -> None:
     for layer in hidden:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.normal_(layer.bias)
+
+
+def conv_layers(
+    shape: tuple[int, int, int], channels: Sequence[int], hidden: int, activation: Activation
+) -> list[nn.Module]:
+    """Return 3x3 convolutions for images of this shape (C, H, W), of which the first keeps the image's size and each
+    further one halves it, then a linear layer of `hidden` outputs, each followed by an activation."""
+    depth, height, width = shape
+    layers: list[nn.Module] = []
+    for i, (c_in, c_out) in enumerate(zip([depth, *channels], channels, strict=False)):
+        stride = 1 if i == 0 else 2
+        layers += [nn.Conv2d(c_in, c_out, 3, stride, padding=1), make_activation(activation)]
+        height, width = -(-height // stride), -(-width // stride)
+    flat = channels[-1] * height * width
+    return [*layers, nn.Flatten(), nn.Linear(flat, hidden), make_activation(activation)]
 
 
 ConfineShape = Literal["isotropic", "covariance"]

@@ -10,6 +10,7 @@ Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, e
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -70,8 +71,9 @@ class Chained(Objective):
         """Return the root mean square distance of x from the data's mean, over scale * sqrt(d), 0-d."""
         return flat_sum((x - self.centre) ** 2).mean().sqrt() / self.reach
 
-    def advance(self, x: Tensor, refresh: int = 0) -> Chain:
-        """Advance chains at x by `refresh` independence-Metropolis steps, then by the sampler's steps.
+    def advance(self, x: Tensor, refresh: int = 0, bind: Callable[[Tensor], EnergyFn] | None = None) -> Chain:
+        """Advance chains at x by `refresh` independence-Metropolis steps, then by the sampler's steps on the energy
+        that `bind` makes for the points where they are then, or on the energy itself.
 
         The independence steps propose draws of the starting noise and leave the model's law invariant. The sampler's
         state is kept for the next call.
@@ -81,7 +83,8 @@ class Chained(Objective):
             for _ in range(refresh):
                 x, accepted = independence_step(self.energy, x, self.start, self.generator)
                 refreshed.append(accepted.float().mean())
-        chain = self.run_sampler(self.sampler, x)
+            energy = self.energy if bind is None else bind(x)
+        chain = run_chains(self, self.sampler, energy, x, self.generator)
         return chain._replace(metrics=chain.metrics | ({"refreshed": torch.stack(refreshed).mean()} if refresh else {}))
 
     def run_sampler(self, sampler: Sampler, x: Tensor, differentiable: bool = False) -> Chain:
@@ -114,6 +117,10 @@ class Contrastive(Chained):
     def negatives(self, x: Tensor) -> Chain:
         """Return the final states of the chains, as many as there are (noisy) data x (B, *shape)."""
 
+    def contrasted(self, y: Tensor | None, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energies of the (noisy) data x, whose labels are y, and of the chains, (B,) each."""
+        return contrast(self.energy, x, x_neg)
+
     def extra(self, chain: Chain) -> Loss | None:
         """Return a further term of the loss; None if there is none."""
         return None
@@ -121,7 +128,7 @@ class Contrastive(Chained):
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)
         chain = self.negatives(x)
-        e_pos, e_neg = contrast(self.energy, x, chain.x)
+        e_pos, e_neg = self.contrasted(batch.y, x, chain.x)
         gap = e_pos.mean() - e_neg.mean()
         loss = gap + self.energy_l2 * (e_pos.square().mean() + e_neg.square().mean()) if self.energy_l2 else gap
         if extra := self.extra(chain):

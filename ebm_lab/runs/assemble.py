@@ -80,6 +80,11 @@ def build_optimisers(config: Mapping[str, Any], parts: Parts) -> dict[str, Optim
     """Build an optimiser for each player: `optim` applies to all, `optim.players.<name>` overrides it for one."""
     shared = dict(config.get("optim") or {})
     own = shared.pop("players", None) or {}
+    if not any(p.requires_grad for p in parts.energy.parameters()):
+        raise UserError(
+            f"energy={config['energy']['name']}: it has no trainable parameter; choose another energy, or compose "
+            f"trained runs with scripts/compose.py"
+        )
     players = parts.objective.players()
     for name in own:
         if name not in players:

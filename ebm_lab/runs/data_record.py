@@ -114,7 +114,8 @@ class DataRecord:
             rows = f" ({counts[0]} rows then, {counts[1]} now)" if counts[0] != counts[1] else ""
             return f"the {_listed(parts)} rows changed{rows}"
         names = {"labels": "labels", "outside": "rows outside"}
-        kinds = [names[k] for k in names if self.digests.get(k) != now.digests.get(k)] or self._facts(now)
+        known = [k for k in names if k in self.digests]  # runs of before have no labels of points
+        kinds = [names[k] for k in known if self.digests[k] != now.digests.get(k)] or self._facts(now)
         return f"the {_listed(kinds)} changed" if kinds else ""
 
     def _facts(self, now: "DataRecord") -> list[str]:
@@ -174,10 +175,14 @@ class KeptData(Dataset):
         noise = torch.empty(n, *self.mean.shape).normal_(generator=generator)
         self.train = self.mean + self.scale * noise.to(self.mean)
         self.val = self.test = self.train[:2]
+        if self.class_names:
+            labels = torch.arange(n, device=self.train.device) % len(self.class_names)
+            self.labels = {"train": labels, "val": labels[:2], "test": labels[:2]}
 
     def forget(self) -> None:
         for split in SPLITS:
             delattr(self, split)
+        self.labels = None
 
     def to(self, device: torch.device) -> "KeptData":
         self.mean = self.mean.to(device)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,7 +13,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import Report
 from ebm_lab.core.features import features_of
 from ebm_lab.core.functional import evaluate, in_parts, known_log_z
-from ebm_lab.core.interfaces import Dataset, Objective, Sampler
+from ebm_lab.core.interfaces import Dataset, Energy, Objective, Sampler
 from ebm_lab.core.maps import raw_score
 from ebm_lab.core.random import stream
 from ebm_lab.core.registry import build
@@ -34,6 +34,14 @@ class LogZ(NamedTuple):
     value: float
     error: float
     source: str
+
+
+class Classes(NamedTuple):
+    """label: (B,) the most probable class; probabilities: (B, K) p(y | x); names: of the classes, if they have any."""
+
+    label: Tensor
+    probabilities: Tensor
+    names: list[str] | None
 
 
 class LogDensity(NamedTuple):
@@ -88,12 +96,15 @@ class LoadedRun:
         steps: int | None = None,
         temperature: float | None = None,
         raw: bool = True,
+        y: int | str | None = None,
     ) -> Tensor:
-        """Draw n samples, (n, *shape), by the run's sampler, starting from noise.
+        """Draw n samples, (n, *shape), by the run's sampler, starting from noise; of the class y, its number or name,
+        if it is given.
 
         generator: on the run's device; without one, each call continues a stream that is the same in every process.
-        steps, temperature: of the sampler; the run's own by default. Raises UserError if the run has no sampler, or if
-        they are given for a sampler that goes through noise levels by its own settings.
+        steps, temperature: of the sampler; the run's own by default. Raises UserError if the run has no sampler, if
+        they are given for a sampler that goes through noise levels by its own settings, and for a class that the model
+        does not have.
         """
         if self.sampler is None:
             raise UserError(f"run={self.path}: it has no sampler to draw samples with")
@@ -105,8 +116,36 @@ class LoadedRun:
             steps=steps or plan.steps,
             temperature=temperature or plan.temperature,
             sampling=generator or self._draws,
+            **({} if y is None else {"energy": self._of_class(y)}),
         )
         return self._out(view.samples.cpu(), raw)
+
+    def _labelled(self) -> Energy:
+        """The energy, if it has class labels."""
+        if "labels" not in features_of(self.energy):
+            raise UserError(f"run={self.path}: its model has no class labels")
+        return cast(Energy, self.energy)
+
+    def _of_class(self, y: int | str) -> nn.Module:
+        """Return the energy of the points of class y."""
+        energy, names = self._labelled(), self.dataset.class_names or []
+        classes = energy.logits(self.dataset.mean.unsqueeze(0)).shape[1]
+        number = names.index(y) if y in names else y
+        if not isinstance(number, int) or not 0 <= number < classes:
+            called = f", or one of {', '.join(names)}" if names else ""
+            raise UserError(f"y={y}: must be a class number from 0 to {classes - 1}{called}")
+        return energy.given(y=torch.tensor(number, device=self.dataset.mean.device))
+
+    @isolated()
+    def classify(self, x: Tensor, *, raw: bool = True) -> Classes:
+        """Compute p(y | x) = softmax_y(-E(x, y)) of each class at x (B, *shape).
+
+        Raises UserError for a model without class labels.
+        """
+        energy = self._labelled()
+        with torch.no_grad():
+            p = in_parts(lambda part: energy.logits(part), self._in(x, raw), 4096).softmax(1)
+        return Classes(p.argmax(1), p, self.dataset.class_names)
 
     def check_sampling(self, **given: float | None) -> None:
         """Reject steps and temperatures for a sampler that goes through noise levels by its own settings."""

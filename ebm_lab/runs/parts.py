@@ -15,6 +15,7 @@ from ebm_lab.core.places import absolute
 from ebm_lab.core.random import seed_of, seeded, stream
 from ebm_lab.core.registry import build, parse
 from ebm_lab.datasets._preprocessed import for_run, unrounded
+from ebm_lab.datasets._training_labels import few_labels
 from ebm_lab.runs.checks import check_data, check_layout, check_parts, check_precision, probe
 from ebm_lab.runs.compatibility import check_fit
 from ebm_lab.runs.data_record import SPLITS, DataRecord, fingerprints
@@ -107,7 +108,7 @@ def build_parts(
     evaluators = {name: choices[f"evaluation.{name}"].build(**wiring) for name in config.get("evaluation") or {}}
     resolved = {"objective": objective.resolved, "energy": getattr(energy, "resolved", getattr(energy, "chosen", {}))}
     objective.notes = [*getattr(energy, "notes", ()), *objective.notes]
-    settled = {group: {**config[group], **values} for group, values in resolved.items()}
+    settled = {group: _filled(config[group], values) for group, values in resolved.items()}
     return Parts(
         settings=settings,
         config=absolute({**config, "threads": threads, **settled}),
@@ -124,6 +125,15 @@ def build_parts(
     )
 
 
+def _filled(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with these values, whose keys are paths for settings of nested components: 'generative.sigma'."""
+    filled = dict(settings)
+    for key, value in values.items():
+        first, _, rest = key.partition(".")
+        filled[first] = _filled(filled[first], {rest: value}) if rest else value
+    return filled
+
+
 def build_dataset(
     config: Mapping[str, Any], settings: RunSettings, device: torch.device, known: Composed | None = None
 ) -> Dataset:
@@ -131,7 +141,8 @@ def build_dataset(
 
     Rejects data that can't be trained on. known: the map to those coordinates, if it was fitted before.
     """
-    dataset: Dataset = build("dataset", config.get("dataset") or {})
+    values, few = few_labels(config.get("dataset") or {})
+    dataset: Dataset = build("dataset", values)
     rows, digests = {s: len(getattr(dataset, s)) for s in SPLITS}, fingerprints(dataset)
     if settings.preprocess != "none":
         dataset = unrounded(dataset)
@@ -143,6 +154,7 @@ def build_dataset(
     if settings.preprocess != "none":
         check_data(dataset, config, scaled=False)
         dataset = for_run(dataset, settings.preprocess, known)
+    few.hide(dataset, settings.seed)
     dataset = dataset.to(device)
     check_data(dataset, config)
     dataset.record = DataRecord.of(dataset, rows, digests)

@@ -28,6 +28,7 @@ ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("dataset", "image_folder"): {"range": "auto", "background": None},
     **{("energy", name): {"base": "none"} for name in BASED},
     ("objective", "nce"): {"loss": "logistic"},
+    ("objective", "pcd"): {"conditional": False},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
 """Settings added to a component since its first version, with the values that reproduce its earlier behaviour."""

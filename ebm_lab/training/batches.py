@@ -17,6 +17,8 @@ class Batches:
 
     def __init__(self, dataset: Dataset, size: int, seed: int, parts: int = 1, share: int = 0, among: int = 1) -> None:
         self.x, self.y = dataset.train, dataset.labels["train"] if dataset.labels else None
+        if dataset.given_labels is not None:
+            self.y = dataset.given_labels
         self.size, self.seed = size, seed
         self.parts, self.share, self.among = parts, share, among
         self._orders: dict[int, Tensor] = {}

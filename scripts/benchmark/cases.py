@@ -45,6 +45,7 @@ NOT_RACED = {
     "drl": "no reference yet",
     "dual_sm": "no reference yet",
     "energy_matching": "no reference yet",
+    "jem": "a classifier beside an objective that is raced alone",
 }
 """Objectives that are left out of the races, with the reasons."""
 NOISELESS = ("dsm", "multi_dsm")

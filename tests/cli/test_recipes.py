@@ -81,7 +81,13 @@ def test_every_condition_of_a_recipe_names_an_option_and_every_value_a_setting(f
                 players = section[group].get("players", {}).values() if group == "optim" else ()
                 for values in ({k: v for k, v in section[group].items() if k != "players" or not players}, *players):
                     assert values.keys() <= known.keys(), (file, condition)
-        assert set(section.get("objective", ())) <= objective.keys()
+        own = dict(section.get("objective", {}))
+        nested = {f"objective.{key}": own.pop(key) for key in [*own] if f"objective.{key}" in grammar.SLOTS}
+        for slot, values in nested.items():
+            for option in condition[slot]:
+                known = yaml.safe_load((config_dir() / grammar.group_of(slot) / f"{option}.yaml").read_text())
+                assert values.keys() <= known.keys(), (file, condition)
+        assert own.keys() <= objective.keys()
 
 
 UNTRIED_ON_IMAGES = {"ksd", "min_velocity", "tre", "unbiased_cd", "drl", "dual_sm", "energy_matching"}

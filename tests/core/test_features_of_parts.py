@@ -35,11 +35,13 @@ ALLOWED = {
     ("distributions/pushed.py", "isinstance Gaussian"): "a law, not a component",
     ("distributions/base.py", "getattr base"): "an energy may be any function, which has no base",
     ("core/derived.py", "isinstance KnowsDerivatives"): "an energy may be any function, which has no formulas",
+    ("core/composed.py", "isinstance KnowsDerivatives"): "a trained energy may be any module, which has no formulas",
     ("core/model.py", "isinstance KnowsDerivatives"): "an energy may be any function, which is bound to no batch",
     ("core/model.py", "isinstance Derived"): "finds what within an energy is bound to the batch",
     ("datasets/_preprocessed.py", "isinstance Warp"): "a map of coordinates, not a component",
     ("evaluation/_raw_units.py", "isinstance Affine"): "a map of coordinates, not a component",
     ("runs/data_record.py", "isinstance Affine"): "a map of coordinates, not a component",
+    ("runs/composition.py", "isinstance KeptData"): "a record in place of data that are gone, not a component",
     ("runs/loaded.py", "isinstance Affine"): "a map of coordinates, not a component",
     ("training/evaluations.py", "isinstance Batch"): "chains with labels, or without",
     ("training/nested.py", "isinstance Objective"): "finds the objectives inside an objective",
@@ -107,6 +109,8 @@ def energy_and_points(name, **changes):
     choice = choice_of("energy", name, "digits" if images else "two_moons", **changes)
     x = torch.rand(60, 1, 8, 8) if images else torch.randn(60, 2)
     data = Points(x, (0.0, 1.0) if images else None)
+    if Need("dataset", "classes") in part.needs:
+        data.labels = dict.fromkeys(("train", "val", "test"), torch.arange(len(x)) % 3)
     few = {"points": 10} if name == "dkef" else {}
     choice = parse("energy", {"name": name, **choice.settings, **few})
     model = choice.build(dataset=data).double()

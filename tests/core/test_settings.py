@@ -40,7 +40,15 @@ def test_a_missing_key_is_named():
 
 
 def test_wiring_that_is_absent_is_named():
-    dsm = {"name": "pcd", "buffer_size": 8, "restart": 0.0, "refresh": 0, "data_noise": 0.0, "energy_l2": 0.0}
+    dsm = {
+        "name": "pcd",
+        "buffer_size": 8,
+        "restart": 0.0,
+        "refresh": 0,
+        "data_noise": 0.0,
+        "energy_l2": 0.0,
+        "conditional": False,
+    }
     with pytest.raises(UserError, match="objective 'pcd' needs a sampler, and the config has none: choose one"):
         build("objective", dsm, energy=1, sampler=None, dataset=1, generator=1, batch_size=1)
 
@@ -57,7 +65,10 @@ def test_every_component_has_its_yaml_with_every_setting(kind):
     for name, component in ours.items():
         path = config_dir() / kind / f"{name}.yaml"
         values = yaml.safe_load(path.read_text())
-        values.pop("defaults", None)
+        chosen = [next(iter(d)) for d in values.pop("defaults", None) or [] if isinstance(d, dict)]
+        values |= {
+            key.rpartition("@")[2]: "an option" for key in chosen if "@" in key and not key.startswith("override")
+        }
         assert values.pop("name") == name
         assert set(values) == set(settings_of(component)), path
         assert all(p.default is p.empty for p in settings_of(component).values()), "a default is written in its YAML"

@@ -75,7 +75,14 @@ class Nested(Objective):
 
     def __init__(self, energy, sampler, dataset, generator, batch_size, *, penalty: float):
         super().__init__(energy)
-        settings = {"buffer_size": 128, "restart": 0.05, "refresh": 1, "data_noise": 0.0, "energy_l2": 0.0}
+        settings = {
+            "buffer_size": 128,
+            "restart": 0.05,
+            "refresh": 1,
+            "data_noise": 0.0,
+            "energy_l2": 0.0,
+            "conditional": False,
+        }
         self.generative = PCD(energy, sampler, dataset, generator, batch_size, **settings)
         self.penalty, self.rows = penalty, tuple(f"generative.{name}" for name in PCD.rows)
 
@@ -170,7 +177,7 @@ class LabelledPCD(PCD):
     rows = (*PCD.rows, "labels")
 
     def __init__(self, energy, sampler, dataset, generator, batch_size, *, buffer_size: int):
-        settings = {"restart": 0.0, "refresh": 0, "data_noise": 0.0, "energy_l2": 0.0}
+        settings = {"restart": 0.0, "refresh": 0, "data_noise": 0.0, "energy_l2": 0.0, "conditional": False}
         super().__init__(energy, sampler, dataset, generator, batch_size, buffer_size=buffer_size, **settings)
         self.register_buffer("labels", torch.arange(buffer_size, device=self.buffer.x.device) % energy.classes)
 

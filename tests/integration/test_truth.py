@@ -41,7 +41,10 @@ def test_four_dimensions_have_a_likelihood_by_default(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("objective", "blind"),
     [(name, True) for name in ("sm", "ssm", "fdssm", "dsm", "dsm_cv", "ksd", "min_velocity", "lsd")]
-    + [(name, False) for name in ("nce", "cnce", "mpf", "ed", "multi_dsm", "mle", "cd", "pcd", "tre", "unbiased_cd")]
+    + [
+        (name, False)
+        for name in ("nce", "cnce", "mpf", "ed", "multi_dsm", "mle", "cd", "pcd", "tre", "unbiased_cd", "jem")
+    ]
     + [(name, False) for name in ("fce", "f_ebm", "vera", "coopnets", "drl", "dual_sm", "energy_matching")],
 )
 def test_objectives_that_do_not_see_the_weights_of_modes_say_so(objective, blind, tmp_path, capsys):

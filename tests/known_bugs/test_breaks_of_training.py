@@ -442,9 +442,10 @@ def test_pcd_ages_its_chains_by_the_sampler_s_steps_draws_distinct_ones_and_refr
     data = Points(torch.randn(50, 2, generator=generator).double())
     energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
     settings = {"buffer_size": 40, "restart": 0.0, "refresh": 3, "data_noise": 0.0, "energy_l2": 0.0}
+    settings["conditional"] = False
     pcd, asked = PCD(energy, Kept(), data, generator, 30, **settings), []
     advance = pcd.advance
-    monkeypatch.setattr(pcd, "advance", lambda x, refresh=0: asked.append((x, refresh)) or advance(x, refresh))
+    monkeypatch.setattr(pcd, "advance", lambda x, *how: asked.append((x, how[0])) or advance(x, *how))
     before = pcd.buffer.x.clone()
     pcd(Batch(data.train[:30]))
     assert asked[0][1] == 3 and len(asked[0][0].unique(dim=0)) == 30

@@ -13,7 +13,7 @@ from ebm_lab.objectives.pcd import PCD
 from ebm_lab.samplers.langevin import Langevin
 from tests.helpers import Drift, Exact, Points, covariance, exact_sample, factor_gradient, gaussian_energy
 
-SETTINGS = {"restart": 0.0, "refresh": 0, "data_noise": 0.0, "energy_l2": 0.0}
+SETTINGS = {"restart": 0.0, "refresh": 0, "data_noise": 0.0, "energy_l2": 0.0, "conditional": False}
 
 
 @pytest.mark.parametrize("d", [1, 2, 10])

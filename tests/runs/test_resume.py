@@ -29,6 +29,9 @@ CHOICES = [
     *([f"objective={'pcd' if s in KEEPING else 'multi_dsm'}", f"sampler={s}"] for s in SAMPLERS),
     ["objective=pcd", "sampler=mala", "sampler.mass=diagonal", "sampler.warmup=120"],  # ends between the two halves
     ["objective=cd", "objective.neglected_term=0.1", "objective.neglected_steps=2", "sampler=underdamped"],
+    ["objective=pcd", "energy=labelled_mlp", "objective.conditional=true", "dataset.labels=0.5"],
+    ["objective=jem", "objective.generative=nce", "dataset.labels_per_class=10"],
+    ["objective=jem", "objective.generative=vera", "energy.condition=embedding"],
 ]
 CLOCKS = ("cpu_seconds", "train_cpu_seconds", "steps_per_second")
 
