@@ -7,12 +7,19 @@ Each detection score is higher the more x looks like the data:
     typicality    -|E(x) - mean E over the training data|
     residual      -mean over levels and draws of |sigma s(x + sigma z, sigma) + z|^2 / d: the error of denoising x; for
                   models of many levels, and for a plain energy if `sigma` is given
+    refined       E(x_K) - E(x) after K steps x <- x - (eps^2 / 2) grad E without noise: an outlier loses much energy
+    max_prob      max_y p(y | x), for models with labels
+    entropy       -H(y | x), for models with labels
     truth         log p_data(x), if it is known: the ceiling
 
-They are compared with trivial baselines:
+They are compared with trivial baselines, and with a strong one:
 
     intensity     the mean pixel; for points instead distance, -|x - mean of the training data|
     constant      the same for all points: AUROC 0.5, FPR95 1
+    nearest       -distance to the nearest training point, which keeps all of them: strong
+
+The energy score of a classifier, the logsumexp of its logits, is no score of its own here: the logits of a model with
+labels are -E(x, y), with every term of the energy in them, so that it is -E(x).
 
 Held-out data are the positives. `ood_auroc_<score>_<set>` is the probability that a held-out point scores higher than a
 point of the other set, `ood_aupr_..` the average precision (0.5 for a constant), `ood_fpr95_..` the share of the other
@@ -26,11 +33,13 @@ found, uniform noise and interpolations (means of two held-out images); for poin
 
 Eric Nalisnick et al., Do Deep Generative Models Know What They Don't Know?, 2019, arXiv:1810.09136. Eric Nalisnick et
 al., Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality, 2019, arXiv:1906.02994. Will
-Grathwohl et al., Your Classifier is Secretly an Energy Based Model, 2020, section 5.3, arXiv:1912.03263 (gradient).
+Grathwohl et al., Your Classifier is Secretly an Energy Based Model, 2020, section 5.3, arXiv:1912.03263 (gradient, and
+max_prob). Dan Hendrycks and Kevin Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in
+Neural Networks, 2017, arXiv:1610.02136 (max_prob).
 """
 
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -46,24 +55,10 @@ from ebm_lab.core.random import row_order, subset
 from ebm_lab.core.registry import build, find, register
 from ebm_lab.distributions.elementary import UniformBox
 from ebm_lab.distributions.start import start_law
+from ebm_lab.evaluation._ood_scores import can_refine, certainty, energy_lost, nearness, residual, step_size
+from ebm_lab.evaluation._ood_table import Pairs, pair, roc, verdict
 from ebm_lab.models.levels import NoiseLevels, data_score
-from ebm_lab.statistics.detection import detection, intervals, labelled
-
-TRIVIAL = ("intensity", "distance", "constant")
-COLOURS = {
-    "energy": "#1f5fa8",
-    "gradient": "#d95f02",
-    "typicality": "#1b9e77",
-    "residual": "#8e5ea2",
-    "truth": "#c9a400",
-}
-Pairs = dict[str, tuple[Tensor, Tensor]]
-"""By name of the detection score, its values for held-out points and for the other set."""
-
-
-def residual(s: Tensor, z: Tensor, sigma: float) -> Tensor:
-    """Return |sigma s + z|^2 / d, (B,), for the score s at x + sigma z; its mean is 1 if s is 0 everywhere."""
-    return flat_sum((sigma * s + z) ** 2) / z[0].numel()
+from ebm_lab.statistics.detection import detection, intervals
 
 
 @register("evaluation", "ood")
@@ -73,7 +68,9 @@ class OutOfDistribution(Evaluation):
     `points`: most points of each set. `resamples`: resamples of the bootstrap. `levels`, `draws`: noise levels, and
     noise vectors per level, over which the residual is averaged. `sigma`: noise level of a plain energy's residual, in
     units of the data's scale; null leaves the residual out. `shift`: distance of shifted points, in the same unit.
-    `others`: other data sets by their settings; those that are not found are left out.
+    `others`: other data sets by their settings; those that are not found are left out. `refine_steps`,
+    `refine_step_size`: K and eps of `refined`, eps in the same unit; auto: the step of the run's sampler if it is
+    fixed, else 0.25; null leaves the score out.
     """
 
     metrics = (Metric("ood_*"),)
@@ -88,9 +85,12 @@ class OutOfDistribution(Evaluation):
         sigma: PositiveFloat | None,
         shift: PositiveFloat,
         others: list[dict[str, Any]],
+        refine_steps: PositiveInt,
+        refine_step_size: PositiveFloat | Literal["auto"] | None,
     ) -> None:
         self.points, self.resamples, self.levels, self.draws = points, resamples, levels, draws
         self.sigma, self.shift, self.others = sigma, shift, others
+        self.refine_steps, self.refine_step_size = refine_steps, refine_step_size
 
     def __call__(self, view: EvalView) -> Report:
         report = Report()
@@ -105,7 +105,7 @@ class OutOfDistribution(Evaluation):
         for name in pairs:
             self._compare(report, name, pairs[name], view.generator)
             report.notes.append(verdict(report.metrics, name, list(pairs[name])))
-        report.images["ood_roc"] = self._draw(report.metrics, pairs)
+        report.images["ood_roc"] = roc(report.metrics, pairs)
         bounds = view.dataset.bounds
         if bounds is not None:
             report.images["ood_sets"] = pictures.strips(sets, bounds)
@@ -170,6 +170,10 @@ class OutOfDistribution(Evaluation):
         scores["gradient"] = -flat_sum(slope**2).sqrt()
         if view.has("levels") or self.sigma is not None:
             scores["residual"] = -self._residual(view, x)
+        if self.refine_step_size is not None and can_refine(view):
+            scores["refined"] = self._refined(view, x)
+        if view.has("labels"):
+            scores |= certainty(view, x)
         truth = view.dataset.log_prob(x)
         if truth is not None:
             scores["truth"] = truth
@@ -177,7 +181,12 @@ class OutOfDistribution(Evaluation):
             scores["intensity"] = x.flatten(1).mean(1)
         else:
             scores["distance"] = -flat_sum((x - view.dataset.mean) ** 2).sqrt()
-        return scores | {"constant": torch.zeros(len(x))}
+        return scores | {"constant": torch.zeros(len(x)), "nearest": nearness(x, view.dataset.train)}
+
+    def _refined(self, view: EvalView, x: Tensor) -> Tensor:
+        size = self.refine_step_size
+        eps = view.dataset.scale * (size if isinstance(size, int | float) else step_size(view))
+        return in_parts(lambda part: energy_lost(view.energy, part, self.refine_steps, eps), x, 1024)
 
     def _residual(self, view: EvalView, x: Tensor) -> Tensor:
         if view.has("levels"):
@@ -204,47 +213,3 @@ class OutOfDistribution(Evaluation):
                 report.metrics[key] = found[i]
                 if bounds is not None:
                     report.metrics[f"{key}_low"], report.metrics[f"{key}_high"] = bounds[i]
-
-    def _draw(self, metrics: dict[str, float], pairs: dict[str, Pairs]) -> Tensor:
-        from sklearn.metrics import roc_curve
-
-        def draw(fig) -> None:
-            for axes, (name, scores) in zip(fig.subplots(1, len(pairs), squeeze=False)[0], pairs.items(), strict=True):
-                for score, (inside, outside) in scores.items():
-                    fpr, tpr, _ = roc_curve(*labelled(inside, outside))
-                    plain = {"lw": 1.2, "ls": "--", "color": "0.6" if score == "constant" else "black"}
-                    style = plain if score in TRIVIAL else {"lw": 1.8, "color": COLOURS[score]}
-                    key = f"ood_auroc_{score}_{name}"
-                    low, high = (metrics.get(f"{key}_{end}") for end in ("low", "high"))
-                    range_ = "" if low is None else f" [{low:.3f}, {high:.3f}]"
-                    axes.plot(fpr, tpr, label=f"{score} {metrics[key]:.3f}{range_}", **style)
-                axes.axhline(0.95, color="0.8", lw=0.8, ls=":")
-                axes.set(aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-                axes.set(xlabel=f"share of '{name}' that passes", ylabel="share of held-out data that passes")
-                axes.set_title(f"{len(inside):,} held-out, {len(outside):,} {name}")
-                below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
-                axes.legend(frameon=False, fontsize=9, title="AUROC [95 % interval]", **below)
-
-        return pictures.figure(draw, 4.3 * len(pairs), 5.6 + 0.22 * max(map(len, pairs.values())))
-
-
-def pair(score: str, real: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both unchanged, but intensity with the sign for which its AUROC is at least one half."""
-    return (-real, -other) if score == "intensity" and detection(real, other)[0] < 0.5 else (real, other)
-
-
-def verdict(metrics: dict[str, float], name: str, scores: list[str]) -> str:
-    """Return one line that compares the best of the model's scores with the best trivial one."""
-
-    def best(some: list[str]) -> tuple[float, str]:
-        return max((metrics[f"ood_auroc_{s}_{name}"], s) for s in some)
-
-    trivial, own = best([s for s in scores if s in TRIVIAL]), best([s for s in scores if s not in (*TRIVIAL, "truth")])
-    if trivial[0] >= own[0]:
-        says = "beats the model" if trivial[0] > own[0] else "does as well as the model"
-        return (
-            f"ood, {name}: a trivial baseline {says}: AUROC {trivial[0]:.3f} of {trivial[1]}, {own[0]:.3f} of {own[1]}"
-        )
-    return (
-        f"ood, {name}: best of the model's scores is {own[1]}, AUROC {own[0]:.3f}; {trivial[1]} alone {trivial[0]:.3f}"
-    )

@@ -29,6 +29,7 @@ FAST = {
     "longrun.chains": 4,
     "chains.chains": 4,
     "classifier.passes": 2000,
+    "conditional.passes": 2000,
     "feature_fid.network.steps": 20,
     "feature_fid.mixture.iterations": 3,
     "feature_fid.mixture.dimensions": 10,

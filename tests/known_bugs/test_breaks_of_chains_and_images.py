@@ -347,6 +347,7 @@ def test_pinned_pixels_have_the_law_of_their_level(generator):
 # --- out of distribution ------------------------------------------------------------------------------------------
 
 OOD = {"points": 1000, "resamples": 20, "levels": 3, "draws": 4, "sigma": None, "shift": 2.0, "others": []}
+OOD |= {"refine_steps": 20, "refine_step_size": "auto"}
 
 
 def test_ood_scores_are_those_of_their_definitions(split, generator):
@@ -359,7 +360,9 @@ def test_ood_scores_are_those_of_their_definitions(split, generator):
     scores = ood._scores(view, x, level)
     known = {"energy": -e(x), "typicality": -(e(x) - level).abs(), "gradient": -2 * (x - 0.5).norm(dim=1),
              "truth": LAW.log_prob(x), "distance": -(x - data.train.mean(0)).norm(dim=1),
-             "constant": torch.zeros(30)}  # fmt: skip
+             "constant": torch.zeros(30), "nearest": -torch.cdist(x, data.train).amin(1)}  # fmt: skip
+    shrunk = (1 - (0.25 * data.scale) ** 2) ** 20  # x - 0.5 after 20 steps of a quarter of the data's scale
+    known["refined"] = (shrunk**2 - 1) * e(x)
     assert scores.keys() == known.keys()
     for name, values in known.items():
         torch.testing.assert_close(scores[name].double(), values.detach().double(), rtol=1e-6, atol=1e-6)
