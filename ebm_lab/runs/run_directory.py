@@ -29,6 +29,7 @@ ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     **{("energy", name): {"base": "none"} for name in BASED},
     ("objective", "nce"): {"loss": "logistic"},
     ("objective", "pcd"): {"conditional": False},
+    ("evaluation", "ood"): {"refine_steps": 20, "refine_step_size": None},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
 """Settings added to a component since its first version, with the values that reproduce its earlier behaviour."""
@@ -195,6 +196,8 @@ class RunDir:
         for (group, name), values in ADDED_SETTINGS.items():
             if (config.get(group) or {}).get("name") == name:
                 config[group] = {**values, **config[group]}
+            elif group == "evaluation" and isinstance((config.get(group) or {}).get(name), dict):
+                config[group][name] = {**values, **config[group][name]}
         config["output_dir"] = str(self.root)
         logger, dataset = config.get("logger") or {}, config.get("dataset") or {}
         if "directory" in logger and not _within(str(logger["directory"]), self.root):

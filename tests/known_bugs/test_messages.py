@@ -95,7 +95,7 @@ def complaint(overrides, folder=None):
         ("OUTPUT_DIR=x", "'output_dir'"),
         (
             "evaluation.ais.chains=9",
-            "'evaluation=[likelihood,flow_likelihood,samples,mmd,classifier,density,ais]'",
+            "'evaluation=[likelihood,flow_likelihood,samples,mmd,classifier,calibration,conditional,density,ais]'",
         ),
         ("evaluation.mmd=3", "evaluation.<name>.<key>=<value>"),
         ("plugins=hidden", "write plugins=[hidden]"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import ebm_lab
 from ebm_lab.cli.evaluate import evaluate
@@ -46,3 +47,16 @@ def test_it_is_evaluated_and_sampled(run):
     assert record["nll"] == pytest.approx(json.loads((run / "summary.json").read_text())["nll"], abs=1e-4)
     sample(run=str(run), n=5, device="cpu")
     assert np.load(run / "samples" / "samples.npy").shape == (5, 2)
+
+
+def test_settings_that_came_later_keep_an_evaluation_as_it_was(run):
+    """The run's config holds the settings of `ood` from before there was a score of refined energies."""
+    file = run / "config.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config["evaluation"]["ood"] = {
+        **{"name": "ood", "points": 20, "resamples": 20, "levels": 2, "draws": 1},
+        **{"sigma": None, "shift": 2.0, "others": []},
+    }
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    found = ebm_lab.load_run(run).evaluate("ood").metrics
+    assert "ood_auroc_energy_shifted" in found and not [name for name in found if "_refined_" in name]
