@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ebm_lab.cli.commands import command, import_from_here
 from ebm_lab.core.errors import UserError
@@ -25,6 +25,7 @@ def sample(
     steps: PositiveInt | None = None,
     temperature: PositiveFloat | None = None,
     y: NonNegativeInt | str | None = None,
+    guidance: NonNegativeFloat = 0.0,
     which: Literal["last", "best"] = "last",
     ema: bool = True,
     seed: NonNegativeInt = 0,
@@ -38,7 +39,7 @@ def sample(
 
     Both hold raw data units, for tables in float64. steps: of the sampler; temperature: samples are drawn from
     exp(-E / temperature); both are the run's own by default; y: the class to draw, its number or name, for a model with
-    labels; out: where to write (default: <run>/samples). If the data
+    labels; guidance: w of p(x | y) p(y | x)^w; out: where to write (default: <run>/samples). If the data
     are gone or changed, samples are drawn with the mean, scale and transform that the run kept of them;
     dataset.path=<path> or dataset.root=<path> says where the data are now.
     """
@@ -58,7 +59,7 @@ def sample(
     if isinstance(loaded.dataset, KeptData):
         print(f"note: {loaded.dataset.why}; this does not change the samples")
     generator = stream(seed, "sample", 0, loaded.parts.generator.device)
-    samples = loaded.sample(n, generator, steps=steps, temperature=temperature, raw=False, y=y)
+    samples = loaded.sample(n, generator, steps=steps, temperature=temperature, raw=False, y=y, guidance=guidance)
     folder = Path(out or loaded.path / "samples")
     writable(folder)
     raw = loaded.dataset.transform.inverse(samples).numpy()

@@ -3,10 +3,12 @@
 Their derivatives follow from those of the inner energy by the chain rule, so that its formulas are still used.
 """
 
+from typing import Any
+
 from torch import Tensor
 
-from ebm_lab.core.functional import EnergyFn, GradientFn, KnowsDerivatives, flat_sum, gradient_of, per_sample
-from ebm_lab.core.model import Derived, Known
+from ebm_lab.core.functional import EnergyFn, GradientFn, KnowsDerivatives, flat_sum, gradient_of, per_sample, score
+from ebm_lab.core.model import FACTS, Derived, Known, Model, condition
 
 
 class Tempered(Derived):
@@ -27,6 +29,35 @@ class Tempered(Derived):
             return e / self.temperature, grad / self.temperature
 
         return at
+
+
+class Guided(Derived):
+    """(1 + w) E(x, y) - w E(x): the energy of p(x | y) p(y | x)^w, up to a constant, for one class y, 0-d.
+
+    A sampler that leaves an energy invariant samples that law. Along noise levels the sum of scores at each level is
+    not the score of that law blurred to the level, since the blur of a product is not the product of the blurs, and what
+    comes out is no sample of it.
+
+    Jonathan Ho and Tim Salimans, Classifier-Free Diffusion Guidance, 2022, equation 6, arXiv:2207.12598.
+    """
+
+    def __init__(self, energy: EnergyFn, y: Tensor, w: float) -> None:
+        super().__init__(energy)
+        self.y, self.w = y, w
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up what does not depend on the class in the energy itself."""
+        return getattr(self.energy, name) if name in FACTS else super().__getattr__(name)
+
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        level = {} if sigma is None else {"sigma": sigma}
+        return (1 + self.w) * self.energy(x, y=self.y, **level) - self.w * self.energy(x, **level)
+
+    def given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Model:
+        return condition(self, y, sigma)
+
+    def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:
+        return score(self.given(sigma=sigma), x, create_graph)
 
 
 class Coordinates(Derived):

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, channels_last, nn
 
 from ebm_lab.core.features import Need
+from ebm_lab.core.functional import per_sample
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.fitting import BaseName
@@ -52,13 +53,17 @@ class NoiseConv(Activated, NoiseEnergy):
             height, width, c_in = -(-height // stride), -(-width // stride), c_out
         self.layers.to(memory_format=channels_last)
         self.layers.append(nn.Linear(channels[-1] * height * width, hidden))
-        self.last = nn.Linear(hidden, 1)
+        self.last = nn.Linear(hidden, self.outputs(dataset))
         self.begin_at_base(self.last)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
+        return self.network(u, sigma).squeeze(1)
+
+    def network(self, u: Tensor, sigma: Tensor) -> Tensor:
+        """Compute the outputs of the last layer, (B, outputs), of the arguments of `correction`."""
         for layer, (gamma, beta) in zip(self.layers, self.film(self.ladder.height(sigma)), strict=True):
             if isinstance(layer, nn.Linear):
                 u = self.act(layer(u.flatten(1)) * gamma + beta)
             else:
                 u = self.act(layer(u) * gamma[..., None, None] + beta[..., None, None])
-        return self.scale / sigma * self.last(u).squeeze(1)
+        return per_sample(self.scale / sigma, u) * self.last(u)

@@ -38,9 +38,13 @@ class NoiseMLP(Activated, NoiseEnergy):
         base: BaseName,
     ) -> None:
         super().__init__(dataset, sigma_min, sigma_max, levels, base)
-        self.net = FilmMLP(dataset.mean.numel(), hidden, 1, activation)
+        self.net = FilmMLP(dataset.mean.numel(), hidden, self.outputs(dataset), activation)
         self.begin_at_base(self.net.last)
         self.look_along_hidden(self.net.layers[0], dataset)
 
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
-        return self.net(u.flatten(1), self.ladder.height(sigma)).squeeze(1)
+        return self.network(u, sigma).squeeze(1)
+
+    def network(self, u: Tensor, sigma: Tensor) -> Tensor:
+        """Compute the outputs of the last layer, (B, outputs), of the arguments of `correction`."""
+        return self.net(u.flatten(1), self.ladder.height(sigma))

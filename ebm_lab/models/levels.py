@@ -85,18 +85,27 @@ class NoiseEnergy(NoiseLevels, Based):
     def prior(self) -> Distribution:
         return super().prior() if self.law is None else BaseLaw(self.law, self.ladder.sigma_max)
 
+    def outputs(self, dataset: Dataset) -> int:
+        """Return the number of outputs of the network's last layer."""
+        return 1
+
     @abstractmethod
     def correction(self, u: Tensor, sigma: Tensor) -> Tensor:
         """Compute the network's part at u = (x - mean) / v (B, *shape) and sigma (B,) or (1,): (B,), growing more
         slowly than |u|^2."""
 
-    def energy(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """Compute E(x, sigma), (B, *shape) -> (B,)."""
+    def anchored(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the base's part of the energy, (B,), and what the network sees: u (B, *shape), and sigma."""
         u, sigma, v = self.inputs(x, sigma)
         if self.law is not None and self.bound is not None:
-            return self.law(x, sigma) + self.correction(self.bound(u), sigma)
+            return self.law(x, sigma), self.bound(u), sigma
         d = self.mean.numel()
-        return 0.5 * flat_sum(u * u) + d * (v.log() + 0.5 * math.log(2 * math.pi)) + self.correction(u, sigma)
+        return 0.5 * flat_sum(u * u) + d * (v.log() + 0.5 * math.log(2 * math.pi)), u, sigma
+
+    def energy(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Compute E(x, sigma), (B, *shape) -> (B,)."""
+        base, u, sigma = self.anchored(x, sigma)
+        return base + self.correction(u, sigma)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         return self.energy(x, self.ladder.sigma_min if sigma is None else sigma)

@@ -7,6 +7,9 @@ needs no labels; with `generative: pcd` this is JEM, with `dsm` it has no chains
 nothing of E(x): a function of x added to all logits leaves it as it is. It also sees the weights of the classes, to
 which some generative halves are blind only in E(x).
 
+For an energy of many noise levels, half of the cross-entropy is that of the points at the lowest level and half that of
+noisy points at levels drawn with log sigma uniform, p(y | x + sigma z), so that the classes are known at every level.
+
 Where only some training points have labels, all of them enter by the marginal, and the cross-entropy takes a batch of
 the labelled points, drawn afresh at each step.
 
@@ -24,11 +27,15 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ebm_lab.core.choice import Choice, Nested
-from ebm_lab.core.features import Derive, Need, same
+from ebm_lab.core.features import Derive, Need, features_of, same
+from ebm_lab.core.functional import per_sample
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Energy, Loss, Objective, Sampleable, Turn
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
+from ebm_lab.models.ladder import Ladder
+from ebm_lab.models.levels import NoiseEnergy
+from ebm_lab.objectives._levels import draw_levels
 
 
 def label_loss(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,6 +79,8 @@ class JEM(Objective):
         self._with_turns = "turn" in signature(half.forward).parameters
         self._labelled: Batch | None = None
         """The labelled training points, if only some are; None: all are."""
+        levels = "levels" in features_of(energy)
+        self._ladder = cast(NoiseEnergy, energy).ladder if levels else None
         given = dataset.given_labels
         if given is not None and bool((given < 0).any()):
             known = given >= 0
@@ -93,6 +102,8 @@ class JEM(Objective):
         x, y = self._with_labels(batch)
         values, right = label_loss(cast(Energy, self.energy).logits(x), y)
         ce = values.mean()
+        if self._ladder is not None:
+            ce = 0.5 * (ce + self._noisy_label_loss(x, y, self._ladder))
         loss = ce + self.weight * half.value
         metrics: Mapping[str, Tensor] = {
             **half.metrics,
@@ -108,6 +119,11 @@ class JEM(Objective):
         if not self.weight:
             return Loss(batch.x.new_zeros(()), {}, grad_evals=0)
         return self.generative(*((batch, turn) if self._with_turns else (batch,)))
+
+    def _noisy_label_loss(self, x: Tensor, y: Tensor, ladder: Ladder) -> Tensor:
+        sigma = draw_levels(ladder, len(x), False, self.generator, x)
+        noisy = x + per_sample(sigma, x) * torch.empty_like(x).normal_(generator=self.generator)
+        return label_loss(cast(Energy, self.energy).logits(noisy, sigma), y)[0].mean()
 
     def _with_labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the points to classify, with noise, and their labels."""

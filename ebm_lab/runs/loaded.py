@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.derived import Guided
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import Report
 from ebm_lab.core.features import features_of
@@ -97,9 +98,10 @@ class LoadedRun:
         temperature: float | None = None,
         raw: bool = True,
         y: int | str | None = None,
+        guidance: float = 0.0,
     ) -> Tensor:
         """Draw n samples, (n, *shape), by the run's sampler, starting from noise; of the class y, its number or name,
-        if it is given.
+        if it is given: from p(x | y), or p(x | y) p(y | x)^guidance (core/derived.py, Guided).
 
         generator: on the run's device; without one, each call continues a stream that is the same in every process.
         steps, temperature: of the sampler; the run's own by default. Raises UserError if the run has no sampler, if
@@ -109,6 +111,10 @@ class LoadedRun:
         if self.sampler is None:
             raise UserError(f"run={self.path}: it has no sampler to draw samples with")
         self.check_sampling(steps=steps, temperature=temperature)
+        if guidance and y is None:
+            raise UserError(f"guidance={guidance:g}: sharpens a class: give y too")
+        if guidance < 0:
+            raise UserError(f"guidance={guidance:g}: must be at least 0")
         plan = self.evaluations.sampling
         view = replace(
             self.evaluations.view("test", self.step),
@@ -116,7 +122,7 @@ class LoadedRun:
             steps=steps or plan.steps,
             temperature=temperature or plan.temperature,
             sampling=generator or self._draws,
-            **({} if y is None else {"energy": self._of_class(y)}),
+            **({} if y is None else {"energy": self._of_class(y, guidance)}),
         )
         return self._out(view.samples.cpu(), raw)
 
@@ -126,15 +132,16 @@ class LoadedRun:
             raise UserError(f"run={self.path}: its model has no class labels")
         return cast(Energy, self.energy)
 
-    def _of_class(self, y: int | str) -> nn.Module:
-        """Return the energy of the points of class y."""
+    def _of_class(self, y: int | str, guidance: float) -> nn.Module:
+        """Return the energy of the points of class y, guided towards what only this class has."""
         energy, names = self._labelled(), self.dataset.class_names or []
         classes = energy.logits(self.dataset.mean.unsqueeze(0)).shape[1]
         number = names.index(y) if y in names else y
         if not isinstance(number, int) or not 0 <= number < classes:
             called = f", or one of {', '.join(names)}" if names else ""
             raise UserError(f"y={y}: must be a class number from 0 to {classes - 1}{called}")
-        return energy.given(y=torch.tensor(number, device=self.dataset.mean.device))
+        label = torch.tensor(number, device=self.dataset.mean.device)
+        return Guided(energy, label, guidance) if guidance else energy.given(y=label)
 
     @isolated()
     def classify(self, x: Tensor, *, raw: bool = True) -> Classes:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ebm_lab.cli.compose import compose_config
+from ebm_lab.core.derived import Guided
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import energy_and_grad, score
 from ebm_lab.core.interfaces import Energy
@@ -14,13 +15,14 @@ from tests.helpers import Points
 
 def labelled(name, condition, *, base="none", seed=0, generator=None):
     torch.manual_seed(seed)
-    images = name != "labelled_mlp"
+    images = not name.endswith("mlp")
     x = torch.rand(90, 1, 8, 8) if images else torch.randn(90, 2)
     data = Points(x, (0.0, 1.0) if images else None)
     data.labels = dict.fromkeys(("train", "val", "test"), torch.arange(90) % 3)
     values = compose_config([f"dataset={'digits' if images else 'two_moons'}", f"energy={name}"])["energy"]
-    small = {"hidden": [16, 16]} if name == "labelled_mlp" else {"channels": [4, 8]}
-    energy = parse("energy", {**values, **small, "condition": condition, "base": base}).build(dataset=data).double()
+    small = {"channels": [4, 8]} if images else {"hidden": [16, 16]}
+    chosen = {"condition": condition} if condition else {}
+    energy = parse("energy", {**values, **small, **chosen, "base": base}).build(dataset=data).double()
     return energy, x[:5].double()
 
 
@@ -120,3 +122,38 @@ def test_labels_that_number_no_classes_are_refused_in_one_line(data, line):
     with pytest.raises(UserError) as error:
         class_count(data)
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def levelled(name):
+    energy, x = labelled(name, None)
+    return stirred(energy), x
+
+
+@pytest.mark.parametrize("name", ["labelled_noise_mlp", "labelled_noise_conv"])
+def test_classes_at_every_level_agree_with_the_marginal_there(name):
+    energy, x = levelled(name)
+    for sigma in (None, energy.ladder.sigma_max, torch.linspace(0.1, 1.0, 5).double()):
+        logits, y = energy.logits(x, sigma), torch.tensor([0, 1, 2, 1, 0])
+        torch.testing.assert_close(energy.given(sigma=sigma)(x), -logits.logsumexp(1))
+        torch.testing.assert_close(energy.given(y=y, sigma=sigma)(x), -logits.gather(1, y[:, None])[:, 0])
+        weights = logits.softmax(1)
+        assert float(weights.detach().std(1).min()) > 1e-4
+        each = [energy.given(y=torch.tensor(c), sigma=sigma) for c in range(3)]
+        mean = sum(weights[:, c].view(-1, *[1] * (x.ndim - 1)) * score(e, x) for c, e in enumerate(each))
+        torch.testing.assert_close(score(energy.given(sigma=sigma), x), mean)
+
+
+@pytest.mark.parametrize("name", ["labelled_mlp", "labelled_noise_mlp"])
+def test_guidance_adds_the_log_posterior_of_the_class(name):
+    energy, x = labelled(name, "logits") if name == "labelled_mlp" else levelled(name)
+    stirred(energy)
+    guided, y = Guided(energy, torch.tensor(1), 1.7), torch.tensor(1)
+    expected = energy.given(y=y)(x) - 1.7 * energy.logits(x).log_softmax(1)[:, 1]
+    torch.testing.assert_close(guided(x), expected)
+    torch.testing.assert_close(guided.score(x), -energy_and_grad(guided, x)[1])
+    if name == "labelled_noise_mlp":
+        sigma = energy.ladder.sigma_max
+        expected = energy.given(y=y, sigma=sigma)(x) - 1.7 * energy.logits(x, sigma).log_softmax(1)[:, 1]
+        torch.testing.assert_close(guided.given(sigma=sigma)(x), expected)
+        torch.testing.assert_close(guided.score(x, sigma), score(guided.given(sigma=sigma), x))
+        assert guided.ladder is energy.ladder

@@ -295,3 +295,24 @@ def test_a_density_that_is_its_base_does_not_end_the_classifier(labels, tmp_path
     run = ebm_lab.load_run(ebm_lab.train([*settings, *more, *labels, *quiet], quiet=True).path)
     found = run.classify(run.dataset.test, raw=False).label
     assert float((found == run.dataset.labels["test"]).double().mean()) > 0.85
+
+
+def test_of_many_levels_the_classes_are_learnt_at_each(tmp_path):
+    """Two modes 4 std apart: p_sigma(y | x) of the mixture is known at every level, and samples of a class keep to it
+    along the levels; guidance draws them further from the other class."""
+    apart = ["dataset=mixture", "dataset.weights=[1,1]", "dataset.means=[[-1,0],[1,0]]", "dataset.std=0.5"]
+    few = ["dataset.train=4000", "dataset.held_out=200", "logger=none", "evaluation=[]", "batch_size=256"]
+    half = ["objective=jem", "objective.generative=multi_dsm", "energy=labelled_noise", "sampler=annealed_langevin"]
+    done = ebm_lab.train([*apart, *few, *half, "steps=600", f"output_dir={tmp_path}"], quiet=True)
+    run = ebm_lab.load_run(done.path)
+    x = run.dataset.test
+    for sigma in (run.energy.ladder.sigma_min, 0.5, 2.0):
+        exact = torch.stack([torch.zeros(len(x)), 2 * x[:, 0] / (0.25 + sigma**2)], 1).log_softmax(1).double()
+        with torch.no_grad():
+            found = run.energy.logits(x, sigma).log_softmax(1).double()
+        assert float((exact.exp() * (exact - found)).sum(1).mean()) < 0.01
+    drawn = {w: run.sample(300, torch.Generator().manual_seed(0), y=1, guidance=w)[:, 0] for w in (0.0, 2.0)}
+    assert float(drawn[0.0].mean()) == pytest.approx(1.0, abs=0.15) and float(drawn[0.0].std()) < 0.75
+    assert float((drawn[2.0] < 0).double().mean()) < 0.01
+    with pytest.raises(UserError, match="guidance=2: sharpens a class: give y too"):
+        run.sample(3, guidance=2.0)
