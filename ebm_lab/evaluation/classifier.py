@@ -6,7 +6,6 @@ noise (a floor), and the classifier's accuracy. A picture shows samples beside t
 distance to them is reported with that of 500 held-out images: samples that are much nearer are copies.
 """
 
-import warnings
 from typing import Annotated, Any
 
 import torch
@@ -15,14 +14,11 @@ from torch import Tensor
 
 from ebm_lab.core import pictures
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
-from ebm_lab.core.files import digest
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.start import start_law
-
-_last: dict[tuple[Any, ...], Any] = {}
-"""The classifier that this process fitted last, by its data and settings: the next run on the same data takes it."""
+from ebm_lab.evaluation._judge import perceptron
 
 
 @register("evaluation", "classifier")
@@ -100,23 +96,7 @@ class Classifier(Evaluation):
         return Report(metrics, {"nearest": pictures.grid(pairs, bounds, columns=10)})
 
     def _fit(self, x: Tensor, y: Tensor) -> Any:
-        x, y = subset(x, self.points), subset(y, self.points)
-        known = (digest([x, y]), x.shape, self.hidden, self.points, self.passes)
-        if (model := _last.get(known)) is None:
-            model = self._new(x, y)
-            _last.clear()
-            _last[known] = model
-        return model
-
-    def _new(self, x: Tensor, y: Tensor) -> Any:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.neural_network import MLPClassifier
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            epochs = max(1, self.passes // min(self.points, len(x)))
-            model = MLPClassifier((self.hidden,), max_iter=epochs, random_state=0)
-            return model.fit(x.flatten(1).cpu().numpy(), y.cpu().numpy())
+        return perceptron(x, y, hidden=self.hidden, points=self.points, passes=self.passes)
 
     def _confident_classes(self, x: Tensor) -> Tensor:
         """Return the classes of those rows of x that get one with probability above `confident`."""
