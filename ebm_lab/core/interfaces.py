@@ -253,6 +253,11 @@ class Objective(Part, nn.Module, ABC):
         """
         return None
 
+    def beyond_density(self, batch: Batch) -> Tensor | None:
+        """Return the mean loss on held-out points of what the objective learns beside p(x), such as p(y | x), 0-d; None
+        if it learns nothing else."""
+        return None
+
     def origin(self) -> Sampleable | None:
         """Return the law from which chains of evaluations start, for example a second player, or None to leave it to
         the sampler or the run."""

@@ -113,6 +113,12 @@ class JEM(Objective):
             x, y = whole[index], cast(Tensor, labels)[index]
         return with_noise(x, self.label_noise, self.generator), cast(Tensor, y)
 
+    def beyond_density(self, batch: Batch) -> Tensor:
+        """Return the mean of -log p(y | x) over the batch, or over the labelled training points where only some have
+        labels, since training may not use those of held-out points."""
+        x, y = batch if self._labelled is None else self._labelled
+        return label_loss(cast(Energy, self.energy).logits(x), cast(Tensor, y))[0].mean()
+
     def players(self) -> dict[str, list[nn.Parameter]]:
         return self.generative.players()
 

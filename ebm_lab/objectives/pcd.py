@@ -22,6 +22,7 @@ from typing import Annotated, Any, cast
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, evaluate
@@ -103,6 +104,11 @@ class PCD(Contrastive):
         both = energy.given(y=torch.cat([y, self._y]))
         e_pos, e_neg = evaluate(both, torch.cat([x, x_neg.detach()])).split(len(x))
         return e_pos, e_neg
+
+    def beyond_density(self, batch: Batch) -> Tensor | None:
+        if not self.conditional or self._some_unlabelled:
+            return None
+        return cross_entropy(cast(Energy, self.energy).logits(batch.x), cast(Tensor, batch.y))
 
     def chains(self) -> Tensor | Batch:
         return Batch(self.buffer.x, cast(Tensor, self.buffer.y)) if self.conditional else self.buffer.x

@@ -6,9 +6,10 @@ weights of modes that a score does not see, and at f = 0, where training begins,
 
     L = min_c  E_data[ softplus(f(x) + c) ] + E_base[ softplus(-f(x') - c) ]
 
-Elsewhere it is the objective's own loss. It is computed at each checkpoint with the averaged weights, on the same
-validation batches and with the same random numbers, so that two values differ by the weights alone. With d_i the loss
-of batch i now less that at the best step,
+An objective that learns more than a density, such as p(y | x), adds its loss of that. Without a base, the loss is the
+objective's own. It is computed at each checkpoint with the averaged weights, on the same validation batches and with
+the same random numbers, so that two values differ by the weights alone. With d_i the loss of batch i now less that at
+the best step,
 
     t = mean(d) / (std(d) / sqrt(n))
 
@@ -87,7 +88,11 @@ class EarlyStopping:
             self.drawn = base.sample(len(self.held_out), self.draws)
         with frozen(model), torch.no_grad():
             f_data, f_base = (evaluate(model, x) + base.log_prob(x) for x in (self.held_out, self.drawn))
-        return contrast_with_base(f_data, f_base, len(self.batches))
+            further = [self.objective.beyond_density(batch) for batch in self.batches]
+        values = contrast_with_base(f_data, f_base, len(self.batches))
+        return (
+            values + torch.stack([t.to(values) for t in further if t is not None]) if further[0] is not None else values
+        )
 
     def _own(self) -> Tensor:
         before = self.generator.get_state()

@@ -220,7 +220,10 @@ FEW = ["dataset=mixture", "dataset.train=400", "dataset.held_out=100", "logger=n
             ["objective=jem", "dataset.labels=.5", "dataset.labels_per_class=9"],
             "dataset.labels=0.5: give either this or",
         ),
-        (["objective=nce", "dataset=checkerboard", "dataset.labels=.5"], "dataset.labels=0.5: the data have no class labels"),
+        (
+            ["objective=nce", "dataset=checkerboard", "dataset.labels=.5"],
+            "dataset.labels=0.5: the data have no class labels",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(choice, line):
@@ -255,3 +258,32 @@ def test_kept_classes_are_numbered_without_gaps(tmp_path):
     loaded = ebm_lab.load_run(run.path)
     assert loaded.energy.logits(loaded.dataset.test[:2]).shape == (2, 2)
     assert loaded.dataset.class_names == ["3", "7"] and set(loaded.dataset.labels["train"].tolist()) == {0, 1}
+
+
+def test_a_loaded_run_classifies_and_draws_the_class_that_is_asked_for(tmp_path):
+    """Two modes nine apart: every class and every sample is clear; a name and a number ask for the same class."""
+    far = ["dataset=mixture", "dataset.weights=[1,1]", "dataset.means=[[-3,0],[3,0]]", "dataset.std=0.5"]
+    few = ["dataset.train=2000", "dataset.held_out=200", "logger=none", "evaluation=[]", "sample_steps=200"]
+    settings = ["objective=jem", "objective.generative=nce", "steps=300", "batch_size=128", f"output_dir={tmp_path}"]
+    run = ebm_lab.load_run(ebm_lab.train([*far, *few, *settings], quiet=True).path)
+    x, y = run.dataset.test, run.dataset.labels["test"]
+    found = run.classify(x, raw=False)
+    assert torch.equal(found.label, y) and found.names == ["component 0", "component 1"]
+    torch.testing.assert_close(found.probabilities, run.energy.logits(x).softmax(1).detach())
+    for c in (0, 1):
+        drawn = run.sample(40, torch.Generator().manual_seed(0), y=c)
+        assert torch.equal(run.classify(drawn).label, torch.full((40,), c))
+        assert torch.equal(drawn, run.sample(40, torch.Generator().manual_seed(0), y=f"component {c}"))
+    with pytest.raises(UserError, match="y=7: must be a class number from 0 to 1, or one of component 0, component 1"):
+        run.sample(3, y=7)
+
+
+@pytest.mark.parametrize("labels", [[], ["dataset.labels_per_class=15"]], ids=["all", "few"])
+def test_a_density_that_is_its_base_does_not_end_the_classifier(labels, tmp_path):
+    """Three classes of wines, on a Gaussian base that the density hardly improves on: the classes still are learnt."""
+    settings = ["dataset=wine_cultivars", "energy=labelled_mlp", "energy.base=gaussian", "objective=jem", "steps=300"]
+    more = ["objective.generative=dsm", "objective.generative.sigma=0.5", "eval_every=100", "checkpoint_every=50"]
+    quiet = ["logger=none", "evaluation=[]", f"output_dir={tmp_path}"]
+    run = ebm_lab.load_run(ebm_lab.train([*settings, *more, *labels, *quiet], quiet=True).path)
+    found = run.classify(run.dataset.test, raw=False).label
+    assert float((found == run.dataset.labels["test"]).double().mean()) > 0.85
