@@ -87,7 +87,7 @@ class JEM(Objective):
         return _of_half("modelled", generative)
 
     def forward(self, batch: Batch, turn: Turn = ALL_PLAYERS) -> Loss:
-        half = self.generative(*((batch, turn) if self._with_turns else (batch,)))
+        half = self._half(batch, turn)
         if not turn.moves("energy"):
             return half
         x, y = self._with_labels(batch)
@@ -102,6 +102,12 @@ class JEM(Objective):
             "class_accuracy": right.float().mean(),
         }
         return Loss(loss, dict(metrics), grad_evals=half.grad_evals + len(x))
+
+    def _half(self, batch: Batch, turn: Turn) -> Loss:
+        """Return the loss of the generative half; a zero that costs nothing where its weight is 0."""
+        if not self.weight:
+            return Loss(batch.x.new_zeros(()), {}, grad_evals=0)
+        return self.generative(*((batch, turn) if self._with_turns else (batch,)))
 
     def _with_labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the points to classify, with noise, and their labels."""

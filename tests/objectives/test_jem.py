@@ -87,6 +87,14 @@ def test_the_loss_is_the_sum_of_its_terms(generator):
     assert loss.grad_evals == half.grad_evals + 64
 
 
+def test_without_weight_it_is_a_plain_classifier(generator):
+    data = labelled_points(64, generator)
+    batch = Batch(data.train, data.labels["train"])
+    loss = jem(data, weight=0.0)(batch)
+    torch.testing.assert_close(loss.value, label_loss(Bayes().logits(batch.x), batch.y)[0].mean())
+    assert loss.grad_evals == 64 and set(loss.metrics) == {"loss", "generative_loss", "cross_entropy", "class_accuracy"}
+
+
 def test_both_gradients_vanish_at_the_truth(generator):
     """The tilt of the class weights: the mean gradient over fresh batches lies within 4 standard errors of zero, and
     that of a model whose weights are off by .2 does not."""
