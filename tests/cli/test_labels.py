@@ -51,7 +51,7 @@ def test_every_run_composes(name, group, kind):
 
 
 def test_few_labels_reach_the_classifiers_beside_the_model():
-    """With the labels of two classes only, neither can name a third."""
+    """With the labels of two classes only, both are right about these and never about the third."""
     data = build("dataset", {"name": "digits", "classes": [0, 1, 2], "val": 0.15, "test": 0.15, "seed": 0})
     y = data.labels["train"]
     found = baselines.of_few(data, torch.where(y < 2, y, -1), 0)
