@@ -187,7 +187,7 @@ def table(done: list[dict[str, Any]], name: str) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for group in study.groups:
         there = list(dict.fromkeys(r["row"] for r in mine if r["group"] == group))
-        for row in sorted(there, key=lambda r: r in study.rows):
+        for row in sorted(there, key=lambda r: [*study.rows].index(r) if r in study.rows else -1):
             cells = [f"**{row}**" if row in study.rows else row]
             for metric, digits in study.metrics.items():
                 v = list(values(mine, name, group, row, metric).values())
