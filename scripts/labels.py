@@ -37,7 +37,7 @@ TABLE = (
 BLURRED = " objective.generative.sigma=0.5 energy.confine_shape=covariance energy.confine=1 energy.confine_floor=0.25"
 """Denoising at sigma = 0.5, from the Gaussian of the noisy rows."""
 ALONE = "objective.generative=nce objective.weight=0"
-"""Cross-entropy alone: the loss of its half is multiplied by 0, and noise-contrastive estimation is a cheap one."""
+"""Cross-entropy alone: a half of weight 0 is not run."""
 HALF = "objective.generative={}"
 
 
