@@ -35,7 +35,7 @@ class Guided(Derived):
     """(1 + w) E(x, y) - w E(x): the energy of p(x | y) p(y | x)^w, up to a constant, for one class y, 0-d.
 
     A sampler that leaves an energy invariant samples that law. Along noise levels the sum of scores at each level is
-    not the score of that law blurred to the level, since the blur of a product is not the product of the blurs, and what
+    not the score of that law blurred to the level, since the blur of a product is not the product of the blurs: what
     comes out is no sample of it.
 
     Jonathan Ho and Tim Salimans, Classifier-Free Diffusion Guidance, 2022, equation 6, arXiv:2207.12598.
