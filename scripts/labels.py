@@ -41,6 +41,9 @@ ALONE = "objective.generative=nce objective.weight=0"
 HALF = "objective.generative={}"
 
 
+SCORES = ("energy", "gradient", "typicality", "refined", "max_prob", "entropy", "nearest", "intensity")
+
+
 class Study(NamedTuple):
     """groups: settings of data; rows: settings of runs on each; metrics: of a run's summary, with their digits;
     beside: the function of labels_baselines that gives further rows."""
@@ -64,9 +67,9 @@ STUDIES = {
         {"digits": "dataset=digits"},
         {
             "cross-entropy alone": ALONE,
-            "pcd, weight 1": HALVES["pcd"],
-            "pcd, weight 0.1": HALVES["pcd"] + " objective.weight=0.1",
             "dsm": HALVES["dsm"],
+            "pcd, weight 0.1": HALVES["pcd"] + " objective.weight=0.1",
+            "pcd, weight 1": HALVES["pcd"] + " objective.weight=1",
         },
         {
             **{"accuracy": 3, "ece": 3, "ece_scaled": 3, "confident_share": 3, "smallest_class_share": 3},
@@ -77,7 +80,7 @@ STUDIES = {
     ),
     "few": Study(
         {"digits": "dataset=digits dataset.labels_per_class=10"},
-        {"cross-entropy alone": ALONE, "pcd": HALVES["pcd"], "dsm": HALVES["dsm"]},
+        {"cross-entropy alone": ALONE, "dsm": HALVES["dsm"], "pcd": HALVES["pcd"] + " objective.weight=1"},
         {"accuracy": 3, "ece": 3, "train_cpu_seconds": 0},
         "calibration",
         "of_few",
@@ -89,9 +92,16 @@ STUDIES = {
         "calibration",
         "of_table",
     ),
+    "ood": Study(
+        {"digits": "dataset=digits dataset.classes=[0,1,2,3,4,5,6,7]"},
+        {"cross-entropy alone": ALONE, "dsm": HALVES["dsm"], "pcd": HALVES["pcd"] + " objective.weight=1"},
+        {f"ood_auroc_{score}_outside": 3 for score in SCORES},
+        "ood",
+    ),
 }
 HEADS = {
     **{"nll_gap": "gap in log p(x), nats", "label_kl": "KL of p(y \\| x), nats", "train_cpu_seconds": "CPU-s"},
+    **{f"ood_auroc_{score}_outside": score.replace("_", " ") for score in SCORES},
     **{"ece": "ECE", "ece_scaled": "ECE, scaled", "confident_share": "confident", "accuracy": "accuracy"},
     **{"smallest_class_share": "rarest class", "asked_class_share": "asked class"},
 }
