@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ebm_lab.cli.grammar import as_written
 from ebm_lab.core.files import dumps, loads, write_atomic
 from ebm_lab.core.registry import metrics
 from ebm_lab.core.shell import pasteable
@@ -96,7 +97,7 @@ def show(folder: Path) -> None:
         results = [f"{job['results'][c]:.4g}" if c in job.get("results", {}) else "" for c in columns]
         status = f"[{SYMBOLS.get(job['status'], 'red')}]{job['status']}[/]"
         where = Path(job["run"]).name if job.get("run") else job.get("message", "")[:80]
-        own = [o for o in job["overrides"] if o not in shared]
+        own = [as_written(o) for o in job["overrides"] if o not in shared]
         grid.add_row(str(job["job"]), escape(" ".join(own)), status, *results, escape(where))
     Console().print(grid)
     done = sum(job["status"] in ("finished", "diverged") for job in found)

@@ -265,14 +265,15 @@ def test_a_run_with_an_evaluation_sampler_in_its_config_loads_and_trains(tmp_pat
 def test_words_of_hydra_are_put_in_and_taken_out_again():
     known = {"sampler": ["hmc"], "objective": ["dsm"], "law": []}
     typed = ["objective.generative=dsm,pcd", "evaluation.ais.transition=hmc", "evaluation_sampler.kernel=hmc"]
-    words = grammar.rewritten([*typed, "optim.players.net.lr=1"], known.get)
+    typed += ["dataset.labels=0.1", "dataset.labels_per_class=5,10", "optim.players.net.lr=1"]
+    words = grammar.rewritten(typed, known.get)
     assert words == [
         "objective@objective.generative=dsm,pcd",
         "sampler@evaluation.ais.transition=hmc",
         "sampler@evaluation_sampler.kernel=hmc",
-        "++optim.players.net.lr=1",
+        *(f"++{override}" for override in typed[3:]),
     ]
-    assert [grammar.as_written(w) for w in words] == [*typed, "optim.players.net.lr=1"]
+    assert [grammar.as_written(w) for w in words] == typed
     same = ["objective.net=mlp", "objective.generative.sigma=.1", "objective.generative=[1]", "~evaluation_sampler"]
     assert grammar.rewritten(same, known.get) == same, "no laws to choose from; a value; a list"
 
