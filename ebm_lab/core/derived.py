@@ -50,8 +50,8 @@ class Guided(Derived):
         return getattr(self.energy, name) if name in FACTS else super().__getattr__(name)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
-        level = {} if sigma is None else {"sigma": sigma}
-        return (1 + self.w) * self.energy(x, y=self.y, **level) - self.w * self.energy(x, **level)
+        level: dict[str, Any] = {} if sigma is None else {"sigma": sigma}
+        return (1 + self.w) * self.energy(x, **{"y": self.y, **level}) - self.w * self.energy(x, **level)
 
     def given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Model:
         return condition(self, y, sigma)

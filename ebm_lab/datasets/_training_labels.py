@@ -31,10 +31,8 @@ class FewLabels:
     labels_per_class: PositiveInt | None = None
 
     def hide(self, dataset: Dataset, seed: int) -> None:
-        """Number the classes of `dataset` from 0 without gaps, and hide the labels of all training points but those
-        that this seed draws. Raises UserError where there are fewer than asked for."""
-        if dataset.labels:
-            _without_gaps(dataset)
+        """Hide the labels of all training points of `dataset` but those that this seed draws. Raises UserError where
+        there are fewer than asked for."""
         asked = {k: v for k, v in vars(self).items() if v is not None}
         if not asked:
             return
@@ -71,16 +69,20 @@ def few_labels(values: Mapping[str, Any]) -> tuple[dict[str, Any], FewLabels]:
     return rest, FewLabels(**check(FewLabels, filled, "dataset"))
 
 
-def _without_gaps(dataset: Dataset) -> None:
-    """Number the classes 0 to K - 1 in the order of their labels where some number below the largest does not occur,
-    as when `dataset.classes` keeps only some; `class_names` gets a name for each."""
-    labels = dataset.labels or {}
-    if any(y.is_floating_point() or int(y.min()) < 0 for y in labels.values() if len(y)):
+def number_classes(dataset: Dataset) -> None:
+    """Number the classes 0 to K - 1 in the order of their labels, as an energy with labels needs them, where some
+    number below the largest does not occur, as when `dataset.classes` keeps only some. `class_names` gets a name for
+    each."""
+    labels = dataset.labels
+    if not labels or any(y.is_floating_point() or int(y.min()) < 0 for y in labels.values() if len(y)):
         return  # reported by `class_count` to whoever needs the classes
     found = torch.cat([*labels.values()]).unique().tolist()
     names = dataset.class_names or [str(c) for c in range(max(found) + 1)]
     if len(found) < len(names) and dataset.law is None:
         number = torch.full((len(names),), UNLABELLED, device=labels["train"].device)
-        number[torch.tensor(found)] = torch.arange(len(found), device=number.device)
+        number[torch.tensor(found, device=number.device)] = torch.arange(len(found), device=number.device)
         dataset.labels = {split: number[y] for split, y in labels.items()}
+        if dataset.given_labels is not None:
+            known = dataset.given_labels
+            dataset.given_labels = torch.where(known < 0, UNLABELLED, number[known.clamp_min(0)])
     dataset.class_names = names if dataset.law is not None else [names[c] for c in found]

@@ -1,7 +1,7 @@
 """The parts of a run: data set, energy, sampler, objective and evaluations, built from a config and checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ebm_lab.core.places import absolute
 from ebm_lab.core.random import seed_of, seeded, stream
 from ebm_lab.core.registry import build, parse
 from ebm_lab.datasets._preprocessed import for_run, unrounded
-from ebm_lab.datasets._training_labels import few_labels
+from ebm_lab.datasets._training_labels import few_labels, number_classes
 from ebm_lab.runs.checks import check_data, check_layout, check_parts, check_precision, probe
 from ebm_lab.runs.compatibility import check_fit
 from ebm_lab.runs.data_record import SPLITS, DataRecord, fingerprints
@@ -92,6 +92,10 @@ def build_parts(
         "generator": stream(settings.seed, "objective", 0, device),
     }
     choices = parse_choices(config)
+    if "labels" in (choices["energy"].offers or ()):
+        number_classes(dataset)
+        if dataset.record is not None:
+            dataset.record = replace(dataset.record, class_names=dataset.class_names)
     check_fit(choices, dataset, settings.sample_temperature)
     wiring["energy"] = energy = build_energy(choices["energy"], settings, wiring, device)
     wiring["sampler"] = sampler = choices["sampler"].build(**wiring) if "sampler" in choices else None

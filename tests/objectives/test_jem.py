@@ -10,7 +10,7 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch, Energy
-from ebm_lab.datasets._training_labels import FewLabels
+from ebm_lab.datasets._training_labels import FewLabels, number_classes
 from ebm_lab.objectives.jem import JEM, label_loss
 from ebm_lab.objectives.nce import NCE
 from ebm_lab.objectives.pcd import PCD, draw_labels, joint_energy
@@ -266,6 +266,28 @@ def test_kept_classes_are_numbered_without_gaps(tmp_path):
     loaded = ebm_lab.load_run(run.path)
     assert loaded.energy.logits(loaded.dataset.test[:2]).shape == (2, 2)
     assert loaded.dataset.class_names == ["3", "7"] and set(loaded.dataset.labels["train"].tolist()) == {0, 1}
+    kept = ebm_lab.load_run(run.path, data="kept")
+    assert kept.dataset.class_names == ["3", "7"] and kept.classify(torch.zeros(1, 1, 8, 8)).probabilities.shape == (
+        1,
+        2,
+    )
+    again = ebm_lab.train([f"resume={run.path}", "steps=2"], quiet=True)
+    assert again.status == "finished"
+
+
+def test_labels_of_kept_classes_keep_their_numbers_where_no_energy_needs_them(tmp_path):
+    few = ["dataset=digits", "dataset.classes=[3,7]", "objective=dsm", "energy.channels=[4,4]", "steps=1"]
+    run = ebm_lab.train([*few, "logger=none", "evaluation=[]", f"output_dir={tmp_path}"], quiet=True)
+    assert set(ebm_lab.load_run(run.path).dataset.labels["train"].tolist()) == {3, 7}
+
+
+def test_few_labels_of_kept_classes_are_numbered_too(generator):
+    data = labelled_points(60, generator)
+    data.labels = {split: torch.where(y == 0, 2, 5) for split, y in data.labels.items()}
+    FewLabels(labels_per_class=3).hide(data, 0)
+    number_classes(data)
+    assert sorted(data.given_labels.unique().tolist()) == [-1, 0, 1] and data.class_names == ["2", "5"]
+    assert torch.equal(data.given_labels[data.given_labels >= 0], data.labels["train"][data.given_labels >= 0])
 
 
 def test_a_loaded_run_classifies_and_draws_the_class_that_is_asked_for(tmp_path):
