@@ -123,8 +123,8 @@ class Conditional(Evaluation):
     def applies(self, view: EvalView) -> str | None:
         if view.sampler is None:
             return "the run has no sampler to draw samples with"
-        if "stationary" not in features_of(view.sampler):
-            return "the run's sampler goes down noise levels, and can't keep to the law of a class"
+        if "stationary" not in features_of(view.sampler) and not view.has("levels"):
+            return "the run's sampler goes down noise levels, and the model knows no classes there"
         if not view.dataset.labels:
             return "the data have no class labels"
         if len(view.held_out) == 0 or len(view.dataset.labels["train"].unique()) < 2:
