@@ -147,7 +147,7 @@ def _instead(need: Need, roles: Mapping[str, Role], run: Mapping[str, Choice]) -
     had = (other.offers or frozenset()) - {"smooth"}
     fits = [name for name in _having(need.role, need.feature, roles) if had <= _class(need.role, name).offers]
     if fits := fits or _having(need.role, need.feature, roles):
-        yield f"{need.role}={_either(fits)}"
+        yield f"{need.role}={_either(_unlabelled(need.role, fits, had | {need.feature}))}"
 
 
 def _otherwise(choice: Choice, need: Need, roles: Mapping[str, Role]) -> Iterator[str]:
@@ -162,7 +162,8 @@ def _otherwise(choice: Choice, need: Need, roles: Mapping[str, Role]) -> Iterato
     parts = {name: part for name in sorted(names(choice.kind)) if (part := _class(choice.kind, name)) is not Part}
     able = [name for name, part in parts.items() if not unmet(part.needs, known)]
     if choice.kind == "energy":
-        able = [name for name in able if (choice.offers or frozenset()) <= parts[name].offers]
+        had = choice.offers or frozenset()
+        able = _unlabelled(choice.kind, [name for name in able if had <= parts[name].offers], had)
     if able:
         yield f"another {choice.kind}" if len(able) > FEW else f"{choice.kind}={_either(able)}"
 
@@ -179,6 +180,13 @@ def _having(kind: str, feature: str, roles: Mapping[str, Role] | None = None) ->
     known = {"dataset": data.offers} if data is not None and data.offers is not None else {}
     parts = {name: _class(kind, name) for name in sorted(names(kind))}
     return [name for name, part in parts.items() if feature in part.offers and not unmet(part.needs, known)]
+
+
+def _unlabelled(kind: str, options: list[str], asked: Offers) -> list[str]:
+    """Leave out the options with class labels where nobody asks for labels and there are others."""
+    if "labels" in asked:
+        return options
+    return [name for name in options if "labels" not in _class(kind, name).offers] or options
 
 
 def _either(options: list[str]) -> str:
