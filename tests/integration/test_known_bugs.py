@@ -72,6 +72,7 @@ def test_the_objective_restarts_chains(restart, anew, generator):
     objective = PCD(
         Recording(), Drift(0.0), Points(x), generator, 32, buffer_size=64, restart=restart, refresh=0, data_noise=0.0,
         energy_l2=0.0,
+        conditional=False,
     )  # fmt: skip
     objective.buffer.age += 100
     before = objective.buffer.x.clone()
