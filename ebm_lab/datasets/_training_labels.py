@@ -63,6 +63,8 @@ class FewLabels:
 
 def few_labels(values: Mapping[str, Any]) -> tuple[dict[str, Any], FewLabels]:
     """Return the settings of a data set without those of this module, and these, checked."""
+    if not isinstance(values, Mapping):  # which the registry rejects
+        return values, FewLabels()
     own = {k: values[k] for k in values if k in ("labels", "labels_per_class")}
     rest = {k: v for k, v in values.items() if k not in own}
     filled = {"labels": None, "labels_per_class": None} | own

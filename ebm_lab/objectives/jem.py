@@ -77,14 +77,17 @@ class JEM(Objective):
         self.rows = tuple(f"generative.{name}" for name in half.rows)
         self.resolved = {f"generative.{key}": value for key, value in half.resolved.items()}
         self._with_turns = "turn" in signature(half.forward).parameters
-        self._labelled: Batch | None = None
-        """The labelled training points, if only some are; None: all are."""
+        labels = (dataset.labels or {}).get("train")
+        self._labelled = Batch(dataset.train, labels)
+        """The labelled training points."""
+        self._few = False
+        """Whether only some training points are labelled."""
         levels = "levels" in features_of(energy)
         self._ladder = cast(NoiseEnergy, energy).ladder if levels else None
         given = dataset.given_labels
         if given is not None and bool((given < 0).any()):
             known = given >= 0
-            self._labelled = Batch(dataset.train[known], given[known])
+            self._labelled, self._few = Batch(dataset.train[known], given[known]), True
             self.notes = [*self.notes, f"{int(known.sum()):,} of {len(given):,} training points have labels"]
 
     @classmethod
@@ -128,7 +131,7 @@ class JEM(Objective):
     def _with_labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the points to classify, with noise, and their labels."""
         x, y = batch.x, batch.y
-        if self._labelled is not None:
+        if self._few or y is None:
             whole, labels = self._labelled
             u = torch.empty(self.batch_size, dtype=x.dtype, device=x.device).uniform_(generator=self.generator)
             index = (u * len(whole)).long().clamp_max(len(whole) - 1)
@@ -138,7 +141,7 @@ class JEM(Objective):
     def beyond_density(self, batch: Batch) -> Tensor:
         """Return the mean of -log p(y | x) over the batch, or over the labelled training points where only some have
         labels, since training may not use those of held-out points."""
-        x, y = batch if self._labelled is None else self._labelled
+        x, y = self._labelled if self._few else batch
         return label_loss(cast(Energy, self.energy).logits(x), cast(Tensor, y))[0].mean()
 
     def players(self) -> dict[str, list[nn.Parameter]]:
