@@ -89,7 +89,8 @@ def joined(name, parts):
     order = torch.arange(BATCH).view(2, passes, size).transpose(0, 1).reshape(passes, -1)
     with Joined([list(part) for part in parts], size, name in ("multi_dsm", "dual_sm")):
         for rows in order:
-            loss = trainer.state.objective(batch._replace(x=batch.x[rows], y=None))
+            y = None if batch.y is None else batch.y[rows]
+            loss = trainer.state.objective(batch._replace(x=batch.x[rows], y=y))
             (loss.value / passes).backward()
     return {n: p.grad for n, p in trainer.state.objective.named_parameters() if p.grad is not None}
 
