@@ -53,7 +53,4 @@ class LabelledConv(Activated, Labelled, AnchoredImages):
         self.build_labels(dataset, condition, dict(zip(names, [*channels, hidden], strict=True)), last)
 
     def features(self, x: Tensor, y: Tensor | None) -> Tensor:
-        h = self.seen(x)
-        for name, layer in self.net.named_children():
-            h = self.modulated(name, layer(h), y)
-        return h
+        return self.through(self.net, self.seen(x), y)

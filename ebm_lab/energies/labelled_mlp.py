@@ -5,8 +5,6 @@
 with the mean and the scale of the training data (models/labelled.py).
 """
 
-from itertools import pairwise
-
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -14,7 +12,7 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.labelled import Condition, Labelled
-from ebm_lab.models.layers import Activated, Activation, ConfineShape, initialise, make_activation
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, initialise, perceptron_layers
 
 
 @register("energy", "labelled_mlp")
@@ -43,9 +41,7 @@ class LabelledMLP(Activated, Labelled):
         self.scale = dataset.scale
         self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
         widths = [self.mean.numel(), *hidden]
-        layers: list[nn.Module] = []
-        for i, o in pairwise(widths):
-            layers += [nn.Linear(i, o), make_activation(activation)]
+        layers = perceptron_layers(widths, activation)
         last = nn.Linear(widths[-1], self.outputs(dataset, condition))
         self.net = nn.Sequential(*layers, last)
         initialise(self.net)
@@ -54,7 +50,4 @@ class LabelledMLP(Activated, Labelled):
 
     def features(self, x: Tensor, y: Tensor | None) -> Tensor:
         h = ((x - self.mean) / self.scale).flatten(1)
-        h = h if self.bound is None else self.bound(h)
-        for name, layer in self.net.named_children():
-            h = self.modulated(name, layer(h), y)
-        return h
+        return self.through(self.net, h if self.bound is None else self.bound(h), y)

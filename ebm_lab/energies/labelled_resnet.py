@@ -56,7 +56,5 @@ class LabelledResNet(Activated, Labelled, AnchoredImages):
         self.build_labels(dataset, condition, {str(i): width for i, width in enumerate(widths)}, self.head)
 
     def features(self, x: Tensor, y: Tensor | None) -> Tensor:
-        h = self.stem(self.seen(x))
-        for name, block in self.blocks.named_children():
-            h = self.modulated(name, block(h), y)
+        h = self.through(self.blocks, self.stem(self.seen(x)), y)
         return self.head(self.last(h).sum((2, 3)))

@@ -6,8 +6,6 @@ with the mean and the scale of the training data. f grows at most linearly, so t
 exp(-E) can be integrated; score matching alone does not ensure that.
 """
 
-from itertools import pairwise
-
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.base import Anchored
-from ebm_lab.models.layers import Activated, Activation, ConfineShape, initialise, make_activation
+from ebm_lab.models.layers import Activated, Activation, ConfineShape, initialise, perceptron_layers
 from ebm_lab.models.perceptron import perceptron
 
 ROWS = 4096
@@ -49,9 +47,7 @@ class MLP(Activated, Anchored):
         self.scale = dataset.scale
         self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
         widths = [self.mean.numel(), *hidden]
-        layers: list[nn.Module] = []
-        for i, o in pairwise(widths):
-            layers += [nn.Linear(i, o), make_activation(activation)]
+        layers = perceptron_layers(widths, activation)
         last = nn.Linear(widths[-1], 1)
         self.net = nn.Sequential(*layers, last)
         initialise(self.net)

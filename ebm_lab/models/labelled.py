@@ -78,7 +78,7 @@ class Labelled(Anchored):
 
         widths: the channels after each layer that y modulates, by the name of the layer.
         """
-        self.classes, self.condition = class_count(dataset), condition
+        self.classes = class_count(dataset)
         embedded = condition == "embedding"
         self.films = nn.ModuleDict({n: FiLM(self.classes, c) for n, c in widths.items()} if embedded else {})
         self.offset = nn.Parameter(torch.zeros(self.classes)) if embedded else None
@@ -96,9 +96,15 @@ class Labelled(Anchored):
     def features(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Return the output of the last layer, (B, outputs), with features modulated by y (B,) where there is one."""
 
-    def modulated(self, name: str, h: Tensor, y: Tensor | None) -> Tensor:
-        """Return the features h of the layer `name` as the class shifts and scales them."""
-        return h if y is None or name not in self.films else self.films[name](h, y)
+    def through(self, layers: nn.Sequential, h: Tensor, y: Tensor | None) -> Tensor:
+        """Apply `layers` to h (B, ...) in turn, and after those with a FiLM shift and scale the features by the
+        class."""
+        if y is None:
+            return layers(h)
+        for name, layer in layers.named_children():
+            h = layer(h)
+            h = self.films[name](h, y) if name in self.films else h
+        return h
 
     def class_scores(self, x: Tensor) -> Tensor:
         """Compute f_y(x) of every class, (B, *shape) -> (B, K)."""

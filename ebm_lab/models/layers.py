@@ -1,6 +1,7 @@
 """Building blocks shared by several energies."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -44,6 +45,14 @@ def initialise(net: nn.Module) -> None:
     for layer in hidden:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.normal_(layer.bias)
+
+
+def perceptron_layers(widths: Sequence[int], activation: Activation) -> list[nn.Module]:
+    """Return linear layers from each of `widths` to the next, each followed by an activation."""
+    layers: list[nn.Module] = []
+    for i, o in pairwise(widths):
+        layers += [nn.Linear(i, o), make_activation(activation)]
+    return layers
 
 
 def conv_layers(

@@ -18,7 +18,6 @@ equation 9 and algorithm 1, arXiv:1912.03263.
 """
 
 from collections.abc import Mapping
-from inspect import signature
 from typing import Annotated, Any, cast
 
 import torch
@@ -33,6 +32,7 @@ from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Energy, Loss, O
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
+from ebm_lab.core.turns import loss_of
 from ebm_lab.models.ladder import Ladder
 from ebm_lab.models.levels import NoiseEnergy
 from ebm_lab.objectives._levels import draw_levels
@@ -76,7 +76,6 @@ class JEM(Objective):
         self.not_separable, self.notes = half.not_separable, half.notes
         self.rows = tuple(f"generative.{name}" for name in half.rows)
         self.resolved = {f"generative.{key}": value for key, value in half.resolved.items()}
-        self._with_turns = "turn" in signature(half.forward).parameters
         labels = (dataset.labels or {}).get("train")
         self._labelled = Batch(dataset.train, labels)
         """The labelled training points."""
@@ -121,7 +120,7 @@ class JEM(Objective):
         """Return the loss of the generative half; a zero that costs nothing where its weight is 0."""
         if not self.weight:
             return Loss(batch.x.new_zeros(()), {}, grad_evals=0)
-        return self.generative(*((batch, turn) if self._with_turns else (batch,)))
+        return loss_of(self.generative, batch, turn)
 
     def _noisy_label_loss(self, x: Tensor, y: Tensor, ladder: Ladder) -> Tensor:
         sigma = draw_levels(ladder, len(x), False, self.generator, x)

@@ -6,32 +6,16 @@ number of passes nor the number of processes changes what is estimated.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Loss, Objective, Turn
-from ebm_lab.core.settings import wiring_of
+from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Objective, Turn
+from ebm_lab.core.turns import loss_of
 from ebm_lab.training.distributed import Processes
 
 Precision = Literal["float32", "bfloat16"]
-
-
-def takes_turns(objective: Objective) -> bool:
-    """Return whether the loss is `forward(batch, turn)`; one that takes only a batch is the same in all turns."""
-    return _takes_turns(type(objective))
-
-
-@cache
-def _takes_turns(kind: type[Objective]) -> bool:
-    return len(wiring_of(kind.forward)) > 2
-
-
-def loss_of(objective: Objective, batch: Batch, turn: Turn) -> Loss:
-    """Compute the loss of a turn."""
-    return objective(batch, turn) if takes_turns(objective) else objective(batch)
 
 
 @contextmanager

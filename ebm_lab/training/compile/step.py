@@ -23,11 +23,11 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Loss, Objective, Turn
+from ebm_lab.core.turns import loss_of, takes_turns
 from ebm_lab.training.compile.graphs import compiled, reason, refuse, untouched
 from ebm_lab.training.compile.matmul import rewrite
 from ebm_lab.training.compile.random_inputs import Draw, Untraceable, recorded, replayed
 from ebm_lab.training.ema import EMA
-from ebm_lab.training.gradients import loss_of, takes_turns
 from ebm_lab.training.nested import objectives, sampler_states, set_sampler_states
 from ebm_lab.training.optim.adam import Adam
 from ebm_lab.training.optimiser import Optimiser, norm_names
