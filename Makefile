@@ -30,11 +30,13 @@ results: .venv/installed  ## Write docs/results.md from the last `make compare`
 	$(BIN)/python scripts/compare.py train=false publish=docs/results
 	$(BIN)/python scripts/results.py out=docs
 
-studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.md and docs/anomalies.md
+studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.md, anomalies.md, labels.md and discrete.md
 	$(BIN)/python scripts/scaling.py out=docs
 	$(BIN)/python scripts/sampling.py out=docs
 	$(BIN)/python scripts/studies.py out=docs
 	$(BIN)/python scripts/anomalies.py out=docs
+	$(BIN)/python scripts/labels.py out=docs
+	$(BIN)/python scripts/discrete.py out=docs
 
 benchmark: .venv/installed  ## Compare speed with a plain loop and other libraries for docs/performance.md, about forty minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
@@ -45,6 +47,15 @@ mutants: .venv/installed  ## Change the equations in 700 small ways, one at a ti
 
 theory: .venv/installed  ## Measure and draw the identities that docs/theory.md shows
 	$(BIN)/python scripts/theory.py out=docs
+
+notebooks: .venv/installed  ## Execute docs/notebooks and store their outputs, about five minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks]'
+	$(BIN)/python scripts/notebooks.py
+
+docs: .venv/installed  ## Build the documentation into site/, to be opened as files; fails if a link is broken
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo site/index.html
 
 report: .venv/installed  ## Write outputs/report.html, one page over all runs
 	$(BIN)/python scripts/report.py outputs
@@ -60,4 +71,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast compare results studies benchmark mutants theory report lint types clean
+.PHONY: help install train test test-fast compare results studies benchmark mutants theory notebooks docs report lint types clean

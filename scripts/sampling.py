@@ -2,10 +2,7 @@
 
     python scripts/sampling.py out=docs [samplers=mala,hmc] [gradients=3000] [chains=64]
 
-Chains begin at exact draws. Each statistic t of a law (coordinates along its principal axes and their squares; for the
-funnel the log-width v and v^2) has a known mean and standard deviation; a law's effective samples are those of its
-slowest statistic (statistics/diagnostics.py), and its bias is the largest |mean t - E t| / std t, whose standard error
-is at least 1 / sqrt(effective samples).
+Chains begin at exact draws. The laws, effective samples and biases are those of scripts/sampling_laws.py.
 
 Samplers with a Metropolis test adapt their step size to the acceptance of their YAML in a warm-up that is left out.
 The step size of the others is the one at which a Metropolis test would accept 90 % of the steps, and for mclmc an
@@ -13,114 +10,46 @@ energy error of 5e-4; all other settings are those of the YAMLs, but one step a 
 for nuts. A call computes the gradient where the last one ended again, which longer calls do not and which is not
 counted.
 
-Writes <out>/studies/samplers.csv and samplers.png, and <out>/samplers.md from <out>/studies/samplers.md.j2. What is in
-the csv is not measured again.
+The library blackjax (pip install -e '.[bench]') is measured too where it is installed: samplers=blackjax.nuts and the
+others of scripts/sampling_blackjax.py.
+
+Writes <out>/studies/samplers.csv, samplers_blackjax.csv and samplers.png, and <out>/samplers.md from
+<out>/studies/samplers.md.j2. What is in a csv is not measured again.
 """
 
 import csv
 import math
+import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pydantic import PositiveInt
-from torch import Generator, Tensor
+from torch import Generator
 
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.cli.tools import main
 from ebm_lab.core import pictures
-from ebm_lab.core.errors import one_of
+from ebm_lab.core.errors import UserError, one_of
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.registry import build
-from ebm_lab.datasets.funnel import FunnelLaw
-from ebm_lab.statistics.diagnostics import effective_sample_size
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # makes `scripts` importable
+from scripts.sampling_laws import LAWS, Cell, Law, summary
 
 SAMPLERS = ("langevin", "mala", "barker", "hmc", "underdamped", "nuts", "mclmc", "adjusted_mclmc")
 TUNED = {"langevin": ("acceptance", 0.9), "underdamped": ("acceptance", 0.9), "mclmc": ("energy_error", 5e-4)}
 """The metric by which the step size of an unadjusted sampler is chosen, and its value."""
 WARMUP, FEW = {"nuts": 50, "mala": 300, "barker": 300, "hmc": 300, "adjusted_mclmc": 300}, 4
-
-
-class Law(NamedTuple):
-    """energy (B, d) -> (B,); draw(n, generator); statistics (..., d) -> (..., S) of mean 0 and std 1 under the law."""
-
-    energy: Callable[[Tensor], Tensor]
-    draw: Callable[[int, Generator], Tensor]
-    statistics: Callable[[Tensor], Tensor]
-
-
-class Cell(NamedTuple):
-    """ess: of all chains; gradients: of one chain; bias: in standard deviations of the worst statistic."""
-
-    ess: float
-    chains: float
-    gradients: float
-    bias: float
-    step_size: float
-    acceptance: float
+PEERS = tuple(f"blackjax.{name}" for name in ("mala", "barker", "hmc", "nuts", "mclmc", "adjusted_mclmc"))
+INSTALLED = find_spec("blackjax") is not None
 
 
 Found = dict[tuple[str, str], Cell]
 """The cell of each sampler and law."""
-
-
-def gaussian(condition: float, d: int = 10) -> Law:
-    """Return N(0, Q diag(var) Q'), var from 1 / condition to 1, with a fixed random rotation Q."""
-    own = torch.Generator().manual_seed(0)
-    q = torch.linalg.qr(torch.randn(d, d, generator=own, dtype=torch.float64))[0]
-    std = condition ** torch.linspace(-0.5, 0, d, dtype=torch.float64)
-
-    def moments(x: Tensor) -> Tensor:
-        y = x @ q / std
-        return torch.cat([y, (y**2 - 1) / 2**0.5], -1)
-
-    return Law(
-        lambda x: 0.5 * (x @ q / std).square().sum(1),
-        lambda n, g: (std * torch.randn(n, d, generator=g, dtype=torch.float64)) @ q.T,
-        moments,
-    )
-
-
-def funnel(d: int = 5, std: float = 1.5) -> Law:
-    law = FunnelLaw(d, std, 0.0)
-
-    def moments(x: Tensor) -> Tensor:
-        v = x[..., :1] / std
-        return torch.cat([v, (v**2 - 1) / 2**0.5], -1)
-
-    return Law(lambda x: -law.log_prob(x), law.sample, moments)
-
-
-def two_modes(apart: float = 4.0, weight: float = 0.3) -> Law:
-    """Return weight N(-apart / 2, I) + (1 - weight) N(apart / 2, I) in the plane, apart along the first axis."""
-    m, shift = apart / 2, (1 - 2 * weight) * apart / 2
-    spread = (1 + m**2 - shift**2) ** 0.5
-    square = (2 + 4 * m**2) ** 0.5  # std of x_1^2, whose law is that of (m + z)^2
-
-    def energy(x: Tensor) -> Tensor:
-        logs = [math.log(w) - 0.5 * (x[:, 0] - c) ** 2 for w, c in ((weight, -m), (1 - weight, m))]
-        return 0.5 * x[:, 1] ** 2 - torch.logaddexp(*logs)
-
-    def draw(n: int, g: Generator) -> Tensor:
-        x = torch.randn(n, 2, generator=g, dtype=torch.float64)
-        side = torch.where(torch.rand(n, generator=g) < weight, -m, m)
-        return x + torch.stack([side, torch.zeros(n)], 1)
-
-    def moments(x: Tensor) -> Tensor:
-        return torch.stack([(x[..., 0] - shift) / spread, (x[..., 0] ** 2 - 1 - m**2) / square], -1)
-
-    return Law(energy, draw, moments)
-
-
-LAWS = {
-    "Gaussian, condition 1": gaussian(1),
-    "condition 100": gaussian(100),
-    "condition 10,000": gaussian(10_000),
-    "funnel": funnel(),
-    "two modes": two_modes(),
-}
 
 
 @cache
@@ -158,9 +87,9 @@ def tuned(name: str, law: Law, generator: Generator) -> float:
     return math.exp(low)
 
 
-def measure(name: str, law: Law, gradients: int, chains: int) -> Cell:
+def measure(name: str, title: str, gradients: int, chains: int) -> Cell:
     """Run the chains for about `gradients` gradients each, after the warm-up."""
-    generator = torch.Generator().manual_seed(0)
+    law, generator = LAWS[title], torch.Generator().manual_seed(0)
     step_size = tuned(name, law, generator) if name in TUNED else None
     sampler, x = made(name, step_size), law.draw(chains, generator)
     state = sampler.begin(law.energy, x, generator)
@@ -172,30 +101,51 @@ def measure(name: str, law: Law, gradients: int, chains: int) -> Cell:
         taken += evals // chains - (name != "langevin")
         draws.append(x)
         accepted.append(float(metrics["acceptance"]) if "acceptance" in metrics else math.nan)
-    values = law.statistics(torch.stack(draws, 1)).permute(2, 0, 1)
-    ess, bias = float(effective_sample_size(values).min()), float(values.mean((1, 2)).abs().max())
     size = float(metrics["step_size"]) if step_size is None else step_size
-    return Cell(ess, chains, taken, bias, size, sum(accepted) / len(accepted))
+    return summary(law, draws, taken, size, accepted)
+
+
+def measure_peer(name: str, title: str, gradients: int, chains: int) -> Cell:
+    """Measure a sampler of blackjax with the settings of the lab's sampler of that name."""
+    from scripts.sampling_blackjax import DENSITIES, measure
+
+    own = name.removeprefix("blackjax.")
+    return measure(own, LAWS[title], DENSITIES[title], defaults(own), WARMUP.get(own, 0), gradients, chains)
+
+
+def chosen(samplers: str) -> list[str]:
+    """Return the names in `samplers`, or where it is `all` those that can be measured here."""
+    if samplers == "all":
+        if not INSTALLED:
+            print("blackjax is not installed and is not measured: pip install -e '.[bench]'")
+        return [*SAMPLERS, *(PEERS if INSTALLED else ())]
+    names = samplers.split(",")
+    for name in names:
+        if name not in (*SAMPLERS, *PEERS):
+            raise one_of("samplers", name, ("all", *SAMPLERS, *PEERS))
+        if name in PEERS and not INSTALLED:
+            raise UserError(f"samplers={name}: needs the package blackjax: pip install -e '.[bench]'")
+    return names
 
 
 def sampling(
-    *, out: str = "docs", samplers: str = ",".join(SAMPLERS), gradients: PositiveInt = 3000, chains: PositiveInt = 64
+    *, out: str = "docs", samplers: str = "all", gradients: PositiveInt = 3000, chains: PositiveInt = 64
 ) -> None:
     """Measure samplers; see the top of this file. gradients: of each chain; chains: of each sampler on each law."""
     torch.set_num_threads(1)
-    folder = Path(out) / "studies"
+    names, folder = chosen(samplers), Path(out) / "studies"
     folder.mkdir(parents=True, exist_ok=True)
-    found = read(folder / "samplers.csv")
-    for name in samplers.split(","):
-        if name not in SAMPLERS:
-            raise one_of("samplers", name, SAMPLERS)
-        for title, law in LAWS.items():
+    for name in names:
+        file = folder / ("samplers_blackjax.csv" if name in PEERS else "samplers.csv")
+        found, take = read(file), measure_peer if name in PEERS else measure
+        for title in LAWS:
             if (name, title) not in found:
-                cell = found[name, title] = measure(name, law, gradients, chains)
-                write(folder / "samplers.csv", found)
+                cell = found[name, title] = take(name, title, gradients, chains)
+                write(file, found)
                 print(f"{name}, {title}: {shown(cell)} per 1,000 gradients, {cell}", flush=True)
-    pictures.save_png(pictures.figure(lambda fig: draw(fig, found), 9.5, 4.2), folder / "samplers.png")
-    write_page(Path(out), found)
+    own, peers = read(folder / "samplers.csv"), read(folder / "samplers_blackjax.csv")
+    pictures.save_png(pictures.figure(lambda fig: draw(fig, own), 9.5, 4.2), folder / "samplers.png")
+    write_page(Path(out), own | peers)
 
 
 def read(path: Path) -> Found:
@@ -226,7 +176,9 @@ def shown(c: Cell) -> str:
 
 
 def table(found: Found, show: Callable[[Cell], str]) -> str:
-    names = [name for name in SAMPLERS if (name, next(iter(LAWS))) in found]
+    """Return a table with a row for each sampler; those of blackjax follow the lab's own of the same name."""
+    pairs = [name for own in SAMPLERS for name in (own, f"blackjax.{own}")]
+    names = [name for name in pairs if (name, next(iter(LAWS))) in found]
     lines = ["| sampler | " + " | ".join(LAWS) + " |", "|" + "---|" * (len(LAWS) + 1)]
     return "\n".join(
         [
@@ -268,7 +220,8 @@ def write_page(out: Path, found: Found) -> None:
     )
     speed, any_cell = table(found, shown), next(iter(found.values()))
     bias = table(found, lambda c: f"{c.bias:.2g} ({max(c.ess, 1) ** -0.5:.1g})")
-    text = page.render(speed=speed, bias=bias, chains=f"{any_cell.chains:.0f}")
+    peers = any(name in PEERS for name, _ in found)
+    text = page.render(speed=speed, bias=bias, chains=f"{any_cell.chains:.0f}", blackjax=peers)
     (out / "samplers.md").write_text(text, encoding="utf-8")
     print(out / "samplers.md")
 

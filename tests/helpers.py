@@ -20,6 +20,14 @@ class Points(Dataset):
         self.bounds = bounds
 
 
+class Discrete(Points):
+    """A data set of given bits, or of categories that are one-hot along the first axis of a point."""
+
+    def __init__(self, x: Tensor, one_hot: bool = False) -> None:
+        super().__init__(x)
+        self.space = "categorical" if one_hot else "binary"
+
+
 def covariance(d: int, generator: Generator) -> Tensor:
     """A well-conditioned random covariance, (d, d) in float64."""
     a = torch.randn(d, d, generator=generator, dtype=torch.float64) / d**0.5

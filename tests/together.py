@@ -15,7 +15,7 @@ from ebm_lab.cli.compose import compose_config
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.training.distributed import Processes
 from ebm_lab.training.gradients import Gradients
-from tests.runs.test_resume import OBJECTIVES, QUICK, stop_at
+from tests.runs.test_resume import OBJECTIVES, ON_BITS, quick, stop_at
 
 BATCH = 64
 FIXED = ["sampler.target_acceptance=null"]
@@ -36,13 +36,15 @@ CHOICES = {
     "nce with a mixture": ["objective=nce", "objective.noise=mixture", "objective.noise_ratio=3"],
     "nce of the exponential loss": ["objective=nce", "objective.loss=exponential"],
     "chains with labels": [*("objective=pcd", "energy=labelled_mlp", "objective.conditional=true", "sampler=langevin")],
+    **{name: ON_BITS[name] for name in ("objective=pseudo_likelihood", "objective=ed", "sampler=gwg", "sampler=gibbs")},
+    "block Gibbs": ON_BITS["sampler=block_gibbs"],
     "dsm in two passes": ["objective=dsm", "accumulate=2"],
     "pcd in two passes": ["objective=pcd", "sampler=langevin", "accumulate=2"],
 }
 WHOLE = {
     "pcd": ["objective=pcd", "sampler=mala"],
     "nce": ["objective=nce", "accumulate=2"],
-    "multi_dsm": ["objective=multi_dsm"],
+    "multi_dsm": ["objective=multi_dsm", "compile=on"],
 }
 """Runs from start to end."""
 
@@ -63,7 +65,7 @@ class Recorded(TorchFunctionMode):
 def built(choice, processes=None):
     """The trainer of a choice, in float64."""
     processes = processes or Processes()
-    trainer, _ = assemble(compose_config([*QUICK, f"batch_size={BATCH}", *choice]), processes)
+    trainer, _ = assemble(compose_config(quick(f"batch_size={BATCH}", *choice)), processes)
     double(trainer, set())
     trainer.gradients = Gradients(trainer.state.objective, processes, "float32")
     return trainer
@@ -104,7 +106,7 @@ def main(folder):
     found = {name: gradients(choice, processes) for name, choice in CHOICES.items()}
     torch.save(found, folder / f"gradients{processes.rank}.pt")
     for name, choice in WHOLE.items():
-        command = [*QUICK, "steps=20", *choice]
+        command = quick("steps=20", *choice)
         ebm_lab.train([*command, f"output_dir={folder / name / 'straight'}"], quiet=True)
         with pytest.MonkeyPatch.context() as patch:
             if processes.rank == 1:

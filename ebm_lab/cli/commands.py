@@ -15,6 +15,10 @@ from typing import Any
 from ebm_lab.core.errors import Terminated, UserError, one_of
 from ebm_lab.core.streams import safe_streams
 
+NEEDED = ("torch", "torchvision", "hydra", "omegaconf", "pydantic", "numpy", "yaml", "rich")
+"""Modules of other packages without which no command begins."""
+INSTALL = "run `make install` and then `. .venv/bin/activate`, or pip install -e ."
+
 
 @contextmanager
 def command() -> Iterator[None]:
@@ -29,6 +33,10 @@ def command() -> Iterator[None]:
             yield
         except UserError as error:
             sys.exit(complain(error))
+        except ModuleNotFoundError as error:
+            if error.name not in NEEDED:
+                raise
+            sys.exit(complain(f"{error.name} is not installed for {sys.executable}: {INSTALL}"))
         except KeyboardInterrupt as stop:
             terminated = isinstance(stop, Terminated)
             complain("terminated" if terminated else "interrupted", "")
@@ -103,6 +111,10 @@ COMMANDS = {
     "compose": ("compose the energies of several runs and draw samples", "combine", "main_compose"),
     "compare": ("train several methods and compare them", "compare", "main_compare"),
     "report": ("write one page over all runs", "report", "main_report"),
+    "list": ("list components, one line each", "listing", "main_list"),
+    "new": ("write a component of your own, with its YAML and a test", "scaffold", "main_new"),
+    "export": ("write a run's energy in a format of other libraries", "export", "main_export"),
+    "diff": ("show how two runs differ", "diff", "main_diff"),
     "sweep": ("continue a sweep that `ebm-lab train -m ...` began", "resume_sweep", "main_sweep"),
 }
 """By command: its description, and the module of `ebm_lab.cli` and the function that run it."""
@@ -121,6 +133,8 @@ def lab() -> None:
     if name in COMMANDS:
         del sys.argv[1]
         return _run(*COMMANDS[name][1:])
+    if name in ("-sc", "--shell-completion") and "COMP_LINE" in os.environ and not _left_to_hydra():
+        return
     with command():
         if name in ("-h", "--help"):
             print(LAB.format(commands="\n".join(f"    {n:<10} {does}" for n, (does, *_) in COMMANDS.items())), end="")
@@ -128,6 +142,19 @@ def lab() -> None:
         if "=" not in name and not name.startswith("-"):
             raise one_of("command", name, COMMANDS)
     train()
+
+
+def _left_to_hydra() -> bool:
+    """Complete the name of a command, for the shell's line in COMP_LINE; return whether Hydra completes the line, as it
+    does for settings."""
+    program, _, line = os.environ["COMP_LINE"].lstrip().partition(" ")
+    name, space, settings = line.lstrip().partition(" ")
+    if not space and "=" not in name:
+        print(*(known for known in COMMANDS if known.startswith(name)))
+        return False
+    if name == "train":  # Hydra takes the first word for the program and the others for settings
+        os.environ["COMP_LINE"] = f"{program} {settings}"
+    return name == "train" or name not in COMMANDS
 
 
 def train() -> None:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ebm_lab.cli import recipes
 from ebm_lab.cli.complaints import no_such_option, other, several, unknown_key
-from ebm_lab.cli.grammar import as_written, group_of, place, rewritten
+from ebm_lab.cli.grammar import as_written, group_of, listed_loggers, place, rewritten
 from ebm_lab.cli.quoting import check_form, written
 from ebm_lab.cli.settle import Source, settle
 from ebm_lab.cli.typed import as_typed
@@ -154,6 +154,8 @@ def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
             raise UserError(
                 f"{override}: no such option; for your own data write dataset={kind} {written('dataset.path', given)}"
             )
+        if (loggers := listed_loggers(override)) is not None:
+            _check_loggers(override, loggers, options("logger", extra), overrides)
         dropped = given == "null" or override.startswith("~")
         if group in (*COMPONENTS, "domain", "architecture", "evaluation_sampler") and dropped:
             raise UserError(f"{override}: must be one of {', '.join(options_at(group, extra))}")
@@ -165,6 +167,21 @@ def check_choices(overrides: Sequence[str], extra: Iterable[Path] = ()) -> None:
             allowed = options(group, extra)
             near = "; did you mean 'none'?" if given == "null" else did_you_mean(unknown[0], allowed)
             raise UserError(f"{override}: no such option; allowed: {', '.join(allowed)}{near}")
+
+
+def _check_loggers(override: str, names: Sequence[str], allowed: Sequence[str], others: Sequence[str]) -> None:
+    """Reject a list that names a logger twice or one that does not exist, and settings that name none of them."""
+    for name in names:
+        if name not in allowed:
+            near = did_you_mean(name, allowed)
+            raise UserError(f"{override}: no such option: {name}; allowed: {', '.join(allowed)}{near}")
+        if names.count(name) > 1:
+            raise UserError(f"{override}: names {name} twice; write each logger once")
+    for given in others if len(names) > 1 else ():
+        found = re.match(r"logger\.(\w+)", given)
+        if found and found[1] not in names:
+            forms = " or ".join(f"logger.{name}.{given.removeprefix('logger.')}" for name in names)
+            raise UserError(f"{given}: one of several loggers has its settings under its name; write {forms}")
 
 
 def keys_of(overrides: Sequence[str]) -> list[str]:

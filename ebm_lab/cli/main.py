@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from ebm_lab.core.streams import safe_streams, say
 if TYPE_CHECKING:
     from ebm_lab.cli.arguments import Arguments
     from ebm_lab.cli.settle import Settled
+    from ebm_lab.core.logger import Logger
     from ebm_lab.runs.train import Result
+    from ebm_lab.training.trainer import Trainer
 
 BEGAN = time.perf_counter()
 
@@ -107,9 +110,13 @@ def _settled(arguments: "Arguments", overrides: list[str], extra: list[Path]) ->
 
 
 def run_composed(
-    config: dict[str, Any], overrides: list[str], notes: list[str], began: tuple[float, float]
+    config: dict[str, Any],
+    overrides: list[str],
+    notes: list[str],
+    began: tuple[float, float],
+    watch: "Callable[[Trainer], Sequence[Logger]]" = lambda trainer: (),
 ) -> "Result":
-    """Run one composed config; `notes` tell the user how it came about."""
+    """Run one composed config; `notes` tell the user how it came about, `watch` makes further loggers."""
     from ebm_lab.cli.api import resumed
     from ebm_lab.runs.train import train
     from ebm_lab.training.memory import keep_freed_memory
@@ -119,17 +126,17 @@ def run_composed(
     keep_freed_memory()
     for note in notes if os.environ.get("RANK", "0") == "0" else ():
         say(note)
-    return train(resumed(config, overrides), began=began)
+    return train(resumed(config, overrides), began=began, watch=watch)
 
 
-def composed_again(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Compose the config of one job of a sweep, with the domain and the recipe of its own choices."""
-    from hydra.core.hydra_config import HydraConfig
+def composed_again(overrides: list[str], hydra: Any) -> tuple[dict[str, Any], list[str]]:
+    """Compose the config of one job of a sweep, with the domain and the recipe of its own choices.
 
+    hydra: Hydra's own settings, which say where configs are.
+    """
     from ebm_lab.cli.compose import settled
     from ebm_lab.cli.settle import Source
 
-    hydra = HydraConfig.get()
     places = [(s.provider, Path(s.path)) for s in hydra.runtime.config_sources if s.schema == "file"]
     (primary, *_), extra = ([p for who, p in places if (who == "main") == ours] for ours in (True, False))
     return settled(Source(primary, extra, hydra.job.config_name or "train"), overrides)
@@ -148,6 +155,7 @@ def one_of_many() -> None:
 
     from ebm_lab.cli.sweep import alike, record
     from ebm_lab.core.errors import Terminated, UserError
+    from ebm_lab.core.logger import loggers_of
 
     hydra = HydraConfig.get()
     folder, number, overrides = Path(hydra.sweep.dir), int(hydra.job.num), list(hydra.overrides.task)
@@ -155,14 +163,18 @@ def one_of_many() -> None:
         return record(folder, number, overrides, status="not started", exit=stopped[0])
     began = time.perf_counter(), time.process_time()
     try:
-        config, notes = composed_again(overrides)
+        config, notes = composed_again(overrides, hydra)
         if config["threads"] == "auto" and "basic" not in hydra.launcher._target_.lower():
             config["threads"] = 1
         if alike:  # this process leads the sweep and runs all its jobs
             config["runs_alike"] = alike[-1]
-        if config["logger"].get("group", "") is None:
-            config["logger"]["group"] = folder.name
-        result = run_composed(config, overrides, notes, began)
+        for logger in loggers_of(config["logger"]).values():
+            if logger.get("group", "") is None:
+                logger["group"] = folder.name
+        from ebm_lab.cli.pruning import watch
+
+        watching = watch(folder, number, hydra.sweeper.get("pruner", "none"), hydra.sweeper.get("startup", 0))
+        result = run_composed(config, overrides, notes, began, watching)
     except UserError as error:
         return record(folder, number, overrides, status="refused", exit=complain(error), message=str(error))
     except KeyboardInterrupt as stop:  # raised before the run began; later, the run itself ends as interrupted

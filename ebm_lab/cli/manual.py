@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ebm_lab.cli.arguments import Arguments
 from ebm_lab.cli.commands import importing_from_here
 from ebm_lab.cli.compose import GROUPS, config_dir, options
-from ebm_lab.cli.pages import WIDTH, asked_for, page, summary
+from ebm_lab.cli.facts import summary
+from ebm_lab.cli.pages import WIDTH, asked_for, page
 
 USAGE = """\
 NAME

@@ -21,7 +21,7 @@ def report(
     outputs: where the runs are; out: the file to write (default: <outputs>/report.html); points: most points per curve;
     embed: megabytes of pictures to put into the page, which links the others to the run directories.
     """
-    from ebm_lab.reports.overview.collect import find, read
+    from ebm_lab.reports.overview.collect import find, read, searches
     from ebm_lab.reports.overview.page import page
 
     root = Path(outputs)
@@ -33,7 +33,7 @@ def report(
     file = Path(out) if out else root / "report.html"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = page(runs, file.parent, title or f"Runs under {outputs}", int(embed * 1e6))
+        text = page(runs, file.parent, title or f"Runs under {outputs}", int(embed * 1e6), searches(root))
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"out={file}: can't be written ({error.strerror})") from None

@@ -21,7 +21,7 @@ from ebm_lab.core.files import dumps, loads, write_atomic
 from ebm_lab.core.registry import metrics
 from ebm_lab.core.shell import pasteable
 
-SYMBOLS = {"finished": "green", "interrupted": "yellow", "not started": "yellow"}
+SYMBOLS = {"finished": "green", "pruned": "yellow", "interrupted": "yellow", "not started": "yellow"}
 FREE = ("seed", "optim.lr", "optim.warmup", "ema")
 """Keys that the compiled step reads as tensors: runs that differ only in these share its code."""
 current: list[Path] = []
@@ -51,7 +51,8 @@ def count_alike(config: DictConfig) -> int:
 
     Returns 1 unless the jobs run one after another: jobs that start together each compile.
     """
-    if "basic" not in f"{config.hydra.launcher._target_}".lower():
+    searched = "optuna" in f"{config.hydra.sweeper._target_}".lower()  # its trials differ in settings not known yet
+    if searched or "basic" not in f"{config.hydra.launcher._target_}".lower():
         return 1
     params = {**(config.hydra.sweeper.get("params") or {})}
     lines = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
@@ -74,8 +75,12 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
 
 
 def exit_status(folder: Path) -> int:
-    """Return 0 if every job finished, 75 if some were stopped by a signal and none failed, else 1."""
-    found = {job["exit"] for job in jobs(folder)}
+    """Return 0 if every job finished, 75 if some were stopped by a signal and none failed, else 1.
+
+    In a search a run may be pruned or diverge: its settings are then known to be bad.
+    """
+    allowed = {"finished", "pruned", "diverged"} if (folder / "study.db").is_file() else {"finished"}
+    found = {0 if job["status"] in allowed else job["exit"] for job in jobs(folder)}
     if found <= {0}:
         return 0
     return 75 if found <= {0, 75, 130} else 1
@@ -100,7 +105,7 @@ def show(folder: Path) -> None:
         own = [as_written(o) for o in job["overrides"] if o not in shared]
         grid.add_row(str(job["job"]), escape(" ".join(own)), status, *results, escape(where))
     Console().print(grid)
-    done = sum(job["status"] in ("finished", "diverged") for job in found)
+    done = sum(job["status"] in ("finished", "pruned", "diverged") for job in found)
     if done < len(found):
         again = pasteable("python scripts/sweep.py", f"resume={folder}")
         print(f"{done} of {len(found)} jobs ended; continue with: {again}")

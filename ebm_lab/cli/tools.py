@@ -37,11 +37,11 @@ def sample(
     """Draw n samples by a run's sampler, starting from noise; write samples.npy, and samples.png for images or
     samples.csv for tables whose columns have names.
 
-    Both hold raw data units, for tables in float64. steps: of the sampler; temperature: samples are drawn from
-    exp(-E / temperature); both are the run's own by default; y: the class to draw, its number or name, for a model with
-    labels; guidance: w of p(x | y) p(y | x)^w; out: where to write (default: <run>/samples). If the data
-    are gone or changed, samples are drawn with the mean, scale and transform that the run kept of them;
-    dataset.path=<path> or dataset.root=<path> says where the data are now.
+    Both hold raw data units, for tables in float64, and of categories their numbers. steps: of the sampler;
+    temperature: samples are drawn from exp(-E / temperature); both are the run's own by default; y: the class to draw,
+    its number or name, for a model with labels; guidance: w of p(x | y) p(y | x)^w; out: where to write (default:
+    <run>/samples). If the data are gone or changed, samples are drawn with the mean, scale and transform that the run
+    kept of them; dataset.path=<path> or dataset.root=<path> says where the data are now.
     """
     import numpy as np
     import torch
@@ -63,6 +63,8 @@ def sample(
     folder = Path(out or loaded.path / "samples")
     writable(folder)
     raw = loaded.dataset.transform.inverse(samples).numpy()
+    if loaded.dataset.space == "categorical":
+        raw = raw.argmax(1)
     np.save(folder / "samples.npy", raw)
     if loaded.dataset.column_names is not None:
         write_csv(folder / "samples.csv", loaded.dataset.column_names, raw.tolist())
@@ -114,11 +116,12 @@ def main(tool: Callable, argv: list[str] | None = None) -> None:
 
 def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str, Any]:
     texts = {name for name, p in settings.items() if p.annotation in (str, str | None)}
+    nameless = list(settings)[: max(1, sum(p.default is p.empty for p in settings.values()))]
     values: dict[str, Any] = {}
-    for argument in argv:
+    for argument in dashed(argv, settings):
         name, equals, text = argument.partition("=")
-        if not equals and not values:  # the first argument may come without its name
-            name, equals, text = next(iter(settings)), "=", argument
+        if not equals and len(values) < len(nameless):  # the first arguments may come without their names
+            name, equals, text = nameless[len(values)], "=", argument
         if not equals:
             raise UserError(f"{argument}: not of the form key=value")
         value = text if name in texts or name.startswith("dataset.") else yaml.safe_load(text)
@@ -127,6 +130,24 @@ def _parse(argv: list[str], settings: dict[str, inspect.Parameter]) -> dict[str,
         else:
             values[name] = value
     return values
+
+
+def dashed(argv: Sequence[str], settings: Iterable[str]) -> list[str]:
+    """Translate `--key value` and `--key=value` to `key=value` for the keys of a tool; leave other words as they
+    are."""
+    words, made = list(argv), []
+    while words:
+        word = words.pop(0)
+        key, equals, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key not in settings:
+            made.append(word)
+        elif equals:
+            made.append(word.removeprefix("--"))
+        elif words:
+            made.append(f"{key}={words.pop(0)}")
+        else:
+            raise UserError(f"{word}: needs a value: {word} <value>")
+    return made
 
 
 def main_sample() -> None:

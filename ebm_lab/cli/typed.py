@@ -54,9 +54,13 @@ def _text(override: str) -> list[Any] | None:
 
 
 def first_job(override: str) -> str:
-    """Return the override of a sweep's first job; any other override as it is."""
-    found = parse(override)
-    return f"{found.input_line.partition('=')[0]}={next(found.sweep_string_iterator())}" if _sweeps(found) else override
+    """Return the override of a sweep's first job, with the beginning of an interval that is searched; any other
+    override as it is."""
+    found: Any = parse(override)
+    if not _sweeps(found):
+        return override
+    first = found.value().start if found.is_interval_sweep() else next(found.sweep_string_iterator())
+    return f"{override.partition('=')[0]}={first}"
 
 
 def _sweeps(found: Any) -> bool:

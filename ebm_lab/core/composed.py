@@ -22,6 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from torch import Tensor, nn
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import GradientFn, KnowsDerivatives, gradient_of, per_sample, rows_of
 from ebm_lab.core.model import Known, Model
+
+Op = Literal["product", "mixture", "negation"]
 
 
 class Combined(Model, ABC):

@@ -2,7 +2,7 @@
 
 from abc import ABC
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +11,8 @@ from ebm_lab.core.features import Offers, Part
 from ebm_lab.core.functional import score
 from ebm_lab.core.maps import Composed
 from ebm_lab.core.transforms import Transform, identity
+
+Space = Literal["continuous", "binary", "categorical"]
 
 
 class Sampleable(Protocol):
@@ -36,6 +38,8 @@ class Dataset(Part, ABC):
     """Three splits in model space, held in memory, and what is known about the law they were drawn from."""
 
     offers = frozenset({"continuous"})
+    space: Space = "continuous"
+    """What samples are: real numbers; zeros and ones; or categories, one-hot along the first axis of a sample."""
     train: Tensor
     val: Tensor
     test: Tensor
@@ -67,6 +71,9 @@ class Dataset(Part, ABC):
     splits themselves are digested."""
     record: Any = None
     """The run's record of the data, set when a run is built with them."""
+    bit_probabilities: Tensor | None = None
+    """For bits that training draws anew at each step: the probability of a one in each bit of the training split, (n,
+    *shape); None: the split stays as it is."""
     law: Distribution | None = None
     """The law that the splits were drawn from, on the CPU; None if it is unknown."""
     mixture: Distribution | None = None
@@ -74,10 +81,18 @@ class Dataset(Part, ABC):
     start: Distribution | None = None
     """The law from which chains start; None: distributions/start.py chooses one."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "binary" in cls.offers and cls.space == "continuous":  # a plugin that declares the feature alone
+            cls.space = "binary"
+
     def found_features(self) -> Offers:
         """Return the features of these data: those that the class declares, and those that shape and labels imply."""
         shape = {"images"} if len(self.event_shape) == 3 else set()
-        return super().found_features() | shape | ({"classes"} if self.labels or self.class_names else set())
+        offers = super().found_features()
+        if self.space != "continuous":
+            offers = (offers - {"continuous"}) | {"discrete"} | ({"binary"} if self.space == "binary" else set())
+        return offers | shape | ({"classes"} if self.labels or self.class_names else set())
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -119,6 +134,7 @@ class Dataset(Part, ABC):
         self.labels = self.labels and {k: v.to(device) for k, v in self.labels.items()}
         self.given_labels = None if self.given_labels is None else self.given_labels.to(device)
         self.outside = None if self.outside is None else self.outside.to(device)
+        self.bit_probabilities = None if self.bit_probabilities is None else self.bit_probabilities.to(device)
         if "mean" in vars(self):
             del self.mean
         return self

@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ebm_lab.core.functional import EnergyFn, GradientFn, KnowsDerivatives, flat_sum, gradient_of, per_sample, score
+from ebm_lab.core.functional import (
+    EnergyFn,
+    GradientFn,
+    KnowsDerivatives,
+    flat_sum,
+    gradient_of,
+    known_log_odds,
+    per_sample,
+    score,
+)
 from ebm_lab.core.model import FACTS, Derived, Known, Model, condition
 
 
@@ -29,6 +38,10 @@ class Tempered(Derived):
             return e / self.temperature, grad / self.temperature
 
         return at
+
+    def log_odds(self, x: Tensor) -> Tensor | None:
+        known = known_log_odds(self.energy, x)
+        return None if known is None else known / self.temperature
 
 
 class Guided(Derived):

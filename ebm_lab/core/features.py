@@ -19,6 +19,7 @@ FEATURES: dict[str, dict[str, str]] = {
         "labels": "It has an energy of x and a class label, and logits.",
         "levels": "It has a score at every noise level of a ladder.",
         "conditionals": "Its coordinates can be drawn exactly, given the others.",
+        "annealed": "It has a path from independent bits along which whole layers can be drawn at once.",
         "log_prob": "Its density is normalised, and known.",
     },
     "sampler": {
@@ -74,7 +75,8 @@ class Child(NamedTuple):
 
     key: the setting that holds it; must: the features that its parent needs of it, each with the reason to print;
     sees: maps the features of the run's model to those of the energy that the child is given; binds: whether its needs
-    of other roles (sampler, data set) apply to the run; wiring: arguments that replace those of the run.
+    of other roles (sampler, data set) apply to the run; wiring: arguments that replace those of the run; replaced:
+    features that it may need of the data set in vain, for its parent then takes another component in its place.
     """
 
     key: str
@@ -82,6 +84,7 @@ class Child(NamedTuple):
     sees: Derive = same
     binds: bool = True
     wiring: Mapping[str, Any] = {}
+    replaced: Offers = frozenset()
 
 
 class Part:

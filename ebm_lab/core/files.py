@@ -1,5 +1,6 @@
-"""Atomic writes, JSON that every parser reads, and a cache of results that take long to compute."""
+"""Atomic writes, locks, JSON that every parser reads, and a cache of results that take long to compute."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -34,6 +35,18 @@ def write_atomic(path: Path, content: str | bytes | memoryview) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a lock on the file, on this machine or on another that shares the file system."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 # --- JSON without NaN and Infinity, which are neither written nor read ---

@@ -31,6 +31,15 @@ class KnowsDerivatives(nn.Module):
         formula."""
         return None
 
+    def log_odds(self, x: Tensor) -> Tensor | None:
+        """Return E(x) - E(x^m) for every change m of one site of discrete x, (B, M), with its graph (core/discrete.py);
+        None if there is no formula that is faster than the M energies."""
+        return None
+
+    def penalty(self) -> Tensor | None:
+        """Return what training adds to every loss for the parameters themselves, 0-d; None if nothing."""
+        return None
+
     def exact_log_z(self) -> Tensor | None:
         """Return log Z = log of the integral of exp(-E), in nats, if there is a formula for it, else None."""
         return None
@@ -50,6 +59,16 @@ def _formulas(energy: EnergyFn) -> KnowsDerivatives | None:
 def known_log_z(energy: EnergyFn) -> Tensor | None:
     """Return log Z in nats, 0-d, if the energy has a formula for it, else None."""
     return energy.exact_log_z() if isinstance(energy, KnowsDerivatives) else None
+
+
+def known_log_odds(energy: EnergyFn, x: Tensor) -> Tensor | None:
+    """Return E(x) - E(x^m) of every change of one site, (B, M), if the energy has a formula for it, else None."""
+    return energy.log_odds(x) if isinstance(energy, KnowsDerivatives) else None
+
+
+def penalty_of(energy: EnergyFn) -> Tensor | None:
+    """Return the penalty on the parameters of an energy, 0-d, if it has one, else None."""
+    return energy.penalty() if isinstance(energy, KnowsDerivatives) else None
 
 
 def _derivatives(energy: EnergyFn, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -1,7 +1,7 @@
 """Interfaces of the components of a run: data set, energy, objective, sampler, evaluation and logger."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Generator, Tensor, nn
@@ -10,9 +10,10 @@ from ebm_lab.core.dataset import Batch as Batch
 from ebm_lab.core.dataset import Dataset as Dataset
 from ebm_lab.core.dataset import Distribution as Distribution
 from ebm_lab.core.dataset import Sampleable as Sampleable
+from ebm_lab.core.discrete import Draws
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Derive, Need, Part, same
-from ebm_lab.core.functional import EnergyFn, score
+from ebm_lab.core.functional import EnergyFn, penalty_of, score
 from ebm_lab.core.logger import Logger as Logger
 from ebm_lab.core.logger import RunInfo as RunInfo
 from ebm_lab.core.metrics import Metric
@@ -27,6 +28,14 @@ class Loss(NamedTuple):
     value: Tensor
     metrics: dict[str, Tensor]
     grad_evals: int
+
+
+def with_penalty(objective: "Objective", inputs: Any, loss: Loss) -> Loss:
+    """Add the energy's penalty on its parameters to a loss; `penalty` is then among the metrics."""
+    penalty = penalty_of(objective.energy) if objective.penalises else None
+    if penalty is None:
+        return loss
+    return loss._replace(value=loss.value + penalty, metrics=loss.metrics | {"penalty": penalty.detach()})
 
 
 class Chain(NamedTuple):
@@ -131,10 +140,15 @@ class Energy(Part, Model, ABC):
         """Compute -E(x, y) of every label, (B, K), for an energy with labels."""
         raise UserError(f"energy '{type(self).__name__}' has no labels")
 
-    def sweep(self, x: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-        """Draw every coordinate of x (B, *shape) once, exactly, given the others; energies with the feature
-        "conditionals" can. `draw` turns probabilities into values 0 or 1."""
+    def sweep(self, x: Tensor, draws: Draws) -> Tensor:
+        """Draw every site of discrete x (B, *shape) once, exactly, given the others; energies with the feature
+        "conditionals" can."""
         raise UserError(f"energy '{type(self).__name__}' has no conditional laws to draw from")
+
+    def annealed(self, logits: Tensor, b: float) -> "Energy":
+        """Return the energy of p_b, with `sweep`, on a path from independent bits with these logits (d,), E_0 = -log of
+        their law, to E_1 = E; energies with the feature "annealed" can."""
+        raise UserError(f"energy '{type(self).__name__}' has no path from independent bits")
 
     def score(self, x: Tensor, create_graph: bool = False) -> Tensor:
         """Return grad_x log p(x) = -grad_x E, (B, *shape) -> (B, *shape). Detached unless `create_graph`."""
@@ -157,6 +171,8 @@ class Objective(Part, nn.Module, ABC):
     """Std, in data units, of the Gaussian noise that it adds to the data."""
     needs_float32: str | None = None
     """How it uses energy differences that bfloat16 is too coarse for, in words; None: it does not."""
+    penalises: bool = True
+    """Whether the energy's penalty is added to its loss; not where the loss contains one that does so."""
     validates: bool = False
     """Whether the loss on held-out points tells how good the model is; the loss of a method with chains does not."""
     rows: tuple[str, ...] = ()
@@ -173,6 +189,7 @@ class Objective(Part, nn.Module, ABC):
         """The state of the training sampler, if there is one."""
         self.not_separable: str | None = None
         """Why the loss is not a mean over the batch's samples, in words; None: it is, and a batch may be split."""
+        self.register_forward_hook(with_penalty)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -1,4 +1,4 @@
-"""The interface of loggers, and the facts about a run that they are given."""
+"""The interface of loggers, the facts about a run that they are given, and their settings in a config."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,3 +31,11 @@ class Logger(Protocol):
     def image(self, name: str, image: Tensor, step: int) -> None: ...
 
     def close(self, summary: Mapping[str, Any]) -> None: ...
+
+
+def loggers_of(values: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Return the settings of each logger, by name, from a config's `logger`: those of one logger, or of several by
+    name."""
+    if not values:
+        return {}
+    return {str(values["name"]): values} if isinstance(values.get("name"), str) else {**values}  # type: ignore[return-value]

@@ -43,6 +43,8 @@ def absolute(config: Mapping[str, Any]) -> dict[str, Any]:
         node = config.get(kind)
         if kind == "evaluation":
             made[kind] = {name: _component(kind, values) for name, values in (node or {}).items()}
+        elif kind == "logger" and node and "name" not in node:  # several, by name
+            made[kind] = {n: _component(kind, v) if isinstance(v, Mapping) else v for n, v in node.items()}
         elif isinstance(node, Mapping):
             made[kind] = _component(kind, node)
     return made
@@ -58,7 +60,9 @@ def _component(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(value: Any) -> Any:
-    """Make a path absolute; leave `auto`, ~/... and URLs as they are."""
+    """Make a path absolute, or each of a list; leave `auto`, ~/... and URLs as they are."""
+    if isinstance(value, list):
+        return [_absolute(v) for v in value]
     if not isinstance(value, str) or value in ("", "auto") or value.startswith("~") or "://" in value:
         return value
     return str(Path(value).absolute())

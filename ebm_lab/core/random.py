@@ -34,7 +34,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """
     device = torch.device(device)
     cuda = [device] if device.type == "cuda" else []
-    with _global, torch.random.fork_rng(devices=cuda):
+    with _global, torch.random.fork_rng(devices=cuda, device_type="cuda"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every other device as well
         for each in cuda:
             with torch.cuda.device(each):

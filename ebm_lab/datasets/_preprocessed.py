@@ -153,9 +153,9 @@ def _fits(map: Composed, x: Tensor) -> bool:
 
 def _left_alone(dataset: Dataset) -> str | None:
     offers = features_of(dataset)
-    if dataset.bounds is not None:
-        return "images, whose grey levels have a scale of their own"
-    return None if "continuous" in offers else "discrete values, which have no density"
+    if "continuous" not in offers:
+        return "discrete values, which have no density"
+    return None if dataset.bounds is None else "images, whose grey levels have a scale of their own"
 
 
 def _fit(train: Tensor, steps: Sequence[Step]) -> Composed:

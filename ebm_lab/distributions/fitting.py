@@ -25,9 +25,10 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.random import subset
 from ebm_lab.distributions.base import Base, MixtureBase, StudentBase
 from ebm_lab.distributions.coordinates import squared_distances, student_step
+from ebm_lab.distributions.product import fit_product
 from ebm_lab.distributions.projections import are_hidden, non_gaussian_directions
 
-BaseName = Literal["none", "gaussian", "mixture", "student", "auto"]
+BaseName = Literal["none", "gaussian", "mixture", "student", "bernoulli", "auto"]
 NATS = 0.005
 """What a simpler law may be worse by on the validation split and still be chosen."""
 ROWS = 10_000
@@ -51,6 +52,12 @@ def fit_base(dataset: Dataset, name: BaseName, levels: bool) -> tuple[Base | Non
     levels: the base is to be blurred. Raises UserError for a law that does not suit the data."""
     if name == "none":
         return None, name, []
+    if dataset.space != "continuous":
+        if name not in ("bernoulli", "auto") or levels:
+            raise UserError(f"energy.base={name}: is for real numbers; for discrete data choose energy.base=bernoulli")
+        return fit_product(dataset).to(dataset.mean), "bernoulli", []
+    if name == "bernoulli":
+        raise UserError("energy.base=bernoulli: is for bits and categories; choose energy.base=gaussian, say")
     if dataset.bounds is not None or len(dataset.event_shape) == 3:
         if name in ("mixture", "student"):
             raise UserError(f"energy.base={name}: is for points; for images choose energy.base=gaussian or none")

@@ -5,7 +5,8 @@
     reverse:  x_T ~ p_1;  the same sum with u(x_t), and x_{t-1} ~ K_{t-1}(x_t) after the increment, not before
     u(x) = -E(x) - log p_0(x)
 
-If the kernels leave p_b exactly invariant, E[w] = Z forward and E[1 / w] = 1 / Z in reverse, for any number of
+On another path from p_0 to exp(-E), the increments are E_{t-1}(x) - E_t(x) for its energies E_t, E_0 = -log p_0. If
+the kernels leave p_b exactly invariant, E[w] = Z forward and E[1 / w] = 1 / Z in reverse, for any number of
 temperatures. By Jensen's inequality the forward log-mean is on average below log Z, and the reverse one above it if its
 starts are exact samples. For chains at equilibrium, Var log w is about length^2 / T, where the thermodynamic length is
 the integral of std_{p_b}(u) db: temperatures at equal steps in it are the best (_annealed_path.py).
@@ -19,6 +20,7 @@ Bradley Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982.
 
 import math
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +31,32 @@ from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
 
 Move = Callable[[Tensor, int], Tensor]
 """move(x, t) moves states x (B, *shape) by a kernel that leaves p_{b_t} invariant."""
+Rise = Callable[[Tensor, float, float], Tensor]
+"""rise(x, a, b) = log p_b(x) - log p_a(x), unnormalised, (B, *shape) -> (B,), in float64."""
 
 
-class Annealed(nn.Module):
+class Family(Protocol):
+    """A path from base to model, an energy for each b."""
+
+    def __call__(self, energy: Any, base: Any, b: float, /) -> nn.Module:
+        """Return the energy of p_b."""
+        ...
+
+    def rise(self, energy: Any, base: Any, x: Tensor, a: float, b: float, /) -> Tensor:
+        """Return log p_b(x) - log p_a(x), unnormalised, (B,), in float64."""
+        ...
+
+
+class Geometric:
+    """The path whose log density is linear in b."""
+
+    @staticmethod
+    def rise(energy: EnergyFn, base: Distribution, x: Tensor, a: float, b: float) -> Tensor:
+        """Return log p_b(x) - log p_a(x) = (b - a) u(x), (B,), in float64."""
+        return (b - a) * log_ratio(energy, base, x)
+
+
+class Annealed(Geometric, nn.Module):
     """The energy of p_b: -(1 - b) log p_0(x) + b E(x), (B, *shape) -> (B,).
 
     Its gradient is autograd's; core/derived.py adds two gradients, which changes the last bits.
@@ -51,21 +76,21 @@ def log_ratio(energy: EnergyFn, base: Distribution, x: Tensor) -> Tensor:
     return (-evaluate(energy, x) - base.log_prob(x)).double()
 
 
-def forward_log_weights(u: EnergyFn, b: list[float], move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
+def forward_log_weights(rise: Rise, b: list[float], move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return (log w, x_{T-1}), (B,) and (B, *shape), from x ~ p_0 (B, *shape) along temperatures b from 0 to 1."""
     log_w = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for t in range(1, len(b)):
-        log_w = log_w + (b[t] - b[t - 1]) * u(x)
+        log_w = log_w + rise(x, b[t - 1], b[t])
         if t + 1 < len(b):
             x = move(x, t)
     return log_w, x
 
 
-def reverse_log_weights(u: EnergyFn, b: list[float], move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
+def reverse_log_weights(rise: Rise, b: list[float], move: Move, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return (log w, x_0), (B,) and (B, *shape), from x ~ p_1 (B, *shape); each increment precedes the move."""
     log_w = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for t in range(len(b) - 1, 0, -1):
-        log_w = log_w + (b[t] - b[t - 1]) * u(x)
+        log_w = log_w + rise(x, b[t - 1], b[t])
         if t > 1:
             x = move(x, t - 1)
     return log_w, x
@@ -103,7 +128,10 @@ def fixed_schedule(name: str, steps: int) -> list[float]:
 
 
 class Whitened(nn.Module):
-    """The energy of y, (B, d), for x = mean + L y: E(x) - log |det L|, which has the same log Z."""
+    """The energy of y, (B, d), for x = mean + L y: E(x) - log |det L|, which has the same log Z. `family`: makes the
+    energy of p_b."""
+
+    family: Family = Annealed
 
     def __init__(self, energy: EnergyFn, mean: Tensor, factor: Tensor) -> None:
         super().__init__()

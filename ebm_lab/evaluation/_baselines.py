@@ -4,7 +4,8 @@
 
 so that above 0 the model q is worse. Its standard error is that of the paired differences, with that of log Z. The
 base is the energy's own, E = -log base + f: the model before training. Reported on the test points alone, for these
-numbers stay what they are while a model trains.
+numbers stay what they are while a model trains. Discrete data have no Gaussians beside them but independent sites, with
+the frequencies of the training points:  log law(x) = sum_i log p_i(x_i).
 """
 
 import math
@@ -12,12 +13,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ebm_lab.core.discrete import known_sites
 from ebm_lab.core.eval_view import EvalView
+from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.metrics import Metric
-from ebm_lab.distributions.base import base_of
+from ebm_lab.distributions.base import BaseLaw, base_of
 from ebm_lab.distributions.baselines import fitted_gaussian, fitted_mixture, log_prob_of
 from ebm_lab.distributions.blurred import blur_gap
+from ebm_lab.distributions.product import ProductBase
 
+LAWS = {
+    "gaussian": "a fitted Gaussian",
+    "mixture": "a fitted mixture",
+    "independent": "independent sites",
+    "base": "its own base",
+}
 BASELINES = (
     Metric(
         "nll_gaussian",
@@ -37,12 +47,21 @@ BASELINES = (
         rank=32,
     ),
     Metric(
+        "nll_independent",
+        "nll of independent sites",
+        "nats",
+        meaning="for discrete data, the same under independent sites with the frequencies of the training points: a "
+        "model above it has learnt less than how often each value occurs.",
+        shown=("report",),
+        rank=33,
+    ),
+    Metric(
         "nll_base",
         "nll of the model's base",
         "nats",
         meaning="the same under the base that the energy corrects: the model before training.",
         shown=("report",),
-        rank=33,
+        rank=34,
     ),
     *(
         Metric(
@@ -53,10 +72,9 @@ BASELINES = (
             f"held-out nll minus that of {name} on the same points: above 0 the model is worse.",
         )
         for prefix in ("", "ais_")
-        for law, name in (("gaussian", "a fitted Gaussian"), ("mixture", "a fitted mixture"), ("base", "its own base"))
+        for law, name in LAWS.items()
     ),
-    *(Metric(f"{prefix}nll_above_{law}_se", unit="nats") for prefix in ("", "ais_") for law in ("gaussian", "mixture")),
-    *(Metric(f"{prefix}nll_above_base_se", unit="nats") for prefix in ("", "ais_")),
+    *(Metric(f"{prefix}nll_above_{law}_se", unit="nats") for prefix in ("", "ais_") for law in LAWS),
 )
 
 
@@ -82,15 +100,27 @@ def beside(view: EvalView, model: Likelihoods, prefix: str = "") -> dict[str, fl
     """The metrics above, as far as these data and this energy have such laws; `prefix`: of the comparisons' names."""
     if view.split != "test":
         return {}
-    gaussian, mixture = fitted_gaussian(view.dataset), fitted_mixture(view.dataset)
+    data = view.dataset
+    laws = {"gaussian": fitted_gaussian(data), "mixture": fitted_mixture(data), "independent": independent(data)}
     metrics = {}
-    for name, law in {"gaussian": gaussian, "mixture": mixture}.items():
+    for name, law in laws.items():
         if law is not None:
             metrics |= _compared(name, model, -log_prob_of(law, view.held_out), prefix)
     base = base_of(view.energy)
     if base is not None:
         metrics |= _compared("base", model, -base.log_prob(view.held_out).detach().double(), prefix)
     return metrics
+
+
+def independent(dataset: Dataset) -> BaseLaw | None:
+    """Return independent sites with the training data's frequencies, in float64 on the CPU, each with one more point
+    that has every value; None for real numbers."""
+    sites = known_sites(dataset)
+    if sites is None:
+        return None
+    n, k = len(dataset.train), sites.categories
+    p = (dataset.train.double().mean(0).cpu() * n + 1) / (n + k)
+    return BaseLaw(ProductBase(p.log() if sites.one_hot else p.logit(), sites.one_hot))
 
 
 def true_nll(view: EvalView) -> Tensor | None:

@@ -19,15 +19,19 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.eval_view import EvalView, Report
 from ebm_lab.core.functional import EnergyFn, evaluate, in_parts
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.distributions.base import base_of
+from ebm_lab.distributions.quadrature import LogZ
 from ebm_lab.evaluation._annealed_importance import effective_sample_size, log_mean_exp
 
 DRAWS, NUMBERS = 50_000, 2**22
 """Exact samples, at most, and the numbers that they may hold together."""
 FEW = 0.01
 """Effective samples, as a share of all, below which log Z is not trusted."""
+
+NOT_FINITE = "the energy is not finite at samples of a known law"
 
 
 class Weighed(NamedTuple):
@@ -90,6 +94,35 @@ def weigh(log_w: Tensor) -> Weighed:
         reverse=float(reverse),
         reverse_se=float(reverse_terms.std()) / math.sqrt(n),
     )
+
+
+def by_importance(view: EvalView, report: Report) -> tuple[LogZ, float]:
+    """log Z from exact samples of the truth or of the base, and its standard error; an infinite bound where it is not
+    trusted. The report gets what is known of the estimate."""
+    energy, dataset, found = view.energy, view.dataset, list[Weighed]()
+    if (x := draws_of_base(energy, dataset, view.generator)) is not None:
+        found.append(weigh(log_weights(energy, base_of(energy).log_prob, x)))  # type: ignore[union-attr]
+    if (x := exact_samples(dataset, view.generator)) is not None:
+        found.append(truth := weigh(log_weights(energy, dataset.log_prob, x)))
+        if truth.ess >= FEW:
+            report.metrics |= {"kl_forward": truth.forward, "kl_forward_se": truth.forward_se}
+            report.metrics |= {"kl_reverse": truth.reverse, "kl_reverse_se": truth.reverse_se}
+    finite = [weighed for weighed in found if math.isfinite(weighed.log_z)]
+    if not finite:
+        return LogZ(math.nan, trouble=NOT_FINITE), 0.0
+    best = max(finite, key=lambda weighed: weighed.ess)
+    return judged(best.log_z, best.se, best.ess, report), best.se
+
+
+def judged(log_z: float, se: float, ess: float, report: Report) -> LogZ:
+    """Return log Z, with an infinite bound where too few samples carry it, and tell the report."""
+    report.metrics |= {"log_z_ess": ess, "log_z_se": se}
+    if ess >= FEW:
+        return LogZ(log_z)
+    report.notes.append(
+        f"no likelihood: fewer than {FEW:.0%} of the exact samples carry the model's log Z, so that it is not trusted"
+    )
+    return LogZ(log_z, bound=math.inf)
 
 
 def _known(log_p: Tensor | None) -> Tensor:

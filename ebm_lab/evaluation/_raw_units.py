@@ -6,6 +6,7 @@ Gaps between two densities are the same in all units. Images have bits per dimen
 import torch
 from torch import Tensor
 
+from ebm_lab.core.features import features_of
 from ebm_lab.core.functional import EnergyFn, evaluate
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.transforms import Affine
@@ -13,7 +14,9 @@ from ebm_lab.distributions.quadrature import framed_log_density
 
 
 def has_raw_units(dataset: Dataset) -> bool:
-    """Say whether the model sees points in other units than those of the raw data."""
+    """Say whether the model sees points in other units than those of the raw data; discrete data have none."""
+    if "continuous" not in features_of(dataset):
+        return False
     t = dataset.transform
     same = isinstance(t, Affine) and bool((t.shift == 0).all()) and bool((t.scale == 1).all())
     return dataset.bounds is None and not same

@@ -1,7 +1,7 @@
 """Sequential Monte Carlo: annealed importance sampling whose particles are resampled along the way.
 
     at each temperature b_t, in this order:
-    weight:    log w_i += (b_t - b_(t-1)) u(x_i),    u(x) = -E(x) - log p_0(x)
+    weight:    log w_i += (b_t - b_(t-1)) u(x_i),    u(x) = -E(x) - log p_0(x);  in general E_(t-1)(x_i) - E_t(x_i)
     resample:  if ESS = (sum w)^2 / sum w^2 < N / 2:
                log Z += log mean w,  x_i <- x_(a_i) with P(a_i = j) = w_j / sum w,  log w_i <- 0
     move:      x_i by a kernel that leaves p_(b_t) exactly invariant
@@ -23,8 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ebm_lab.core.functional import EnergyFn
-from ebm_lab.evaluation._annealed_importance import Move, effective_sample_size
+from ebm_lab.evaluation._annealed_importance import Move, Rise, effective_sample_size
 
 
 class Estimate(NamedTuple):
@@ -49,14 +48,14 @@ def log_mean(log_w: Tensor) -> Tensor:
     return log_w.logsumexp(-1) - math.log(log_w.shape[-1])
 
 
-def sequential(u: EnergyFn, b: list[float], move: Move, x: Tensor, runs: int, generator: Generator) -> Estimate:
+def sequential(rise: Rise, b: list[float], move: Move, x: Tensor, runs: int, generator: Generator) -> Estimate:
     """Run `runs` independent populations, all in one batch x (R N, *shape) ~ p_0, along temperatures b from 0 to 1;
     move(x, t) moves states by a kernel that leaves p_(b_t) invariant."""
     log_w = torch.zeros(runs, len(x) // runs, dtype=torch.float64, device=x.device)
     log_z, resampled = log_w[:, 0], torch.zeros(runs, dtype=torch.int64, device=x.device)
     n, own = log_w.shape[1], len(x) // runs * torch.arange(runs, device=x.device)[:, None]
     for t in range(1, len(b)):
-        log_w = log_w + (b[t] - b[t - 1]) * u(x).view(runs, n)
+        log_w = log_w + rise(x, b[t - 1], b[t]).view(runs, n)
         if t + 1 == len(b):
             break
         few = effective_sample_size(log_w) < n / 2

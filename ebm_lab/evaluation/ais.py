@@ -6,7 +6,8 @@ w and its estimators: _annealed_importance.py. Since E[log mean w] <= log Z, the
 average, by as much as the weights are uneven: `ais_ess` is the number of chains that carry the sum, of
 `ais_chains`, and ais_log_z_se the jackknife's standard error. Modes that no chain from the base finds are missing
 from both. The base is a Gaussian fitted to the training data and the chains move in coordinates in which it is N(0, I);
-`ais_nll_base` is its own held-out nll, the trivial baseline; others, and where the data's law is known the truth and
+`ais_nll_base` is its own held-out nll, the trivial baseline; for discrete data the base is independent sites, and the
+chains move in the data's own values (_annealed_sites.py). Others, and where the data's law is known the truth and
 the gap to it, stand beside it (_baselines.py). Temperatures and step sizes come from a pilot run and are
 frozen in the runs that count.
 
@@ -32,17 +33,22 @@ from torch import Tensor
 from ebm_lab.core import pictures
 from ebm_lab.core.choice import Nested
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
-from ebm_lab.core.features import Child, Need, keep
+from ebm_lab.core.features import Child, Need
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen, in_parts
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
-from ebm_lab.evaluation._annealed_base import EXACT, Shape, check_transition, fit_base
+from ebm_lab.evaluation._annealed_base import TRANSITION, Shape, check_transition, fit_model, kernels, unfit
+from ebm_lab.evaluation._annealed_base import fit_base as fit_base
 from ebm_lab.evaluation._annealed_importance import Whitened, effective_sample_size, log_mean_exp
 from ebm_lab.evaluation._annealed_path import Journey, Schedule, pilot
+from ebm_lab.evaluation._annealed_sites import AtSites
 from ebm_lab.evaluation._baselines import BASELINES, Likelihoods, beside, gap_to_truth, true_nll
-from ebm_lab.evaluation._bits_per_dim import PIXELS, bits_per_dim
+from ebm_lab.evaluation._bits_per_dim import bits_notes, bits_per_dim, has_bits_per_dim
+from ebm_lab.evaluation._kernels import layers_at_once
 from ebm_lab.evaluation._raw_units import raw_twin
 from ebm_lab.evaluation.likelihood import exact_log_z
+
+PATH = "evaluation.ais.transition"
 
 
 @register("evaluation", "ais")
@@ -52,7 +58,9 @@ class AIS(Evaluation):
     covariance's shape; `base_floor`: added to its variances, in units of the data's scale squared; `reverse_moves`:
     exact moves at the model before reverse AIS; `cells`: of the quadrature that shows AIS's error in 1 and 2
     dimensions, as in evaluation.likelihood; `transition`: mala or hmc with their settings, lengths in units of the
-    base's widths."""
+    base's widths; on discrete data gibbs, gwg, locally_balanced, dmala or, for an RBM, block_gibbs, one of
+    which takes the place of the default (_annealed_base.py, _kernels.py); there `base` and `base_floor` have no
+    meaning."""
 
     metrics = (
         Metric("ais_nll", unit="nats"),
@@ -68,7 +76,7 @@ class AIS(Evaluation):
 
     @classmethod
     def children_of(cls, **settings: Any) -> tuple[Child, ...]:
-        return (Child("transition", must={"exact": EXACT}, sees=keep("energy", "score"), wiring={"scale": 1.0}),)
+        return (TRANSITION,)
 
     def __init__(
         self,
@@ -86,27 +94,31 @@ class AIS(Evaluation):
         self.schedule: Schedule = schedule
         self.base: Shape = base
         self.base_floor = base_floor
-        self.adaptive: Any = transition
-        check_transition(self.adaptive, "evaluation.ais.transition")
-        self.fixed = self.adaptive.at_fixed_steps()
+        self.transition: Any = transition
+        check_transition(self.transition, PATH)
+
+    def applies(self, view: EvalView) -> str | None:
+        return unfit(view.dataset)
 
     def __call__(self, view: EvalView) -> Report:
-        n = max(2, min(self.chains, view.count))
+        n, kernel = max(2, min(self.chains, view.count)), kernels(self.transition, view, PATH)
         with frozen(view.energy):
-            model = fit_base(view.energy, view.dataset, self.base, self.base_floor)
-            path = pilot(model, model.base, self.adaptive, n, view.generator)
-            journey = Journey(model, model.base, self.fixed, path, self.schedule, view.generator)
+            model = fit_model(view.energy, view.dataset, self.base, self.base_floor, layers_at_once(kernel.fixed))
+            path = pilot(model, model.base, kernel.adaptive, n, view.generator, model.family)
+            journey = Journey(model, model.base, kernel.fixed, path, self.schedule, view.generator, model.family)
             starts = self._starts(view, model, journey, n)
             journey.acceptance.clear()
             runs = {}
             for steps in sorted({max(1, self.temperatures // k) for k in (100, 10, 1)}):
                 moved = len(journey.acceptance)
                 runs[steps] = journey.forward(n, steps), journey.reverse(starts, steps)
-            acceptance = journey.acceptance[moved:] or [1.0]  # one temperature moves nothing
-            return self._report(view, model, runs, acceptance)
+            acceptance = journey.accepted(moved)  # one temperature moves nothing
+            report = self._report(view, model, runs, acceptance)
+            report.notes[:0] = kernel.notes
+            return report
 
-    def _starts(self, view: EvalView, model: Whitened, journey: Journey, n: int) -> Tensor:
-        """Where reverse AIS begins, (n, d)."""
+    def _starts(self, view: EvalView, model: Whitened | AtSites, journey: Journey, n: int) -> Tensor:
+        """Where reverse AIS begins, (n, d), or (n, *shape) of discrete data."""
         pool = view.dataset.train if view.chains is None else view.chains
         x = model.y(pool[torch.randint(len(pool), (n,), generator=view.generator, device=pool.device)])
         for _ in range(self.reverse_moves):
@@ -114,7 +126,7 @@ class AIS(Evaluation):
         return x
 
     def _report(
-        self, view: EvalView, model: Whitened, runs: dict[int, tuple[Tensor, Tensor]], acceptance: list[float]
+        self, view: EvalView, model: Whitened | AtSites, runs: dict[int, tuple[Tensor, Tensor]], acceptance: list[float]
     ) -> Report:
         both = {steps: (_log_z(forward), _log_z(-reverse)) for steps, (forward, reverse) in runs.items()}
         (log_z, se), (minus, se_reverse) = both[self.temperatures]
@@ -147,10 +159,10 @@ class AIS(Evaluation):
             if steps != self.temperatures:
                 metrics |= {f"ais_log_z_at_{steps}": value, f"ais_log_z_at_{steps}_se": error}
         report = Report(metrics, notes=[*_notes(metrics, view), *told])
-        if view.dataset.bounds is not None:
+        if has_bits_per_dim(view.dataset):
             metrics["ais_bits_per_dim"] = bits_per_dim(nll, view.dataset)
             metrics["ais_bits_per_dim_base"] = bits_per_dim(base_nll, view.dataset)
-            report.notes.append(PIXELS)
+            report.notes += bits_notes(view.dataset)
         known = exact_log_z(view, self.cells)
         exact = known.value if known is not None and known.sound else None
         if exact is not None:

@@ -11,7 +11,7 @@ R-hat above 1.01 shows that the chains have not converged; below it, they may st
 sample size near the number of chains shows that each chain stays where it began; `correlation_steps` is then only a
 lower bound. All numbers refer to the sampler's own law, which for an unadjusted sampler, or one of little noise, is not
 exp(-E). If the run has no Markov chain (no sampler, or one that goes down the noise levels), `kernel` samples the
-energy of the data.
+energy of the data; on discrete data another one takes its place (_kernels.py).
 
 Aki Vehtari et al., Rank-Normalization, Folding, and Localization: An Improved R-hat, 2021, arXiv:1903.08008.
 """
@@ -33,6 +33,7 @@ from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.start import start_law
+from ebm_lab.evaluation._kernels import for_data
 from ebm_lab.statistics.diagnostics import autocorrelation, correlation_time, effective_sample_size, rhat
 
 COLOURS = {"noise": "#d95f02", "data": "#1f5fa8", "buffer": "#1b9e77"}
@@ -42,10 +43,14 @@ KEEPS_ITS_LAW = {"stationary": "chains that go down noise levels keep no one law
 """The feature that the kernel of a Markov chain must offer, and why."""
 
 
-def markov(view: EvalView, kernel: Sampler) -> Sampler:
-    """Return a copy of the run's own sampler if it is a Markov kernel of one energy, else of `kernel`."""
+def markov(view: EvalView, kernel: Sampler, key: str) -> tuple[Sampler, list[str]]:
+    """Return a copy of the run's own sampler if it is a Markov kernel of one energy, else of `kernel`, and what to say
+    of it; `key`: the setting of `kernel`."""
     own = view.sampler
-    return copy.copy(own if own is not None and "stationary" in features_of(own) else kernel)
+    if own is not None and "stationary" in features_of(own):
+        return copy.copy(own), []
+    mine, notes = for_data(kernel, view, key)
+    return copy.copy(mine), notes
 
 
 @register("evaluation", "chains")
@@ -69,7 +74,7 @@ class Chains(Evaluation):
 
     @classmethod
     def children_of(cls, **settings: Any) -> tuple[Child, ...]:
-        return (Child("kernel", must=KEEPS_ITS_LAW),)
+        return (Child("kernel", must=KEEPS_ITS_LAW, replaced=frozenset({"continuous"})),)
 
     def __init__(
         self,
@@ -84,7 +89,8 @@ class Chains(Evaluation):
         self.kernel: Sampler = kernel
 
     def __call__(self, view: EvalView) -> Report:
-        report, sampler = Report(), markov(view, self.kernel)
+        sampler, notes = markov(view, self.kernel, "evaluation.chains.kernel")
+        report = Report(notes=notes)
         v = torch.empty_like(view.dataset.mean.flatten().expand(self.projections, -1)).normal_(generator=view.generator)
         v = v / v.norm(dim=1, keepdim=True) / view.dataset.scale
         watched, traces = {}, {}

@@ -1,9 +1,10 @@
 """Classify the samples with a classifier trained on the real training images.
 
 Reported are the share of samples that get a class with probability above `confident`, the number of classes among them
-and the entropy of their histogram; for comparison the same share of held-out real images (a ceiling) and of uniform
-noise (a floor), and the classifier's accuracy. A picture shows samples beside their nearest training images; the mean
-distance to them is reported with that of 500 held-out images: samples that are much nearer are copies.
+and the entropy of their histogram, which a picture shows beside that of held-out images; for comparison the same share
+of held-out real images (a ceiling) and of uniform noise (a floor), and the classifier's accuracy. A picture shows
+samples beside their nearest training images; the mean distance to them is reported with that of 500 held-out images:
+samples that are much nearer are copies.
 """
 
 from typing import Annotated, Any
@@ -79,12 +80,12 @@ class Classifier(Evaluation):
         noise = start_law(data).sample(1000, view.generator)
         sets = {"samples": samples, "real": view.held_out, "noise": noise}
         confident = {name: self._confident_classes(x) for name, x in sets.items()}
-        counts = torch.bincount(confident["samples"], minlength=int(labels["train"].max()) + 1).float()
-        p = counts / counts.sum().clamp_min(1)
+        shares = {n: shares_of(confident[n], int(labels["train"].max()) + 1) for n in ("real", "samples")}
+        p = shares["samples"]
         nearest, distance = nearest_images(samples, data.train)
         metrics = {
             "confident_share": len(confident["samples"]) / len(samples),
-            "classes_found": float((counts > 0).sum()),
+            "classes_found": float((p > 0).sum()),
             "class_entropy": float(-(p[p > 0] * p[p > 0].log()).sum()),
             "confident_share_real": len(confident["real"]) / len(view.held_out),
             "confident_share_noise": len(confident["noise"]) / len(noise),
@@ -93,7 +94,7 @@ class Classifier(Evaluation):
             "nearest_distance_real": float(nearest_images(subset(view.held_out, 500), data.train)[1].mean()),
         }
         pairs = torch.stack([samples[:50], nearest[:50]], 1).flatten(0, 1)
-        return Report(metrics, {"nearest": pictures.grid(pairs, bounds, columns=10)})
+        return Report(metrics, {"nearest": pictures.grid(pairs, bounds, columns=10), "classes": histogram(shares)})
 
     def _fit(self, x: Tensor, y: Tensor) -> Any:
         return perceptron(x, y, hidden=self.hidden, points=self.points, passes=self.passes)
@@ -107,6 +108,26 @@ class Classifier(Evaluation):
     def _accuracy(self, x: Tensor, y: Tensor) -> float:
         found = torch.from_numpy(self._fitted.predict(x.flatten(1).cpu().numpy()))
         return float((found == y.cpu()).double().mean())
+
+
+def shares_of(classes: Tensor, k: int) -> Tensor:
+    """Return the share of each of k classes, (k,); zeros if there are none."""
+    counts = torch.bincount(classes, minlength=k).double()
+    return counts / counts.sum().clamp_min(1)
+
+
+def histogram(shares: dict[str, Tensor]) -> Tensor:
+    """Draw the shares of the classes (k,) of each set of images side by side."""
+
+    def draw(figure: Any) -> None:
+        axes, width = figure.subplots(), 0.8 / len(shares)
+        for i, (name, share) in enumerate(shares.items()):
+            places = torch.arange(len(share)) + (i + 0.5) * width - 0.4
+            axes.bar(places.numpy(), share.numpy(), width, label=name, color=("#999999", "#0072b2")[i])
+        axes.set(xlabel="class", ylabel="share of the confident ones", xticks=range(len(share)))
+        axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+    return pictures.figure(draw, 6.0, 3.0)
 
 
 def nearest_images(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.discrete import known_sites
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import NUMBERS, Evaluation, EvalView, Report, walk
 from ebm_lab.core.features import Need, features_of
@@ -151,10 +152,11 @@ class Conditional(Evaluation):
         names = data.class_names or []
         names = names if len(names) == classes else [str(c) for c in range(classes)]
         lowest = int(hits.argmin())
+        pictured = data.bounds is not None or known_sites(data) is None
         note = (
             f"conditional: the class seen least often where it was asked for is '{names[lowest]}', {hits[lowest]:.0%}"
         )
-        return Report(metrics, {"samples_by_class": draw(x, view, names)}, [note])
+        return Report(metrics, {"samples_by_class": draw(x, view, names)} if pictured else {}, [note])
 
 
 def draw(x: Tensor, view: EvalView, names: list[str]) -> Tensor:

@@ -23,7 +23,10 @@ class Density(Evaluation):
 
     silent = True
 
-    needs = (Need("energy", "energy", why="a score network has no energy to draw a density from"),)
+    needs = (
+        Need("dataset", "continuous", why="discrete data have no density to draw; likelihood sums over their points"),
+        Need("energy", "energy", why="a score network has no energy to draw a density from"),
+    )
 
     def __init__(self, *, cells: PositiveInt) -> None:
         self.cells = cells

@@ -27,6 +27,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import flat_sum, frozen
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
@@ -51,6 +52,7 @@ class Fisher(Evaluation):
     """
 
     metrics = (Metric("fisher_*"),)
+    needs = (Need("dataset", "continuous", why="discrete data have no density, and so no score to compare with"),)
 
     def __init__(self, *, points: PositiveInt, cells: PositiveInt) -> None:
         self.points, self.cells = points, cells

@@ -53,7 +53,10 @@ class FlowLikelihood(Evaluation):
     )
     silent = True
 
-    needs = (Need("energy", "levels", why="the model has no noise levels to flow along"),)
+    needs = (
+        Need("dataset", "continuous", why="discrete data have no density that could flow along noise levels"),
+        Need("energy", "levels", why="the model has no noise levels to flow along"),
+    )
 
     def __init__(self, *, steps: PositiveInt, exact_dim: NonNegativeInt, points: PositiveInt) -> None:
         self.steps, self.exact_dim, self.points = steps, exact_dim, points

@@ -5,7 +5,8 @@
 So E with the known pixels x_k held fixed is an energy of x_u, and a sampler of exp(-E) samples this conditional law,
 exactly (MALA, HMC) or with its usual bias (Langevin). Samplers that go down the noise levels instead get known pixels
 with each level's noise, which decreases to 0. Even for a perfect model this is exact only in the limit of many steps
-per level, because unknown pixels that adapted to blurred known ones must change again at lower levels.
+per level, because unknown pixels that adapted to blurred known ones must change again at lower levels. Of bits the
+unknown ones are drawn by samplers of bits (_held_sites.py), and a squared error is 1 for a wrong bit.
 
     inpaint_mse        mean squared error per unknown pixel of one completion
     inpaint_mse_mean   the same for the mean of `completions` chains, which estimates the best guess
@@ -35,6 +36,8 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.start import start_law
+from ebm_lab.evaluation._held_sites import HeldSites
+from ebm_lab.evaluation._kernels import for_data, layers_at_once
 from ebm_lab.evaluation.chains import KEEPS_ITS_LAW, markov
 from ebm_lab.models.levels import NoiseLevels
 
@@ -67,10 +70,18 @@ class Restricted(nn.Module):
 
 
 def complete(
-    sampler: Sampler, energy: EnergyFn, x: Tensor, unknown: Tensor, u: Tensor, steps: int, generator: Generator
+    sampler: Sampler,
+    energy: EnergyFn,
+    x: Tensor,
+    unknown: Tensor,
+    u: Tensor,
+    steps: int,
+    generator: Generator,
+    law: type[Restricted] | type[HeldSites] = Restricted,
 ) -> Tensor:
-    """Return x (B, *shape) with unknown coordinates drawn from the conditional law, by chains from u (B, k)."""
-    restricted = Restricted(energy, x, unknown)
+    """Return x (B, *shape) with unknown coordinates drawn from the conditional law, by chains from u: (B, k), or like x
+    for HeldSites."""
+    restricted = law(energy, x, unknown)
     *_, (_, u, _) = walk(sampler, restricted, u, steps, generator)
     return restricted.completed(u)
 
@@ -118,7 +129,7 @@ class Inpainting(Evaluation):
 
     @classmethod
     def children_of(cls, **settings: Any) -> tuple[Child, ...]:
-        return (Child("kernel", must=KEEPS_ITS_LAW),)
+        return (Child("kernel", must=KEEPS_ITS_LAW, replaced=frozenset({"continuous"})),)
 
     def __init__(
         self,
@@ -133,8 +144,10 @@ class Inpainting(Evaluation):
         self.kernel: Sampler = kernel
 
     def applies(self, view: EvalView) -> str | None:
-        if view.dataset.bounds is None:
+        if view.dataset.bounds is None or "images" not in features_of(view.dataset):
             return "the data are not images"
+        if view.dataset.space == "categorical":
+            return "it hides pixels, and these images have categories"
         return (
             None
             if view.has("energy") or goes_down(view.sampler)
@@ -171,6 +184,10 @@ class Inpainting(Evaluation):
             model = cast(NoiseLevels, view.energy)
             start = view.noise.sample(len(x), view.generator)
             return complete_by_levels(view.sampler, model, x, unknown, start, view.generator)
-        u = start_law(view.dataset).sample(len(x), view.generator)[:, unknown]
-        sampler = markov(view, self.kernel)
-        return complete(sampler, view.target, x, unknown, u, view.steps, view.generator)
+        u = start_law(view.dataset).sample(len(x), view.generator)
+        sampler, _ = markov(view, self.kernel, "evaluation.inpainting.kernel")
+        if view.dataset.space == "binary":
+            if layers_at_once(sampler):  # draws all bits of a layer, known ones too
+                sampler, _ = for_data(self.kernel, view, "evaluation.inpainting.kernel")
+            return complete(sampler, view.target, x, unknown, u, view.steps, view.generator, HeldSites)
+        return complete(sampler, view.target, x, unknown, u[:, unknown], view.steps, view.generator)

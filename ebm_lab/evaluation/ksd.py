@@ -27,6 +27,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report, too_few
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import frozen, in_parts
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
@@ -58,6 +59,7 @@ class KSD(Evaluation):
     """
 
     metrics = (Metric("ksd2_*"),)
+    needs = (Need("dataset", "continuous", why="discrete data have no density, and so no score for Stein's identity"),)
 
     def __init__(
         self,

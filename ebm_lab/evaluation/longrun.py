@@ -37,6 +37,7 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.start import start_law
+from ebm_lab.evaluation._shown import as_images, as_points
 from ebm_lab.evaluation.chains import COLOURS, KEEPS_ITS_LAW, markov
 from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.statistics.prdc import median_distance
@@ -89,7 +90,7 @@ class LongRun(Evaluation):
 
     @classmethod
     def children_of(cls, **settings: Any) -> tuple[Child, ...]:
-        return (Child("kernel", must=KEEPS_ITS_LAW),)
+        return (Child("kernel", must=KEEPS_ITS_LAW, replaced=frozenset({"continuous"})),)
 
     def __init__(
         self,
@@ -112,14 +113,15 @@ class LongRun(Evaluation):
         return "most held-out points are equal: their distances give the kernels no width" if equal else None
 
     def __call__(self, view: EvalView) -> Report:
-        report, held = Report(), view.held_out
+        sampler, notes = markov(view, self.kernel, "evaluation.longrun.kernel")
+        report, held = Report(notes=notes), view.held_out
         steps = {m: min(m * view.steps, self.max_steps) for m in self.multiples}
         with torch.no_grad():
             real = in_parts(partial(evaluate, view.energy), subset(held, 4096), 1024).double().cpu()
         report.metrics = {"longrun_e_data": float(real.mean()), "longrun_e_std": float(real.std())}
         curves, stops, reached = {}, {}, {}
         for name, x in self._starts(view).items():
-            curves[name], stops[name], reached[name] = self._run(view, x, sorted(set(steps.values())))
+            curves[name], stops[name], reached[name] = self._run(view, sampler, x, sorted(set(steps.values())))
         data, widths = self._reference(view)
         self._compare(report, "floor", subset(view.dataset.train, self.chains), data, widths, view.dataset.scale)
         for name, stop in stops.items():
@@ -136,7 +138,8 @@ class LongRun(Evaluation):
         if last < self.multiples[-1] * view.steps:
             report.notes.append(f"chains ended at evaluation.longrun.max_steps={self.max_steps}")
         report.images["longrun_energy"] = self._draw(curves, real, [first, last])
-        report.images["longrun_states"] = self._states(view, stops, held)
+        if as_images(held[:1], view.dataset) is not None or as_points(held[:1], view.dataset) is not None:
+            report.images["longrun_states"] = self._states(view, stops, held)
         return report
 
     def _starts(self, view: EvalView) -> dict[str, Tensor]:
@@ -151,13 +154,14 @@ class LongRun(Evaluation):
             starts["buffer"] = some(view.chains)
         return starts
 
-    def _run(self, view: EvalView, x: Tensor, stops: list[int]) -> tuple[Curve, Curve, dict[int, int]]:
+    def _run(
+        self, view: EvalView, sampler: Sampler, x: Tensor, stops: list[int]
+    ) -> tuple[Curve, Curve, dict[int, int]]:
         """Run chains from x; returns energies and states by number of steps, and the step at which each stop fell.
 
         Energies are taken at the first 20 calls of the sampler, at about 200 more and at each stop; states at the start
         and at each stop.
         """
-        sampler = markov(view, self.kernel)
         every = max(1, stops[-1] // sampler.steps // 200)
         curve, states, reached = {}, {}, {}
         walked = walk(sampler, view.target, x, stops[-1], view.generator)
@@ -205,28 +209,28 @@ class LongRun(Evaluation):
 
     def _states(self, view: EvalView, stops: dict[str, Curve], held: Tensor) -> Tensor:
         """Draw the states: a row per start, a column per stop; points are drawn over held-out data."""
-        bounds = view.dataset.bounds
-        shape = view.dataset.event_shape
+        shape, data = view.dataset.event_shape, view.dataset
+        images = as_images(held[:1], data) is not None
 
         def draw(fig) -> None:
             times = list(next(iter(stops.values())))
             panels = fig.subplots(len(stops), len(times), squeeze=False)
             for row, (name, states) in zip(panels, stops.items(), strict=True):
                 for axes, k in zip(row, times, strict=True):
-                    title = f"from {name}, {k:,} steps"
-                    if bounds is not None:
-                        axes.imshow(pictures.grid(states[k][:24], bounds, columns=8, side=24).permute(1, 2, 0).numpy())
+                    if (shown := as_images(states[k][:24], data)) is not None:
+                        axes.imshow(pictures.grid(*shown, columns=8, side=24).permute(1, 2, 0).numpy())
                         axes.set_axis_off()
                     else:
-                        self._cloud(axes, states[k], held)
-                    axes.set_title(title, fontsize=10)
+                        self._cloud(axes, as_points(states[k], data), as_points(held, data))
+                    axes.set_title(f"from {name}, {k:,} steps", fontsize=10)
 
         columns = len(next(iter(stops.values())))
-        height = 1.75 if bounds is not None and shape[-1] == shape[-2] else 2.8
+        height = 1.75 if images and shape[-1] == shape[-2] else 2.8
         return pictures.figure(draw, 3.6 * columns, height * len(stops) + 0.2)
 
-    def _cloud(self, axes: Any, x: Tensor, held: Tensor) -> None:
+    def _cloud(self, axes: Any, x: Tensor | None, held: Tensor | None) -> None:
         """Draw the first two coordinates, or a histogram if there is only one."""
+        assert x is not None and held is not None, "asked before the picture is drawn"
         points, data = x.flatten(1).cpu().numpy(), subset(held, 1000).flatten(1).cpu().numpy()
         if data.shape[1] == 1:
             axes.hist(data[:, 0], 40, density=True, color="0.85")

@@ -1,4 +1,5 @@
-"""The modes found and their weights, for data that are a mixture of Gaussians with known components.
+"""The modes found and their weights, for data that are a mixture of Gaussians with known components, and for bits that
+are known patterns with some bits flipped (_patterns.py).
 
     w_k = E_q[ r_k(x) ],    r_k the odds that the data's law gives component k at x
 
@@ -28,16 +29,9 @@ from ebm_lab.core.registry import register
 from ebm_lab.distributions.cubature import Cubature, NoIntegral
 from ebm_lab.distributions.mixture import GaussianMixture, mixture_of
 from ebm_lab.distributions.quadrature import budget
-
-
-def kl(p: Tensor, q: Tensor) -> float:
-    """Return KL(p || q) in nats of two histograms (K,) that sum to 1; q must be positive."""
-    return float(torch.special.xlogy(p, p / q).sum())
-
-
-def total_variation(p: Tensor, q: Tensor) -> float:
-    """Return 1/2 sum |p - q| of two histograms (K,): the weight that is in the wrong bins."""
-    return 0.5 * float((p - q).abs().sum())
+from ebm_lab.evaluation._extras import patterns
+from ebm_lab.evaluation._patterns import report_patterns, without
+from ebm_lab.evaluation._shares import kl, total_variation
 
 
 def weights_of_samples(mixture: GaussianMixture, x: Tensor) -> Tensor:
@@ -72,15 +66,22 @@ class Modes(Evaluation):
     """Count the modes that samples find, and compare the modes' weights with the true ones.
 
     `radius`: a sample within this number of a mode's stds hits it. `cells`: cells of the quadrature, as in
-    evaluation.likelihood.
+    evaluation.likelihood. Neither has a meaning for patterns of bits.
     """
 
-    metrics = (Metric("modes"), Metric("modes_*"))
+    metrics = (
+        Metric("modes"),
+        Metric("modes_found", meaning="the number of patterns that some sample equals, of `modes`."),
+        Metric("modes_exact", good="higher", meaning="the share of samples, of 1, that are patterns."),
+        Metric("modes_*"),
+    )
 
     def __init__(self, *, radius: PositiveFloat, cells: PositiveInt) -> None:
         self.radius, self.cells = radius, cells
 
     def applies(self, view: EvalView) -> str | None:
+        if patterns(view.dataset) is not None:
+            return without(view)
         if mixture_of(view.dataset) is None:
             return "the data are no mixture with known modes"
         if view.sampler is None and (not view.has("energy") or view.dataset.event_shape not in ((1,), (2,))):
@@ -88,6 +89,8 @@ class Modes(Evaluation):
         return None
 
     def __call__(self, view: EvalView) -> Report:
+        if (found := patterns(view.dataset)) is not None:
+            return report_patterns(view, found)
         mixture, report = mixture_of(view.dataset), Report()
         assert mixture is not None, "applies() asks for it"
         if view.sampler is not None:

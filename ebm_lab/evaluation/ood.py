@@ -29,7 +29,8 @@ chosen for each set such that its AUROC is at least 0.5, which no detector could
 can do. Typical data need not have the highest likelihood, so a model can be worse than this baseline.
 
 The sets are `outside` (classes that the splits leave out), other data sets (`others`) of the same shape if they are
-found, uniform noise and interpolations (means of two held-out images); for points a uniform box and shifted data.
+found, uniform noise and interpolations (means of two held-out images); for points a uniform box and shifted data; for
+discrete data uniform and independent sites (_ood_sets.py), without scores that move x or take a gradient in it.
 
 Eric Nalisnick et al., Do Deep Generative Models Know What They Don't Know?, 2019, arXiv:1810.09136. Eric Nalisnick et
 al., Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality, 2019, arXiv:1906.02994. Will
@@ -46,19 +47,21 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from ebm_lab.core import pictures
-from ebm_lab.core.errors import UserError
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
-from ebm_lab.core.functional import evaluate, flat_sum, in_parts, per_sample
-from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.features import features_of
+from ebm_lab.core.functional import evaluate, flat_sum, in_parts
 from ebm_lab.core.metrics import Metric
-from ebm_lab.core.random import row_order, subset
-from ebm_lab.core.registry import build, find, register
-from ebm_lab.distributions.elementary import UniformBox
-from ebm_lab.distributions.start import start_law
+from ebm_lab.core.random import subset
+from ebm_lab.core.registry import register
 from ebm_lab.evaluation._ood_scores import can_refine, certainty, energy_lost, nearness, residual, step_size
+from ebm_lab.evaluation._ood_sets import sets_of
 from ebm_lab.evaluation._ood_table import Pairs, pair, roc, verdict
+from ebm_lab.evaluation._shown import as_images
 from ebm_lab.models.levels import NoiseLevels, data_score
 from ebm_lab.statistics.detection import detection, intervals
+
+IMPOSSIBLE = -1e30
+"""log p_data in nats of points that the data's law can't have: a finite number, below all others."""
 
 
 @register("evaluation", "ood")
@@ -94,7 +97,7 @@ class OutOfDistribution(Evaluation):
 
     def __call__(self, view: EvalView) -> Report:
         report = Report()
-        sets = self._sets(view, report)
+        sets = sets_of(view, self.points, self.others, self.shift, report)
         level = self._typical_energy(view)
         noise, scores = view.generator.get_state(), {}
         for name, x in sets.items():
@@ -106,52 +109,11 @@ class OutOfDistribution(Evaluation):
             self._compare(report, name, pairs[name], view.generator)
             report.notes.append(verdict(report.metrics, name, list(pairs[name])))
         report.images["ood_roc"] = roc(report.metrics, pairs)
-        bounds = view.dataset.bounds
-        if bounds is not None:
-            report.images["ood_sets"] = pictures.strips(sets, bounds)
+        shown = {name: images for name, x in sets.items() if (images := as_images(x, view.dataset)) is not None}
+        if shown:
+            bounds = shown["held-out"].bounds
+            report.images["ood_sets"] = pictures.strips({name: each.pixels for name, each in shown.items()}, bounds)
         return report
-
-    def _sets(self, view: EvalView, report: Report) -> dict[str, Tensor]:
-        """Return the held-out points first, then the sets that are not of the data's law."""
-        data, g = view.dataset, view.generator
-        x = subset(view.held_out, self.points)
-        sets = {"held-out": x}
-        if data.outside is not None:
-            sets["outside"] = subset(data.outside, self.points)
-        if data.bounds is not None:
-            sets |= self._others(data, report)
-            sets["uniform"] = start_law(data).sample(len(x), g)
-            mixed = x[row_order(len(x)).to(x.device)]  # shuffled, since neighbouring rows may be of one class
-            sets["interpolation"] = (mixed + mixed.roll(1, 0)) / 2
-        else:
-            low, high = data.train.amin(0), data.train.amax(0)
-            sets["uniform"] = UniformBox(low - (high - low) / 4, high + (high - low) / 4).sample(len(x), g)
-            direction = torch.empty_like(x).normal_(generator=g)
-            norm = per_sample(flat_sum(direction**2).sqrt(), x)
-            sets["shifted"] = x + self.shift * data.scale * direction / norm
-        return sets
-
-    def _others(self, own: Dataset, report: Report) -> dict[str, Tensor]:
-        found = {}
-        for settings in self.others:
-            name = str(settings.get("name"))
-            if settings.get("root", "") is None:
-                report.notes.append(
-                    f"ood: {name} is left out: the run's data have no folder, dataset.root, to find it in"
-                )
-                continue
-            if type(own) is find("dataset", name):
-                continue
-            try:
-                other: Dataset = build("dataset", settings, f"evaluation.ood.others.{name}")
-            except UserError as error:
-                report.notes.append(f"ood: {name} is left out: {str(error).splitlines()[0]}")
-                continue
-            if other.event_shape != own.event_shape:
-                report.notes.append(f"ood: {name} is left out: its images are {other.event_shape}")
-                continue
-            found[name] = subset(other.test, self.points).to(own.train)
-        return found
 
     @torch.no_grad()
     def _typical_energy(self, view: EvalView) -> float | None:
@@ -166,17 +128,18 @@ class OutOfDistribution(Evaluation):
             with torch.no_grad():
                 e = in_parts(partial(evaluate, view.energy), x, 1024)
             scores |= {"energy": -e, "typicality": -(e - level).abs()}
-        slope = in_parts(partial(data_score, view.energy), x, 1024)
-        scores["gradient"] = -flat_sum(slope**2).sqrt()
-        if view.has("levels") or self.sigma is not None:
-            scores["residual"] = -self._residual(view, x)
+        if "continuous" in features_of(view.dataset):
+            slope = in_parts(partial(data_score, view.energy), x, 1024)
+            scores["gradient"] = -flat_sum(slope**2).sqrt()
+            if view.has("levels") or self.sigma is not None:
+                scores["residual"] = -self._residual(view, x)
         if self.refine_step_size is not None and can_refine(view):
             scores["refined"] = self._refined(view, x)
         if view.has("labels"):
             scores |= certainty(view, x)
         truth = view.dataset.log_prob(x)
         if truth is not None:
-            scores["truth"] = truth
+            scores["truth"] = truth.clamp_min(IMPOSSIBLE)
         if view.dataset.bounds is not None:
             scores["intensity"] = x.flatten(1).mean(1)
         else:

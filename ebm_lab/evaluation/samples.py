@@ -1,5 +1,8 @@
 """Samples drawn from noise, or from the method's own start: their energies beside the data's, and their pictures.
 
+Images are drawn as they are, lattices of categories as grey levels, and bits that stand for points of the plane as
+these points beside held-out ones.
+
 `energy_gap` is mean E(data) - mean E(samples). It is near 0 if the data are likely under the model and the sampler
 finds states as likely; far below 0, the chains do not reach states as likely as the data. A score network has no
 energies.
@@ -15,6 +18,7 @@ from ebm_lab.core.functional import evaluate
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
+from ebm_lab.evaluation._shown import as_images, clouds, in_plane
 
 
 @register("evaluation", "samples")
@@ -48,17 +52,21 @@ class Samples(Evaluation):
             report.metrics["energy_gap"] = report.metrics["e_data"] - report.metrics["e_samples"]
         if "acceptance" in view.chain_metrics:
             report.metrics["sample_acceptance"] = float(view.chain_metrics["acceptance"])
-        bounds = view.dataset.bounds
-        if bounds is not None:
-            report.images["samples"] = pictures.grid(samples[: self.shown], bounds)
-            report.images["chains"] = self._strip(view, bounds)
+        if (shown := as_images(samples[: self.shown], view.dataset)) is not None:
+            report.images["samples"] = pictures.grid(*shown)
+            report.images["chains"] = self._strip(view)
+        if (points := in_plane(samples, view.dataset)) is not None:
+            real = in_plane(view.held_out, view.dataset)
+            assert real is not None, "they are points of the same data"
+            report.images["samples"] = clouds({"held-out data": real, "samples": points})
         return report
 
-    def _strip(self, view: EvalView, bounds: tuple[float, float]) -> Tensor:
+    def _strip(self, view: EvalView) -> Tensor:
         """Draw chains as rows, from noise (left) to sample (right), with frames closer together at first."""
         frames = [x for _, x in spread(view.trajectory, self.frames)]
-        rows = torch.stack([x[:8] for x in frames], 1).flatten(0, 1)
-        return pictures.grid(rows, bounds, columns=len(frames))
+        shown = as_images(torch.stack([x[:8] for x in frames], 1).flatten(0, 1), view.dataset)
+        assert shown is not None, "the samples are images"
+        return pictures.grid(*shown, columns=len(frames))
 
 
 def spread(trajectory: list, frames: int) -> list:

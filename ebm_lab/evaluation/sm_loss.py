@@ -54,7 +54,10 @@ class ScoreMatchingLoss(Evaluation):
 
     metrics = (Metric("sm_*"),)
 
-    needs = (Need("energy", "smooth", why="an activation has no second derivative, so the trace would miss its kinks"),)
+    needs = (
+        Need("dataset", "continuous", why="discrete data have no density, and so no score to match"),
+        Need("energy", "smooth", why="an activation has no second derivative, so the trace would miss its kinks"),
+    )
 
     def __init__(self, *, exact_dim: NonNegativeInt, projections: PositiveInt, points: PositiveInt) -> None:
         self.exact_dim, self.projections, self.points = exact_dim, projections, points

@@ -7,7 +7,8 @@ The algorithm: _sequential.py. Unlike in annealed importance sampling (evaluatio
 replaced along the way, so that with few temperatures more of them carry the sum; particles of one population are then
 no longer independent, and the standard error, the jackknife's, is that between populations. Since
 E[log mean Z_hat] <= log Z the log-likelihood is over-stated on average. A mode that all particles of a population have
-left does not come back. Base, coordinates, temperatures and frozen step sizes are those of evaluation=ais.
+left does not come back. Base, coordinates, temperatures and frozen step sizes are those of evaluation=ais, on discrete
+data too.
 
 Pierre Del Moral, Arnaud Doucet and Ajay Jasra, Sequential Monte Carlo Samplers, 2006.
 """
@@ -22,17 +23,20 @@ from torch import Tensor
 
 from ebm_lab.core.choice import Nested
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
-from ebm_lab.core.features import Child, Need, keep
+from ebm_lab.core.features import Child, Need
 from ebm_lab.core.functional import EnergyFn, evaluate, frozen, in_parts
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
-from ebm_lab.evaluation._annealed_base import EXACT, Shape, check_transition, fit_base
+from ebm_lab.evaluation._annealed_base import TRANSITION, Shape, check_transition, fit_model, kernels, unfit
 from ebm_lab.evaluation._annealed_importance import effective_sample_size, log_mean_exp
 from ebm_lab.evaluation._annealed_path import Journey, Schedule, pilot
 from ebm_lab.evaluation._baselines import Likelihoods, gap_to_truth, true_nll
-from ebm_lab.evaluation._bits_per_dim import bits_per_dim
+from ebm_lab.evaluation._bits_per_dim import bits_per_dim, has_bits_per_dim
+from ebm_lab.evaluation._kernels import layers_at_once
 from ebm_lab.evaluation._raw_units import raw_twin
 from ebm_lab.evaluation._sequential import Estimate, sequential
+
+PATH = "evaluation.smc.transition"
 
 
 @register("evaluation", "smc")
@@ -57,7 +61,7 @@ class SMC(Evaluation):
 
     @classmethod
     def children_of(cls, **settings: Any) -> tuple[Child, ...]:
-        return (Child("transition", must={"exact": EXACT}, sees=keep("energy", "score"), wiring={"scale": 1.0}),)
+        return (TRANSITION,)
 
     def __init__(
         self,
@@ -74,20 +78,24 @@ class SMC(Evaluation):
         self.schedule: Schedule = schedule
         self.base: Shape = base
         self.base_floor = base_floor
-        self.adaptive: Any = transition
-        check_transition(self.adaptive, "evaluation.smc.transition")
-        self.fixed = self.adaptive.at_fixed_steps()
+        self.transition: Any = transition
+        check_transition(self.transition, PATH)
+
+    def applies(self, view: EvalView) -> str | None:
+        return unfit(view.dataset)
 
     def __call__(self, view: EvalView) -> Report:
-        n = max(2, min(self.particles, view.count))
+        n, kernel = max(2, min(self.particles, view.count)), kernels(self.transition, view, PATH)
         with frozen(view.energy):
-            model = fit_base(view.energy, view.dataset, self.base, self.base_floor)
-            path = pilot(model, model.base, self.adaptive, n, view.generator)
-            journey = Journey(model, model.base, self.fixed, path, self.schedule, view.generator)
+            model = fit_model(view.energy, view.dataset, self.base, self.base_floor, layers_at_once(kernel.fixed))
+            path = pilot(model, model.base, kernel.adaptive, n, view.generator, model.family)
+            journey = Journey(model, model.base, kernel.fixed, path, self.schedule, view.generator, model.family)
             b, x = path.temperatures(self.schedule, self.temperatures), model.base.sample(self.runs * n, view.generator)
-            found = sequential(journey.u, b, journey.mover(b), x, self.runs, view.generator)
+            found = sequential(journey.rise, b, journey.mover(b), x, self.runs, view.generator)
             base_nll = -float(model.base_log_prob(view.held_out).double().mean())
-            return self._report(view, found, base_nll, journey.acceptance or [1.0])
+            report = self._report(view, found, base_nll, journey.accepted())
+            report.notes[:0] = kernel.notes
+            return report
 
     def _report(self, view: EvalView, found: Estimate, base_nll: float, acceptance: list[float]) -> Report:
         log_z, se = (float(value) for value in log_mean_exp(found.log_z))
@@ -109,7 +117,7 @@ class SMC(Evaluation):
         notes = ["smc_nll is optimistic: E[Z_hat] = Z, and so E[log mean Z_hat] <= log Z"]
         if (true := true_nll(view)) is not None:
             metrics |= gap_to_truth(view, nll, Likelihoods(e + log_z, se), true, notes, "smc_")
-        if view.dataset.bounds is not None:
+        if has_bits_per_dim(view.dataset):
             metrics["smc_bits_per_dim"] = bits_per_dim(nll, view.dataset)
         if not math.isfinite(log_z):
             notes.append("the weights of SMC are not finite: the energy is not, where the particles came by")

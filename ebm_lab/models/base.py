@@ -68,7 +68,8 @@ class Based(Energy):
     def build_base(self, dataset: Dataset, base: BaseName, levels: bool = False) -> None:
         """Fit the base to the training data. levels: the energy has noise levels, along which the base is blurred."""
         law, name, notes = fit_base(dataset, base, levels)
-        self.law, self.bound = law, None if law is None else Bound(dataset.mean.numel())
+        real = law is not None and dataset.space == "continuous"
+        self.law, self.bound = law, Bound(dataset.mean.numel()) if real else None
         self.resolved = {**self.resolved, **({"base": name} if base == "auto" else {})}
         self.notes = [*self.notes, *notes]
 
@@ -84,7 +85,7 @@ class Based(Energy):
     def look_along_hidden(self, first: nn.Module, dataset: Dataset) -> None:
         """Turn half of the units of the `first` layer, which sees z, along the directions in which the data are no
         Gaussian, where there is a base and they are hidden (distributions/projections.py)."""
-        if self.law is None or not are_hidden(len(dataset.train), dataset.mean.numel()):
+        if self.bound is None or not are_hidden(len(dataset.train), dataset.mean.numel()):
             return
         x, held_out = (subset(part, ROWS).flatten(1).cpu() for part in (dataset.train, dataset.val))
         directions = non_gaussian_directions(x, held_out) * dataset.scale
@@ -134,7 +135,7 @@ class AnchoredImages(Anchored):
     def build_anchor(self, dataset: Dataset, base: BaseName, confine: float | None, shape: Any, floor: float) -> None:
         super().build_anchor(dataset, base, confine, shape, floor)
         self.scale = dataset.scale
-        if self.law is not None:
+        if self.bound is not None:
             self.register_buffer("mean", dataset.mean.clone())
 
     def seen(self, x: Tensor) -> Tensor:

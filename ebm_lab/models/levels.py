@@ -55,9 +55,9 @@ class NoiseLevels(Part, Model, ABC):
         Detached unless `create_graph`.
         """
 
-    def prior(self) -> Distribution:
-        """Return the base at sigma_max, which is nearly q_sigma_max."""
-        return IsotropicGaussian(self.mean, math.hypot(self.ladder.sigma_max, self.scale))
+    def prior(self, sigma: float | None = None) -> Distribution:
+        """Return the base at a high level, sigma_max for None, which is nearly q_sigma."""
+        return IsotropicGaussian(self.mean, math.hypot(sigma or self.ladder.sigma_max, self.scale))
 
     def inputs(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """Return (u, sigma, v): u = (x - mean) / v, (B, *shape); sigma and v, (B,), or (1,) if all samples share one
@@ -82,8 +82,8 @@ class NoiseEnergy(NoiseLevels, Based):
         if self.law is not None:
             self.law.level = self.ladder.sigma_min
 
-    def prior(self) -> Distribution:
-        return super().prior() if self.law is None else BaseLaw(self.law, self.ladder.sigma_max)
+    def prior(self, sigma: float | None = None) -> Distribution:
+        return super().prior(sigma) if self.law is None else BaseLaw(self.law, sigma or self.ladder.sigma_max)
 
     def outputs(self, dataset: Dataset) -> int:
         """Return the number of outputs of the network's last layer."""

@@ -21,6 +21,7 @@ from ebm_lab.core.mcmc import independence_step
 from ebm_lab.core.random import with_noise
 from ebm_lab.distributions.base import base_of
 from ebm_lab.distributions.start import start_law
+from ebm_lab.objectives._data_noise import refuse_noise
 
 
 def contrast(energy: EnergyFn, x: Tensor, x_neg: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,6 +60,7 @@ class Chained(Objective):
         data_noise: float,
     ) -> None:
         super().__init__(energy)
+        refuse_noise(dataset, data_noise)
         self.sampler, self.start, self.generator = sampler, start_law(dataset, energy), generator
         self._starts_at_base = dataset.start is None and base_of(energy) is not None
         self.data_noise = data_noise * dataset.scale

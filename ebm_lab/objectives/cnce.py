@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, stacked
 from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import with_noise
@@ -88,7 +89,7 @@ class Displaced(Objective):
     def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (loss, G, E(x)), (B,) each."""
 
-    def sees_within(self) -> float:
+    def sees_within(self) -> float | None:
         return math.hypot(self.kernel.wide, self.data_noise)
 
     def forward(self, batch: Batch) -> Loss:
@@ -103,6 +104,8 @@ class Displaced(Objective):
 @register("objective", "cnce")
 class CNCE(Displaced):
     """Conditional NCE, with the loss 2 softplus(-G)."""
+
+    needs = (*Displaced.needs, Need("dataset", "continuous"))
 
     def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return conditional_nce(self.energy, x, x_new, log_ratio)

@@ -56,6 +56,8 @@ class JEM(Objective):
     )
     needs = (Need("energy", "labels"), Need("dataset", "classes"))
 
+    penalises = False
+
     def __init__(
         self,
         energy: nn.Module,

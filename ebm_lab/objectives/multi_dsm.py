@@ -1,10 +1,14 @@
 """Denoising score matching at many noise levels, for energies and for score networks.
 
-    L = E_sigma E_x E_z 1/2 | sigma s(x + sigma z, sigma) + z |^2,    z ~ N(0, I),    log sigma uniform over the ladder
+    L = E_sigma E_x E_z  w(sigma) 1/2 | sigma s(x + sigma z, sigma) + z |^2,    z ~ N(0, I)
 
-The weight sigma^2 lets all levels contribute equally. The minimiser at each level is the score of
-q_sigma = p * N(0, sigma^2 I). High levels determine the weights of separated modes, to which a single low level is
-blind; the time term makes an energy consistent over the levels:
+`levels`, the law of sigma: log sigma uniform over the ladder (continuous), over its rungs (discrete), or
+N(log(scale) + log_mean, log_std^2) cut off at the ladder's ends (log_normal), with the scale of the data.
+`weight`: w = 1 (sigma2, as |s - score|^2 then has the weight sigma^2, so that all levels contribute equally), or
+w = 1 + sigma^2 / scale^2 (edm), with which the network F of a ScoreNetwork has unit weight at every level:
+1/2 |F - F*|^2, F* = (v / scale) (sigma u / v - z), v^2 = sigma^2 + scale^2. The minimiser at each level is the score of
+q_sigma = p * N(0, sigma^2 I), whatever the law and the weight. High levels determine the weights of separated modes, to
+which a single low level is blind; the time term makes an energy consistent over the levels:
 
     L_t = E 1/2 (d - |z|^2 - dE(x + sigma z, sigma) / d log sigma)^2 / (2 d)
 
@@ -14,15 +18,18 @@ point. 2 d is the variance of |z|^2.
 
 Yang Song and Stefano Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, 2019, equation 6,
 arXiv:1907.05600.
+Tero Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, table 1 and appendix B.6,
+arXiv:2206.00364 (log-normal levels and edm).
 Florentin Guth, Zahra Kadkhodaie and Eero P. Simoncelli, Learning normalized image densities via dual score matching,
 2025 (time term, there in t = sigma^2).
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import FiniteFloat, NonNegativeFloat, PositiveFloat
 from torch import Generator, Tensor
 
 from ebm_lab.core.features import Need
@@ -30,7 +37,7 @@ from ebm_lab.core.functional import flat_sum, level_gradients, per_sample
 from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.core.registry import register
 from ebm_lab.models.levels import NoiseEnergy, NoiseLevels
-from ebm_lab.objectives._levels import draw_levels
+from ebm_lab.objectives._levels import draw_levels, draw_log_normal
 
 
 def space_loss(s: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
@@ -48,8 +55,8 @@ def time_loss(rate: Tensor, z: Tensor) -> Tensor:
 class MultiDSM(Objective):
     """Denoise the data at all levels of the model's ladder.
 
-    `levels`: draw continuous levels or the ladder's discrete ones. `antithetic`: use each noise vector with both signs.
-    `time_weight`: weight of the time term, for energies only.
+    `levels`, `log_mean`, `log_std`: the law of the levels. `weight`: of a level. `antithetic`: use each noise vector
+    with both signs. `time_weight`: weight of the time term, for energies only.
     """
 
     headline = ("loss", "space", "time")
@@ -61,12 +68,16 @@ class MultiDSM(Objective):
         energy: NoiseLevels,
         generator: Generator,
         *,
-        levels: Literal["continuous", "discrete"],
+        levels: Literal["continuous", "discrete", "log_normal"],
+        log_mean: FiniteFloat,
+        log_std: PositiveFloat,
+        weight: Literal["sigma2", "edm"],
         antithetic: bool,
         time_weight: NonNegativeFloat,
     ) -> None:
         super().__init__(energy)
-        self.generator, self.discrete = generator, levels == "discrete"
+        self.generator, self.levels, self.weight = generator, levels, weight
+        self.log_mean, self.log_std = log_mean, log_std
         self.antithetic, self.time_weight = antithetic, time_weight
 
     @classmethod
@@ -77,9 +88,24 @@ class MultiDSM(Objective):
     def learnt_blur(self) -> float:
         return cast(NoiseLevels, self.energy).ladder.sigma_min
 
+    def draw(self, x: Tensor) -> Tensor:
+        """Draw a level for each of x (B, *shape), (B,)."""
+        model = cast(NoiseLevels, self.energy)
+        if self.levels == "log_normal":
+            median = model.scale * math.exp(self.log_mean)
+            return draw_log_normal(model.ladder, len(x), median, self.log_std, self.generator, x)
+        return draw_levels(model.ladder, len(x), self.levels == "discrete", self.generator, x)
+
+    def space(self, s: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
+        """Return the mean space term of scores s, 0-d, weighted by level."""
+        loss = space_loss(s, z, sigma)
+        if self.weight == "edm":
+            loss = loss * (1 + (sigma / cast(NoiseLevels, self.energy).scale) ** 2)
+        return loss.mean()
+
     def forward(self, batch: Batch) -> Loss:
         x, model = batch.x, cast(NoiseLevels, self.energy)
-        sigma = draw_levels(model.ladder, len(x), self.discrete, self.generator, x)
+        sigma = self.draw(x)
         z = torch.empty_like(x).normal_(generator=self.generator)
         if self.antithetic:
             x, z, sigma = torch.cat([x, x]), torch.cat([z, -z]), torch.cat([sigma, sigma])
@@ -87,9 +113,9 @@ class MultiDSM(Objective):
         metrics = {}
         if self.time_weight:
             _, grad, rate = level_gradients(cast(NoiseEnergy, model).energy, noisy, sigma)
-            space, time = space_loss(-grad, z, sigma).mean(), time_loss(rate, z).mean()
+            space, time = self.space(-grad, z, sigma), time_loss(rate, z).mean()
             loss, metrics["time"] = space + self.time_weight * time, time.detach()
         else:
-            loss = space = space_loss(model.score(noisy, sigma, create_graph=True), z, sigma).mean()
+            loss = space = self.space(model.score(noisy, sigma, create_graph=True), z, sigma)
         metrics |= {"loss": loss.detach(), "space": space.detach()}
         return Loss(loss, metrics, grad_evals=2 * len(x))

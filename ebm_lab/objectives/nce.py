@@ -54,6 +54,8 @@ from ebm_lab.distributions.base import base_of
 from ebm_lab.distributions.elementary import Distribution
 from ebm_lab.distributions.flow import Flow
 from ebm_lab.distributions.noise import NoiseLaw, fit_noise
+from ebm_lab.distributions.product import product_law
+from ebm_lab.objectives._data_noise import refuse_noise
 from ebm_lab.objectives._log_z import log_z_under
 
 BregmanLoss = Literal["logistic", "exponential", "mc_mle", "lsif", "inverse_kl"]
@@ -114,7 +116,8 @@ class NCE(Objective):
 
     `noise`: gaussian (full covariance), mixture (of `components` such Gaussians, fitted by EM), uniform (the data's
     range with a margin), flow (a normalising flow, fitted by maximum likelihood in some seconds at the start), base
-    (the law that the energy builds on) or auto, which is the base if the energy has one, else gaussian.
+    (the law that the energy builds on), bernoulli (of discrete data: independent sites with the data's frequencies) or
+    auto, which is the base if the energy has one, else gaussian or bernoulli.
     `widen`: factor of the noise's std, 1 for the fitted one. `noise_ratio`: k. `data_noise`: std of Gaussian noise
     added to the data, in units of the data's scale. `loss`: logistic, or another of the Bregman family.
     """
@@ -129,7 +132,7 @@ class NCE(Objective):
         dataset: Dataset,
         generator: Generator,
         *,
-        noise: NoiseLaw | Literal["auto", "base"],
+        noise: NoiseLaw | Literal["auto", "base", "bernoulli"],
         components: PositiveInt,
         widen: PositiveFloat,
         noise_ratio: PositiveInt,
@@ -139,13 +142,15 @@ class NCE(Objective):
         super().__init__(energy)
         self.generator, self.k, self.loss = generator, noise_ratio, loss
         self.data_noise = data_noise * dataset.scale
+        refuse_noise(dataset, data_noise)
         if noise == "auto":
-            noise = "gaussian" if base_of(energy) is None else "base"
+            own = "gaussian" if dataset.space == "continuous" else "bernoulli"
+            noise = own if base_of(energy) is None else "base"  # type: ignore[assignment]
             self.resolved["noise"] = noise  # type: ignore
         if noise == "base":
             self.noise: Distribution = self._base(widen)
         else:
-            self.noise = fit_noise(noise, dataset.train, components, widen, self.data_noise, generator)
+            self.noise = self._fitted(noise, dataset, components, widen)
         if noise == "flow":
             self.notes.append(cast(Flow, self.noise).told)
         self.log_z = nn.Parameter(log_z_under(energy, self.noise, generator))
@@ -158,6 +163,17 @@ class NCE(Objective):
         if widen != 1:
             raise UserError(f"objective.widen={widen:g}: must be 1 where the noise is the energy's base")
         return base.blurred(self.data_noise) if self.data_noise else base
+
+    def _fitted(self, noise: str, dataset: Dataset, components: int, widen: float) -> Distribution:
+        """Return a noise law fitted to the training data; for discrete data, independent sites."""
+        if (noise == "bernoulli") != (dataset.space != "continuous"):
+            fits = "gaussian, mixture, uniform or flow" if noise == "bernoulli" else "bernoulli or base"
+            raise UserError(f"objective.noise={noise}: the data are {dataset.space}; choose {fits}")
+        if noise != "bernoulli":
+            return fit_noise(noise, dataset.train, components, widen, self.data_noise, self.generator)  # type: ignore
+        if widen != 1:
+            raise UserError(f"objective.widen={widen:g}: must be 1 for objective.noise=bernoulli")
+        return product_law(dataset)
 
     def learnt_log_z(self) -> Tensor:
         return self.log_z

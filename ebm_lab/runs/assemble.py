@@ -1,6 +1,7 @@
 """Build a trainer from a plain config: settings, then parts, then optimisers, guard and schedule."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ebm_lab.core.errors import UserError, one_of
@@ -11,6 +12,7 @@ from ebm_lab.distributions.base import base_of
 from ebm_lab.runs.advice import advice
 from ebm_lab.runs.parts import Parts, build_parts
 from ebm_lab.training.batches import Batches
+from ebm_lab.training.compile.passes import CompiledPasses
 from ebm_lab.training.compile.policy import should_compile
 from ebm_lab.training.compile.step import CompiledSteps
 from ebm_lab.training.distributed import Processes
@@ -18,6 +20,8 @@ from ebm_lab.training.early_stopping import EarlyStopping
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients
 from ebm_lab.training.guard import Guard
+from ebm_lab.training.numerics import cast_to
+from ebm_lab.training.optim.adam import Adam
 from ebm_lab.training.optimiser import Optimiser
 from ebm_lab.training.state import State
 from ebm_lab.training.trainer import Schedule, Trainer
@@ -35,16 +39,16 @@ def assemble(
     import of plugins.
     """
     parts = build_parts(config, processes, dataset)
-    s, objective = parts.settings, parts.objective
+    s, objective, device = parts.settings, parts.objective, parts.generator.device
     optimisers = build_optimisers(config, parts)
     ema = EMA(parts.trained, s.ema)
     batches = Batches(parts.dataset, s.batch_size, s.seed, s.accumulate, processes.rank, processes.world)
-    compiling = decide_compile(parts)
+    compiling, capture = decide_compile(parts), s.compile == "graphs"
     stopping = decide_early_stopping(parts)
     resolved = {
         **parts.config,
         "optim": settled_optim(config, optimisers),
-        "compile": "on" if compiling else "off",
+        "compile": "graphs" if capture else "on" if compiling else "off",
         "early_stopping": "off" if stopping is None else "on",
     }
     record = parts.dataset.record
@@ -59,20 +63,25 @@ def assemble(
         processes=processes,
         early_stopping=stopping,
     )
+    gradients = Gradients(objective, processes, s.precision)
     trainer = Trainer(
         state=state,
         batches=batches,
         schedule=Schedule(**{name: getattr(s, name) for name in Schedule.__dataclass_fields__}),
         evaluations=parts.evaluations,
-        gradients=Gradients(objective, processes, s.precision),
+        gradients=gradients,
         advise=lambda troubles, chains: advice(troubles, resolved, chains, parts.dataset),
         notes=[
             *(f"chosen from the data: {name}={v:g}" for name, v in parts.resolved.items() if not isinstance(v, str)),
             *(*parts.dataset.notes, *objective.notes),
+            *(["precision=tf32: no effect on a CPU"] if s.precision == "tf32" and device.type == "cpu" else []),
         ],
     )
-    if compiling:
-        trainer.compiled = CompiledSteps(objective, optimisers, ema, trainer.say_once)
+    scope = partial(cast_to, s.precision, device)
+    if compiling and s.accumulate == processes.world == 1 and all(type(o) is Adam for o in optimisers.values()):
+        trainer.compiled = CompiledSteps(objective, optimisers, ema, trainer.say_once, scope, capture)
+    elif compiling:
+        gradients.compiled = CompiledPasses(objective, trainer.say_once, scope, capture)
     return trainer, resolved
 
 
@@ -118,13 +127,18 @@ def settled_optim(config: Mapping[str, Any], optimisers: Mapping[str, Optimiser]
 
 
 def decide_compile(parts: Parts) -> bool:
-    """Decide whether to compile the step; compiling requires accumulate=1, float32 and one process."""
+    """Decide whether to compile the step, or its passes if there are several or several processes.
+
+    Raises UserError for CUDA graphs on another device.
+    """
     s = parts.settings
-    served = s.accumulate == 1 and s.precision == "float32" and parts.processes.world == 1
-    if not served and s.compile in ("on", True):
-        parts.objective.notes.append("compile: off, for it takes accumulate=1, precision=float32 and one process")
-    numbers = s.batch_size * parts.dataset.mean.numel()
-    return served and should_compile(s.compile, s.steps, numbers, s.runs_alike)
+    if s.compile == "graphs" and parts.generator.device.type != "cuda":
+        raise UserError(
+            f"compile=graphs: CUDA graphs need device=cuda, and this run is on {parts.generator.device}; give "
+            f"compile=auto, on or off"
+        )
+    numbers = s.batch_size * parts.dataset.mean.numel() // (s.accumulate * parts.processes.world)
+    return should_compile(s.compile, s.steps * s.accumulate, numbers, s.runs_alike, parts.generator.device.type)
 
 
 def decide_early_stopping(parts: Parts) -> EarlyStopping | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import features_of
@@ -19,7 +19,8 @@ SCALES = (1e-12, 1e12)
 
 
 def check_data(dataset: Dataset, config: Mapping[str, Any], scaled: bool = True) -> None:
-    """Reject data with nan or inf, and data whose scale float32 cannot work with.
+    """Reject data with nan or inf, real numbers whose scale float32 cannot work with, and discrete data of other values
+    than their space has. A bit that never changes is no fault.
 
     scaled: whether the data have the scale in which the model sees them.
     """
@@ -32,6 +33,9 @@ def check_data(dataset: Dataset, config: Mapping[str, Any], scaled: bool = True)
         raise UserError(f"{who}: one training point has no spread; at least two are needed")
     if dataset.scale == 0 or bool((dataset.train == dataset.train[0]).all()):
         raise UserError(f"{who}: all training points are equal{_way_out(dataset, config)}")
+    if dataset.space != "continuous":
+        _check_values(dataset, who)
+        return
     if scaled and not SCALES[0] <= dataset.scale <= SCALES[1]:
         raise UserError(
             f"{who}: the data's scale is {dataset.scale:.1e}, and float32 holds no squares of that"
@@ -39,6 +43,17 @@ def check_data(dataset: Dataset, config: Mapping[str, Any], scaled: bool = True)
         )
     if dataset.bounds is None:
         _check_resolution(dataset, config, who)
+
+
+def _check_values(dataset: Dataset, who: str) -> None:
+    """Reject bits that are not 0 or 1, and categories that are not one-hot along the first axis."""
+    for split in ("train", "val", "test"):
+        x: Tensor = getattr(dataset, split)
+        bad = x[(x != 0) & (x != 1)]
+        if len(bad):
+            raise UserError(f"{who}: '{split}' holds {float(bad[0]):g}, and {dataset.space} data are zeros and ones")
+        if dataset.space == "categorical" and not bool((x.sum(1) == 1).all()):
+            raise UserError(f"{who}: '{split}' is not one-hot along its first axis, as categorical data are")
 
 
 def _check_resolution(dataset: Dataset, config: Mapping[str, Any], who: str) -> None:
@@ -57,9 +72,9 @@ def _check_resolution(dataset: Dataset, config: Mapping[str, Any], who: str) -> 
 
 def _way_out(dataset: Dataset, config: Mapping[str, Any]) -> str:
     """Return a remedy as the end of an error line."""
-    if config["dataset"].get("scaling") == "none":
+    if config["dataset"].get("scaling") == "none" and dataset.space == "continuous":
         return "; dataset.scaling=none: choose dataset.scaling=standardize"
-    if dataset.bounds is not None:
+    if dataset.bounds is not None or dataset.space != "continuous":
         return ""
     return "; give data of mean about 0 and scale about 1" + (
         ", or choose preprocess=standardize" if config.get("preprocess", "none") == "none" else ""
@@ -99,20 +114,31 @@ def check_parts(objective: Objective, batch_size: int, accumulate: int, world: i
 
 
 def check_precision(objective: Objective, sampler: Sampler | None, config: Mapping[str, Any]) -> None:
-    """Reject bfloat16 if energies are compared: its eight significant bits would lose their differences."""
+    """Reject bfloat16 and TF32 if energies are compared: 8 and 11 significant bits would lose their differences.
+
+    TF32 is rejected on a CPU too, where it has no effect, so that a config that runs there also runs on CUDA.
+    """
     precision = config["precision"]
     if precision == "float32":
         return
     if objective.needs_float32:
         raise UserError(
-            f"precision={precision}: objective '{config['objective']['name']}' {objective.needs_float32}, and bfloat16 "
-            f"rounds the differences away; choose precision=float32"
+            f"precision={precision}: objective '{config['objective']['name']}' {objective.needs_float32}, and "
+            f"{precision} rounds the differences away; choose precision=float32"
         )
     trains = sampler is not None and "sampler" in wiring_of(type(objective))
     if trains and "reparameterised" not in features_of(sampler):
         raise UserError(
             f"precision={precision}: sampler '{config['sampler']['name']}' accepts or rejects by energy differences, "
-            f"which bfloat16 rounds away; choose precision=float32 or sampler=langevin"
+            f"which {precision} rounds away; choose precision=float32 or sampler=langevin"
+        )
+
+
+def check_card(device: str, world: int) -> None:
+    """Reject one card for all processes of a run."""
+    if world > 1 and device.startswith("cuda:"):
+        raise UserError(
+            f"device={device}: all {world} processes would share that card; give device=cuda, and each gets its own"
         )
 
 

@@ -34,6 +34,8 @@ ASKS: dict[tuple[str, str], tuple[str, str]] = {
 """By role and feature: what the component that needs the feature does, and how the one that lacks it is described."""
 FEW = 5
 """The largest number of options that an error line lists."""
+MANY = 16
+"""The same where the data decide which options fit."""
 
 
 class Role(NamedTuple):
@@ -75,6 +77,11 @@ def faults(
     if judge:
         yield from _faults(judge, {**roles, "energy": _seen(model, _derived(objective, "modelled"), objective)}, run)
         able, levels = offers[judge.path], any(need.feature == "levels" for need in judge.needs)
+        if temperature != 1 and any(need.feature == "conditionals" for need in judge.needs):
+            yield (
+                f"sample_temperature={temperature:g}: {judge.path} '{judge.name}' draws from the energy's own "
+                f"conditional laws, those of temperature 1: choose evaluation_sampler=gwg, or sample_temperature=1"
+            )
         if temperature != 1 and able is not None and "stationary" not in able and levels:
             yield (
                 f"sample_temperature={temperature:g}: {judge.path} '{judge.name}' goes down many noise levels, each at "
@@ -82,7 +89,8 @@ def faults(
             )
     for choice in run.values():
         if choice.kind == "evaluation":
-            yield from _misfits(choice)
+            yield from _misfits(choice, roles)
+            yield from _unserved(choice, {**roles, "energy": _seen(model, _derived(objective, "modelled"), objective)})
 
 
 def _faults(choice: Choice, roles: Mapping[str, Role], run: Mapping[str, Choice]) -> Iterator[str]:
@@ -90,7 +98,7 @@ def _faults(choice: Choice, roles: Mapping[str, Role], run: Mapping[str, Choice]
     known = {role: offers for role, (_, offers) in roles.items() if offers is not None}
     for need in unmet(choice.needs, known):
         yield _line(choice, need, roles, run)
-    yield from _misfits(choice)
+    yield from _misfits(choice, roles)
     for child, inner in choice.children().values():
         seen = {role: of for role, of in roles.items() if role == "energy" or child.binds}
         if "energy" in seen:
@@ -98,13 +106,31 @@ def _faults(choice: Choice, roles: Mapping[str, Role], run: Mapping[str, Choice]
         yield from _faults(inner, seen, run)
 
 
-def _misfits(choice: Choice) -> Iterator[str]:
+def _misfits(choice: Choice, roles: Mapping[str, Role]) -> Iterator[str]:
     """Yield a line for each nested component that lacks what its parent asks of it."""
     for child, inner in choice.children().values():
         for feature, why in child.must.items():
             if inner.offers is not None and feature not in inner.offers:
-                fits = _either(_having(inner.kind, feature)) or f"a {inner.kind} with the feature '{feature}'"
+                fits = _either(_having(inner.kind, feature, roles)) or f"a {inner.kind} with the feature '{feature}'"
                 yield f"{inner.path}.name={inner.name}: must be {fits}: {why}"
+
+
+def _unserved(evaluation: Choice, roles: Mapping[str, Role]) -> Iterator[str]:
+    """Yield a line for each component nested in an evaluation that needs other data, or conditional laws that its
+    energy does not have. An evaluation that needs others itself is left out of the run."""
+    known = {role: offers for role, (_, offers) in roles.items() if offers is not None}
+    if unmet(evaluation.needs, known):
+        return
+    for child, inner in evaluation.children().values():
+        lacking = unmet(inner.needs, {"dataset": known.get("dataset", frozenset())})
+        if any(need.feature in child.replaced for need in lacking):
+            continue
+        seen = {"energy": child.sees(known["energy"])} if "energy" in known else {}
+        lacking += [need for need in unmet(inner.needs, seen) if need.feature == "conditionals"]
+        fits = [{o for o in _having(inner.kind, feature, roles) if o != inner.name} for feature in child.must]
+        ways = _either(sorted(set.intersection(*fits))) if fits else ""
+        for need in lacking:
+            yield _line(inner, need, roles, {}) + (f": choose {inner.path}={ways}" if ways else "")
 
 
 def _derived(objective: Choice, what: str) -> Derive:
@@ -165,7 +191,8 @@ def _otherwise(choice: Choice, need: Need, roles: Mapping[str, Role]) -> Iterato
         had = choice.offers or frozenset()
         able = _unlabelled(choice.kind, [name for name in able if had <= parts[name].offers], had)
     if able:
-        yield f"another {choice.kind}" if len(able) > FEW else f"{choice.kind}={_either(able)}"
+        few = MANY if need.role == "dataset" else FEW
+        yield f"another {choice.kind}" if len(able) > few else f"{choice.kind}={_either(able)}"
 
 
 def _class(kind: str, name: str) -> type[Part]:

@@ -6,12 +6,12 @@ its own map (core/frames.py), so that runs trained in other units compose exactl
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.composed import MixtureOf, Product
+from ebm_lab.core.composed import MixtureOf, Op, Product
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import features_of
 from ebm_lab.core.frames import carried, equal, in_frame, linear, tilted
@@ -24,8 +24,6 @@ from ebm_lab.models.levels import NoiseLevels
 from ebm_lab.runs.data_record import KeptData
 from ebm_lab.runs.integral import check_integral
 from ebm_lab.runs.loaded import LoadedRun, LogZ
-
-Op = Literal["product", "mixture", "negation"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
+from ebm_lab.core.dataset import Space
+from ebm_lab.core.discrete import Draws
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.files import digest
 from ebm_lab.core.interfaces import Dataset
@@ -38,7 +40,7 @@ class DataRecord:
     rows: number in each whole split; digests: see `fingerprints`; shape, mean, scale, bounds: the data set's; shift,
     unit: of its transform, or of the first map of a composed one; map: the maps of preprocessing after that, as
     `core.maps.plain` gives them; log_prob: true log-density of the first test rows, if it is known; class_names,
-    column_names: the data set's.
+    column_names, space: the data set's.
     """
 
     rows: dict[str, int]
@@ -53,6 +55,7 @@ class DataRecord:
     map: list[dict[str, Any]] | None = None
     class_names: list[str] | None = None
     column_names: list[str] | None = None
+    space: Space = "continuous"
 
     @classmethod
     def of(cls, dataset: Dataset, rows: Mapping[str, int], digests: Mapping[str, str]) -> "DataRecord":
@@ -73,6 +76,7 @@ class DataRecord:
             map=None if dataset.map is None else plain(dataset.map),
             class_names=dataset.class_names,
             column_names=dataset.column_names,
+            space=dataset.space,
         )
 
     @property
@@ -86,9 +90,9 @@ class DataRecord:
         kinds = {"rows": dict, "digests": dict, "shape": list, "bounds": list | None, "log_prob": list | None}
         kinds |= {"mean": Tensor, "shift": Tensor, "unit": Tensor, "scale": float}
         later = ("map", "class_names", "column_names")  # runs of before have none of them
-        kinds |= dict.fromkeys(later, list | None)
+        kinds |= {**dict.fromkeys(later, list | None), "space": str}
         names = {f.name for f in fields(cls)}
-        found = {**dict.fromkeys(later), **values} if isinstance(values, dict) else {}
+        found = {**dict.fromkeys(later), "space": "continuous", **values} if isinstance(values, dict) else {}
         if found.keys() != names:
             raise UserError(f"{where}: not the checkpoint of a run, its 'data' is no record of a data set")
         for name, kind in kinds.items():
@@ -96,6 +100,7 @@ class DataRecord:
                 raise UserError(f"{where}: not the checkpoint of a run, its 'data.{name}' is a {type(value).__name__}")
         numbers = [*(found["bounds"] or ()), *(found["log_prob"] or ()), *found["rows"].values()]
         sound = all(isinstance(n, int | float) for n in numbers) and len(found["bounds"] or (0, 0)) == 2
+        sound &= found["space"] in get_args(Space)
         sound &= all(isinstance(name, str) for key in later[1:] for name in found[key] or ())
         try:
             parsed(found["map"] or ())
@@ -157,7 +162,7 @@ class KeptData(Dataset):
         affine, parts = Affine(record.shift, record.unit), record.fitted.parts
         self.transform = Composed((affine, *parts)) if parts else affine
         self.mean, self.scale = record.mean, record.scale
-        self.class_names, self.column_names = record.class_names, record.column_names
+        self.class_names, self.column_names, self.space = record.class_names, record.column_names, record.space
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -169,11 +174,17 @@ class KeptData(Dataset):
         raise AttributeError(name)
 
     def fill(self, seed: int) -> None:
-        """Put noise with the kept mean and scale in place of the rows until `forget`; components need their number."""
+        """Put noise with the kept mean and scale in place of the rows until `forget`; components need their number.
+        Discrete rows have independent sites with the kept frequencies."""
         limit = max(1024, 2**24 // max(1, self.mean.numel()))
         n, generator = max(2, min(limit, int(self.kept.rows.get("train", 2)))), stream(seed, "placeholder")
-        noise = torch.empty(n, *self.mean.shape).normal_(generator=generator)
-        self.train = self.mean + self.scale * noise.to(self.mean)
+        mean = self.mean.cpu().expand(n, *self.mean.shape)
+        if self.space == "continuous":
+            self.train = mean + self.scale * torch.empty(n, *self.mean.shape).normal_(generator=generator).to(mean)
+        else:
+            draws = Draws(generator)
+            self.train = draws.bits(mean.logit()) if self.space == "binary" else draws.categories(mean.log())
+        self.train = self.train.to(self.mean)
         self.val = self.test = self.train[:2]
         if self.class_names:
             labels = torch.arange(n, device=self.train.device) % len(self.class_names)

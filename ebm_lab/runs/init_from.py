@@ -1,11 +1,17 @@
 """Begin a run with the averaged weights of another."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.features import features_of
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.maps import Composed
+from ebm_lab.core.random import stream
+from ebm_lab.models.levels import NoiseLevels
 from ebm_lab.runs.known_data import record_in
 from ebm_lab.runs.load import load_run
 from ebm_lab.runs.parts import build_dataset
@@ -34,10 +40,12 @@ def data_like(config: Mapping[str, Any]) -> Dataset | None:
     return dataset
 
 
-def take_weights(state: State, path: str) -> None:
-    """Copy the averaged weights of another run's energy, with the mean and scale of its data, into this run's energy.
+def take_weights(state: State, path: str) -> nn.Module:
+    """Copy the averaged weights of another run's energy, with the mean and scale of its data, into this run's energy,
+    and return the other energy.
 
-    The result is exactly the energy that the other run learnt. Raises UserError if the shapes differ.
+    If both are of one kind the result is exactly the energy that the other run learnt. Raises UserError if the shapes
+    differ.
     """
     run = RunDir.open(path, "init_from")
     other_energy = load_run(run.path, evaluation={}, data="kept").energy
@@ -58,3 +66,20 @@ def take_weights(state: State, path: str) -> None:
             own[name].scale = other.scale
     for average, parameter in zip(state.ema.average, state.ema.parameters, strict=True):
         average.copy_(parameter.detach())
+    return other_energy
+
+
+def start_difference(mine: nn.Module, theirs: nn.Module, x: Tensor) -> list[str]:
+    """Return a line with the difference of the scores of two models of many noise levels,
+    sqrt(E |s_mine - s_theirs|^2 / E |s_theirs|^2), at both ends and in the middle of the ladder, for data x (B, *shape)
+    with that noise; no line for models of one level."""
+    if not all("levels" in features_of(model) for model in (mine, theirs)):
+        return []
+    ladder, parts = cast(NoiseLevels, mine).ladder, []
+    theirs.to(x.device)
+    for u in (0.0, 0.5, 1.0):
+        sigma = ladder.sigma(u)
+        noise = torch.empty_like(x).normal_(generator=stream(0, "start_difference", 0, x.device))
+        one, other = (cast(NoiseLevels, model).score(x + sigma * noise, sigma) for model in (mine, theirs))
+        parts.append(f"{float((one - other).norm() / other.norm()):.3g} at sigma={sigma:.3g}")
+    return [f"init_from: the scores begin with a relative difference from those of the other run of {', '.join(parts)}"]

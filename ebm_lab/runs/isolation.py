@@ -2,7 +2,8 @@
 
 Torch, NumPy and Python hold settings that change what the same code computes: autocast, grad mode, default dtype,
 threads and more. `isolated` runs its body under the settings of a fresh process and restores the caller's afterwards,
-so that a run depends on its config alone and changes no global setting.
+so that a run depends on its config alone and changes no global setting. One setting is not that of a fresh process:
+torch lets CUDA round the inputs of convolutions to TF32, and within a run float32 means float32 (training/numerics.py).
 """
 
 import os
@@ -99,8 +100,8 @@ def _settings() -> list[Setting]:
         (b, "fp32_precision", "none"),
         (b.cudnn, "fp32_precision", "none"),
         (b.cuda.matmul, "fp32_precision", "none"),
-        (b.cudnn.conv, "fp32_precision", "tf32"),  # pyright: ignore[reportAttributeAccessIssue] (torch's stubs)
-        (b.cudnn.rnn, "fp32_precision", "tf32"),  # pyright: ignore[reportAttributeAccessIssue]
+        (b.cudnn.conv, "fp32_precision", "ieee"),  # pyright: ignore[reportAttributeAccessIssue] (torch's stubs)
+        (b.cudnn.rnn, "fp32_precision", "ieee"),  # pyright: ignore[reportAttributeAccessIssue]
         *((part, "fp32_precision", "none") for part in (b.mkldnn.matmul, b.mkldnn.conv, b.mkldnn.rnn)),  # pyright: ignore
         (b.cudnn, "enabled", True),
         (b.cudnn, "benchmark", False),

@@ -20,6 +20,7 @@ from ebm_lab.core.random import stream
 from ebm_lab.core.registry import build
 from ebm_lab.core.transforms import Affine
 from ebm_lab.models.levels import data_score
+from ebm_lab.runs import shown
 from ebm_lab.runs.defaults import evaluation_settings
 from ebm_lab.runs.isolation import isolated
 from ebm_lab.runs.parts import Parts
@@ -27,9 +28,10 @@ from ebm_lab.training.evaluations import Evaluations
 
 
 class LogZ(NamedTuple):
-    """log Z in nats, its error, and its source: formula, quadrature, learnt or ais.
+    """log Z in nats, its error, and its source: formula, quadrature, enumeration of all points, learnt or ais.
 
-    The error is 0 for a formula, a bound for quadrature, a standard error for AIS and nan (unknown) if log Z is learnt.
+    The error is 0 for a formula or an enumeration, a bound for quadrature, a standard error for AIS and nan (unknown)
+    if log Z is learnt.
     """
 
     value: float
@@ -78,6 +80,13 @@ class LoadedRun:
         self.sampler: Sampler | None = parts.evaluation_sampler
         self.objective: Objective = parts.objective
         self.evaluations: Evaluations = parts.evaluations
+
+    def __repr__(self) -> str:
+        return shown.text(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the facts, a picture of the model and its metrics."""
+        return shown.html(self)
 
     @property
     def step(self) -> int:
@@ -178,14 +187,14 @@ class LoadedRun:
         return raw_score(transform, self._exact(x), lambda x: data_score(self.energy, x.to(like))).to(like)
 
     @isolated()
-    def log_prob(self, x: Tensor, *, raw: bool = True) -> LogDensity:
+    def log_prob(self, x: Tensor, *, raw: bool = True, log_z: LogZ | None = None) -> LogDensity:
         """Compute log p(x) = -E(x) - log Z in nats at x (B, *shape).
 
         In raw units it is log p_raw(raw) = log p(x) + log |dx / draw|. log Z comes from the energy's formula, from
         quadrature in one and two dimensions, from the objective if it learns log Z, or from annealed importance
-        sampling. Raises UserError for a model without an energy.
+        sampling, or is the one given. Raises UserError for a model without an energy.
         """
-        log_z = self.log_z
+        log_z = self.log_z if log_z is None else log_z
         z = self._in(x, raw)
         with torch.no_grad():
             values = -in_parts(lambda part: evaluate(self.energy, part), z, 65_536).double() - log_z.value
@@ -205,7 +214,8 @@ class LoadedRun:
         if known is not None:
             if known.trouble is not None:
                 raise UserError(f"run={self.path}: no log Z: {known.trouble}")
-            source = "quadrature" if known_log_z(self.energy) is None else "formula"
+            summed = "quadrature" if self.dataset.space == "continuous" else "enumeration"
+            source = summed if known_log_z(self.energy) is None else "formula"
             return LogZ(known.value, max(known.bound, known.change), source)
         if view.learnt_log_z is not None:
             return LogZ(view.learnt_log_z, float("nan"), "learnt")

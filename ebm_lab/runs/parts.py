@@ -16,12 +16,13 @@ from ebm_lab.core.random import seed_of, seeded, stream
 from ebm_lab.core.registry import build, parse
 from ebm_lab.datasets._preprocessed import for_run, unrounded
 from ebm_lab.datasets._training_labels import few_labels, number_classes
-from ebm_lab.runs.checks import check_data, check_layout, check_parts, check_precision, probe
+from ebm_lab.runs.checks import check_card, check_data, check_layout, check_parts, check_precision, probe
 from ebm_lab.runs.compatibility import check_fit
 from ebm_lab.runs.data_record import SPLITS, DataRecord, fingerprints
 from ebm_lab.runs.settings import RunSettings, import_plugins, pick_device, pick_threads, run_settings
 from ebm_lab.training.distributed import Processes
 from ebm_lab.training.evaluations import Evaluations, Sampling
+from ebm_lab.training.numerics import fix_workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,9 @@ def build_parts(
     """
     settings = run_settings(config)
     import_plugins(settings.plugins)
+    check_card(settings.device, processes.world)
     device = pick_device(settings.device)
+    fix_workspace(settings.deterministic, device)
     dataset = build_dataset(config, settings, device) if dataset is None else dataset
     threads = pick_threads(settings.threads, dataset)
     torch.set_num_threads(threads)
@@ -90,6 +93,7 @@ def build_parts(
         "steps": settings.steps,
         "output_dir": settings.output_dir,
         "generator": stream(settings.seed, "objective", 0, device),
+        "compose": _compose,
     }
     choices = parse_choices(config)
     if "labels" in (choices["energy"].offers or ()):
@@ -127,6 +131,12 @@ def build_parts(
         wiring=wiring,
         resolved={f"{group}.{key}": value for group, values in resolved.items() for key, value in values.items()},
     )
+
+
+def _compose(*of: Any) -> tuple[nn.Module, list[str]]:
+    from ebm_lab.runs.composed_energy import composed_energy  # which loads runs, and so needs this module
+
+    return composed_energy(*of)
 
 
 def _filled(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 
+from ebm_lab import __version__
 from ebm_lab.core.eval_view import is_silent, reason_against
 from ebm_lab.core.interfaces import Logger, RunInfo
+from ebm_lab.core.logger import loggers_of
 from ebm_lab.core.registry import build
 from ebm_lab.core.streams import say
 from ebm_lab.distributions.base import base_of
@@ -29,6 +31,9 @@ from ebm_lab.training.trainer import Trainer
 
 RESUME_MAY_CHANGE = ("steps", "max_seconds", "device", "logger", "plugins", "guard")
 """The keys that may be given beside `resume`."""
+
+
+COMPILING = "; compiling takes about half a minute at the beginning, and seconds if an earlier run left the code"
 
 
 def label(config: Mapping[str, Any]) -> str:
@@ -54,7 +59,7 @@ def introduce(trainer: Trainer, run: RunDir) -> None:
         f"{parameters(trainer):,} parameters; {len(dataset.train):,} training points of shape {dataset.event_shape}; "
         f"{device}, {torch.get_num_threads()} thread(s)"
         + (f", {world} processes" if world > 1 else "")
-        + ("; compiling takes about half a minute at the second step" if trainer.compiled else "")
+        + (COMPILING if config.get("compile") == "on" else "")
     )
     for line in (*trainer.notes, *left_out(trainer), *unseen(trainer)):
         trainer.say(line)
@@ -94,19 +99,26 @@ def unseen(trainer: Trainer) -> list[str]:
     return [] if line is None else [line]
 
 
-def build_logger(trainer: Trainer, path: Path, say: Callable[[str], None], note: Callable[[str], None]) -> Logger:
-    """Build the config's logger for a run in `path`. Raises UserError for a mistake in its settings.
+def build_loggers(
+    trainer: Trainer, path: Path, say: Callable[[str], None], note: Callable[[str], None]
+) -> list[Logger]:
+    """Build the config's loggers for a run in `path`. Raises UserError for a mistake in their settings.
 
-    A failure of the logger is passed to `note` and does not end the run.
+    A failure of a logger is passed to `note` and ends neither the run nor the other loggers.
     """
-    values = trainer.state.config.get("logger") or {"name": "none"}
+    config = trainer.state.config.get("logger") or {}
     info = RunInfo(path.name, path, trainer.state.config, say)
-    return Guarded(str(values.get("name")), lambda: build("logger", values, info=info), note)
+
+    def guarded(name: str, values: Mapping[str, Any]) -> Logger:
+        where = "logger" if values is config else f"logger.{name}"
+        return Guarded(name, lambda: build("logger", values, where, info=info), note)
+
+    return [guarded(name, values) for name, values in loggers_of(config).items()]
 
 
-def check_logger(trainer: Trainer) -> None:
-    """Raise UserError, before a run is made, for a mistake in the logger's settings."""
-    build_logger(trainer, Path("check"), say, note=lambda line: None)  # a failure is reported when the run begins
+def check_loggers(trainer: Trainer) -> None:
+    """Raise UserError, before a run is made, for a mistake in the loggers' settings."""
+    build_loggers(trainer, Path("check"), say, note=lambda line: None)  # a failure is reported when the run begins
 
 
 def rows(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +131,7 @@ def rows(summary: Mapping[str, Any]) -> dict[str, Any]:
 def describe(trainer: Trainer) -> dict[str, Any]:
     """Collect facts about this process for the summary."""
     packages = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy", "scikit-learn")
-    versions = {"python": platform.python_version(), "ebm_lab": metadata.version("ebm_lab")}
+    versions = {"python": platform.python_version(), "ebm_lab": __version__}
     for package in packages:
         try:
             versions[package] = metadata.version(package)

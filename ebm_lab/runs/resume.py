@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.streams import say
 from ebm_lab.loggers.files import rows
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.runs.known_data import RESUMED, same_data, way_out
-from ebm_lab.runs.record import check_logger
+from ebm_lab.runs.record import check_loggers
 from ebm_lab.runs.run_directory import RunDir, runs_under
 from ebm_lab.runs.saver import RunSaver, newest
 from ebm_lab.runs.settings import pick_device
 from ebm_lab.training import checkpoint
-from ebm_lab.training.checkpoint import machine
+from ebm_lab.training.checkpoint import machine, other_device
 from ebm_lab.training.distributed import Processes
 from ebm_lab.training.trainer import Trainer
 
@@ -98,10 +100,14 @@ def reopen(config: Mapping[str, Any], processes: Processes) -> tuple[Trainer, Ru
 
 
 def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Processes) -> tuple[Trainer, RunDir]:
-    content = newest(run, pick_device(config["device"]))
+    device = pick_device(config["device"])
+    content = newest(run, device)
     dataset = None if content is None else _data(config, run, content)
+    if config.get("compile") == "graphs" and device.type != "cuda":
+        config = {**config, "compile": "off"}
+        say(f"resume: compile=graphs -> off, for CUDA graphs need device=cuda, and this is {device}")
     trainer, resolved = assemble(config, processes, dataset)
-    check_logger(trainer)
+    check_loggers(trainer)
     trainer.saver = RunSaver(run, trainer.state.generator.device)
     if content is None:
         return trainer, run
@@ -114,12 +120,23 @@ def _reopen(config: Mapping[str, Any], run: RunDir, status: str, processes: Proc
             f"resume={run.path}: already at step {trainer.state.step} of {trainer.schedule.steps}; "
             f"give steps=<more> to train it further"
         )
-    here, there = machine(trainer.state.generator.device), content["machine"]
-    differs = [f"{k} {there[k]} -> {here[k]}" for k in there if here.get(k) != there[k]]
-    if differs and processes.first:
-        say(f"resume: the bits may differ from an unbroken run: {', '.join(differs)}")
+    if processes.first and (line := difference(content, trainer.state.generator.device)):
+        say(line)
     processes.on_first(lambda: run.write_config({**resolved, "resume": None}))
     return trainer, run
+
+
+def difference(content: Mapping[str, Any], device: torch.device) -> str:
+    """Return a line that tells why the bits differ from those of an unbroken run; empty if nothing speaks for it."""
+    here, there = machine(device), content["machine"]
+    if other_device(content, device):
+        return (
+            f"resume: the bits will differ from those of an unbroken run: device {there['device']} -> "
+            f"{here['device']}, which draws other random numbers, by the seed and step "
+            f"{content['counters'].get('step', 0)}"
+        )
+    differs = [f"{k} {there[k]} -> {here.get(k)}" for k in there if here.get(k) != there[k]]
+    return f"resume: the bits may differ from an unbroken run: {', '.join(differs)}" if differs else ""
 
 
 def _data(config: Mapping[str, Any], run: RunDir, content: Mapping[str, Any]) -> Dataset:

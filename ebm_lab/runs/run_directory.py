@@ -14,21 +14,29 @@ from typing import IO, Any
 import yaml
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.files import dumps, loads, write_atomic
+from ebm_lab.core.files import dumps, is_locked, loads, write_atomic
+from ebm_lab.core.logger import loggers_of
 from ebm_lab.core.registry import GROUPS
 from ebm_lab.core.shell import pasteable
 from ebm_lab.training.checkpoint import FORMAT
 
 RUNS = "runs"
-BASED = ("mlp", "conv", "resnet", "noise_mlp", "noise_conv", "noise_unet")
+BASED = ("mlp", "conv", "resnet", "noise_mlp", "noise_conv")
 """Energies with the setting `base`."""
+PLAIN_UNET = {"blocks": 1, "norm": "none", "patch": 1, "film_width": 32}
+"""The settings of the U-Net's first version."""
 ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     **{("dataset", name): {"classes": None} for name in ("digits", "mnist", "fashion_mnist", "cifar10")},
-    ("dataset", "array"): {"label": None, "classes": None, "dequantise": False},
+    ("dataset", "array"): {"label": None, "classes": None, "space": "continuous", "dequantise": False},
     ("dataset", "image_folder"): {"range": "auto", "background": None},
     **{("energy", name): {"base": "none"} for name in BASED},
+    ("energy", "noise_unet"): {"base": "none", "form": "scalar", **PLAIN_UNET},
+    ("energy", "score_unet"): PLAIN_UNET,
+    ("objective", "multi_dsm"): {"weight": "sigma2", "log_mean": 0.0, "log_std": 1.0},
+    ("objective", "ed"): {"kernel": "gaussian", "flip": 0.1},
     ("objective", "nce"): {"loss": "logistic"},
     ("objective", "pcd"): {"conditional": False},
+    ("evaluation", "feature_fid"): {"neighbours": 5},
     ("evaluation", "ood"): {"refine_steps": 20, "refine_step_size": None},
     ("logger", "wandb"): {"job_type": "train", "checkpoints": False, "finish_timeout": 5},
 }
@@ -36,6 +44,7 @@ ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 LATER_KEYS = {
     "accumulate": 1,
     "precision": "float32",
+    "deterministic": "off",
     "channels_last": False,
     "compile": "off",
     "runs_alike": 1,
@@ -161,16 +170,7 @@ class RunDir:
 
     def alive(self) -> bool:
         """Return whether a process holds the run, on this machine or on another that shares the file system."""
-        if self._held is not None:
-            return True
-        if not self.lock_file.is_file():
-            return False
-        with open(self.lock_file, encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return self._held is not None or is_locked(self.lock_file)
 
     def write_config(self, config: dict[str, Any]) -> None:
         try:
@@ -193,15 +193,21 @@ class RunDir:
             shown = pasteable("python -m ebm_lab.training.checkpoint", self.last)
             hint = f"; its checkpoint holds the settings too: {shown}"
             raise UserError(f"{error}{hint if self.last.is_file() else ''}") from None
+        loggers = loggers_of(config.get("logger"))
         for (group, name), values in ADDED_SETTINGS.items():
-            if (config.get(group) or {}).get("name") == name:
+            if group == "logger" and isinstance(loggers.get(name), dict):
+                loggers[name].update({**values, **loggers[name]})
+            elif (config.get(group) or {}).get("name") == name:
                 config[group] = {**values, **config[group]}
+            elif group == "objective" and ((config.get(group) or {}).get("generative") or {}).get("name") == name:
+                config[group]["generative"] = {**values, **config[group]["generative"]}
             elif group == "evaluation" and isinstance((config.get(group) or {}).get(name), dict):
                 config[group][name] = {**values, **config[group][name]}
         config["output_dir"] = str(self.root)
-        logger, dataset = config.get("logger") or {}, config.get("dataset") or {}
-        if "directory" in logger and not _within(str(logger["directory"]), self.root):
-            logger["directory"] = str(self.root)
+        for logger in loggers.values():
+            if isinstance(logger, dict) and not _within(str(logger.get("directory", self.root)), self.root):
+                logger["directory"] = str(self.root)
+        dataset = config.get("dataset") or {}
         if "download" in dataset:
             dataset["download"] = False
         return config

@@ -18,7 +18,7 @@ from ebm_lab.core.registry import GROUPS
 from ebm_lab.core.settings import check
 from ebm_lab.datasets._preprocessed import How
 from ebm_lab.training.distributed import local_rank
-from ebm_lab.training.gradients import Precision
+from ebm_lab.training.numerics import Deterministic, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class RunSettings:
     """The root keys of `configs/train.yaml`, beside the groups; each is explained there."""
 
     seed: NonNegativeInt
-    steps: PositiveInt
+    steps: NonNegativeInt
     batch_size: PositiveInt
     device: str
     threads: PositiveInt | Literal["auto"]
@@ -35,8 +35,9 @@ class RunSettings:
     preprocess: How
     accumulate: PositiveInt
     precision: Precision
+    deterministic: Deterministic
     channels_last: bool
-    compile: Literal["auto", "on", "off"] | bool
+    compile: Literal["auto", "cached", "graphs", "on", "off"] | bool
     runs_alike: PositiveInt
     ema: NonNegativeFloat
     early_stopping: Literal["auto", "on", "off"] | bool

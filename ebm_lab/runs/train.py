@@ -1,7 +1,7 @@
 """Run a config from start to end: make or resume its directory, train, evaluate, and write the summary."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +11,27 @@ from torch import nn
 
 from ebm_lab.core.errors import Diverged, Terminated, UserError
 from ebm_lab.core.files import dumps
-from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.interfaces import Dataset, Logger
 from ebm_lab.core.shell import override, pasteable
 from ebm_lab.loggers.console import Console
 from ebm_lab.loggers.files import Files
 from ebm_lab.runs.assemble import assemble
-from ebm_lab.runs.init_from import data_like, take_weights
+from ebm_lab.runs.init_from import data_like, start_difference, take_weights
 from ebm_lab.runs.isolation import isolated
 from ebm_lab.runs.load import load_run
-from ebm_lab.runs.record import build_logger, check_logger, describe, fingerprint, introduce, label, rows
+from ebm_lab.runs.record import build_loggers, check_loggers, describe, fingerprint, introduce, label, rows
 from ebm_lab.runs.resume import reopen, unfinished
 from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.runs.saver import RunSaver
 from ebm_lab.runs.signals import Signals
+from ebm_lab.training.costs import device_costs, watch_memory
 from ebm_lab.training.distributed import Processes
+from ebm_lab.training.numerics import repeatable
 from ebm_lab.training.trainer import ENDS, Trainer
 
-EXIT = {"finished": 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75, "SIGHUP": 75}
+PRUNED = "pruned"
+"""Status of a run that a search stopped, because other runs did better."""
+EXIT = {"finished": 0, PRUNED: 0, "failed": 1, "diverged": 3, "interrupted": 130, "SIGTERM": 75, "SIGHUP": 75}
 """Exit status by the run's status, or by the signal that ended it; 2 is a mistake in the settings. 75 is the temporary
 failure of sysexits.h: run the same command again, with resume."""
 
@@ -52,10 +56,17 @@ class Result:
 
 
 @isolated()
-def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float, float] | None = None) -> Result:
+def train(
+    config: Mapping[str, Any],
+    *,
+    quiet: bool = False,
+    began: tuple[float, float] | None = None,
+    watch: Callable[[Trainer], Sequence[Logger]] = lambda trainer: (),
+) -> Result:
     """Run a plain config to its end; its `resume` continues a run, its `init_from` starts from another run's weights.
 
-    began: wall and CPU clock at the start of the process, for the costs in the summary; now by default.
+    began: wall and CPU clock at the start of the process, for the costs in the summary; now by default. watch: makes
+    further loggers of the first process.
     """
     began = began or (time.perf_counter(), time.process_time())
     processes = Processes.join()
@@ -71,11 +82,13 @@ def train(config: Mapping[str, Any], *, quiet: bool = False, began: tuple[float,
     else:
         trainer, resolved = assemble(config, processes, data_like(config))
         if config.get("init_from"):
-            take_weights(trainer.state, str(config["init_from"]))
-        check_logger(trainer)
+            points = trainer.evaluations.dataset.train[:64]
+            other = take_weights(trainer.state, str(config["init_from"]))
+            trainer.notes = [*trainer.notes, *start_difference(trainer.state.objective.energy, other, points)]
+        check_loggers(trainer)
         run = begin(Path(config["output_dir"]), resolved, processes)
     try:
-        return _train(trainer, run, request, quiet or not processes.first, began)
+        return _train(trainer, run, request, quiet or not processes.first, began, watch)
     except OSError as error:
         raise UserError(f"{run.path}: can't be written: {error}") from None
     finally:
@@ -100,7 +113,14 @@ def begin(root: Path, config: dict[str, Any], processes: Processes) -> RunDir:
     return held[0] if held else RunDir(path)
 
 
-def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tuple[float, float]) -> Result:
+def _train(
+    trainer: Trainer,
+    run: RunDir,
+    request: str,
+    quiet: bool,
+    began: tuple[float, float],
+    watch: Callable[[Trainer], Sequence[Logger]],
+) -> Result:
     state = trainer.state
     trainer.saver = RunSaver(run, state.generator.device)
     with ExitStack() as on_early_exit:
@@ -112,13 +132,16 @@ def _train(trainer: Trainer, run: RunDir, request: str, quiet: bool, began: tupl
             files = Files(run.metrics_file, run.images, state.step, state.guard.events, console.say)
             on_early_exit.callback(files.close, {})
             trainer.rewound = files.rewind
-            logger = build_logger(trainer, run.path, console.say, trainer.say_once)
-            on_early_exit.callback(logger.close, {"status": "interrupted"})
-            trainer.loggers = (files, console, logger)
+            loggers = build_loggers(trainer, run.path, console.say, trainer.say_once)
+            for logger in loggers:
+                on_early_exit.callback(logger.close, {"status": "interrupted"})
+            trainer.loggers = (files, console, *loggers, *watch(trainer))
         introduce(trainer, run)
         facts = {"request": request, **describe(trainer)}
         on_early_exit.pop_all()
-    summary = live(trainer, run, facts)
+    watch_memory(state.generator.device)
+    with repeatable(state.config["deterministic"], state.generator.device):
+        summary = live(trainer, run, facts)
     console.table("results", rows(summary))
     console.say(str(run.path))
     with state.ema.applied():
@@ -169,6 +192,9 @@ def live(trainer: Trainer, run: RunDir, facts: dict[str, Any]) -> dict[str, Any]
 def _fit(trainer: Trainer, signals: Signals, final: dict[str, Any]) -> str:
     """Train and evaluate; return the status and fill `final` for the summary."""
     final["ended_by"] = ended = trainer.fit()
+    if ended == PRUNED:
+        trainer.say(f"pruned at step {trainer.state.step}: other runs of the search did better by then")
+        return PRUNED
     if ended not in ENDS:
         return "interrupted"
     signals.phase = "evaluating"
@@ -203,7 +229,7 @@ def _close(
     summary |= {"train_cpu_seconds": c.train_cpu_seconds, "rollbacks": len(trainer.state.guard.events)}
     summary["said"] = trainer.said
     if not torn or processes.world == 1:
-        summary |= processes.total(c.cpu)
+        summary |= processes.total(c.cpu) | device_costs(trainer.state.generator.device, c, processes)
     with ExitStack() as stack:
         for logger in reversed(trainer.loggers):
             stack.callback(logger.close, summary)

@@ -36,7 +36,7 @@ class StepSize:
 
     def begin(self, like: Tensor) -> Tensor:
         """Return log eps before the first step, 0-d, with the dtype and on the device of `like`."""
-        return torch.tensor(math.log(self.initial), dtype=like.dtype, device=like.device)
+        return torch.full((), math.log(self.initial), dtype=like.dtype, device=like.device)
 
     def update(self, log_eps: Tensor, log_ratio: Tensor, warm: Tensor | None = None) -> Tensor:
         """Return log eps after a step whose proposals had these log ratios: (B,), or (R, B) to update each of (R,).

@@ -62,5 +62,5 @@ class LevelSampler(Sampler):
             if level >= last and self.denoise:
                 x, taken = tweedie(model, x, model.ladder.sigma_min), taken + 1
         reached = model.ladder.rung(min(level, last) + levels - rungs)  # a call stays at a level or steps to the next
-        metrics = {"chain_sigma": torch.tensor(reached, device=x.device)}
+        metrics = {"chain_sigma": torch.full((), reached, device=x.device)}
         return Chain(x, {"level": torch.tensor(level + 1)}, metrics, taken * len(x))

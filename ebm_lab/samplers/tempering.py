@@ -47,6 +47,7 @@ from ebm_lab.core.model import values_bound
 from ebm_lab.core.registry import register
 from ebm_lab.samplers._adaptation import StepSize
 from ebm_lab.samplers._metropolis import Point, Target, choose
+from ebm_lab.samplers._swaps import check_values, climbed, ladder, swap_log_ratio, swapped
 
 
 def mala(at: Callable[[Tensor], Point], now: Point, z: Tensor, eps: Tensor, t: Tensor) -> tuple[Point, Tensor]:
@@ -58,39 +59,6 @@ def mala(at: Callable[[Tensor], Point], now: Point, z: Tensor, eps: Tensor, t: T
     new = at(now.x - (eps * drift / 2) * now.grad + eps * z)
     there = (now.e / t, drift * now.grad, now.x / eps)
     return new, log_acceptance(*there, new.e / t, drift * new.grad, new.x / eps, 1.0)
-
-
-def swap_log_ratio(e: Tensor, t: Tensor) -> Tensor:
-    """Compute the log ratios (R - 1, B) of swapping each replica with the next; energies e (R, B), temperatures t
-    (R,)."""
-    beta = (1 / t).view(-1, 1)
-    return (beta[:-1] - beta[1:]) * (e[:-1] - e[1:])
-
-
-def swapped(accepted: Tensor) -> Tensor:
-    """Return the replica that each place takes its state from, (R, B), after the accepted swaps (R - 1, B), which share
-    no replica."""
-    step, none = accepted.long(), torch.zeros_like(accepted[:1], dtype=torch.int64)
-    places = torch.arange(len(accepted) + 1, device=accepted.device).view(-1, 1)
-    return places + torch.cat([step, none]) - torch.cat([none, step])
-
-
-def climbed(was_hot: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """Carry the marks of the replicas that have been at the top since they were at the bottom, (R, B), along with their
-    states. Return the new marks, and which chains' replicas have now come back to the bottom, (B,)."""
-    moved = was_hot.gather(0, source)
-    return torch.cat([torch.zeros_like(moved[:1]), moved[1:-1], torch.ones_like(moved[:1])]), moved[0]
-
-
-def check_values(held: Tensor | None, given: Tensor | None) -> None:
-    """Refuse to go on where the energy is bound to other values, (B, k) or None, than those that the hot replicas have
-    come by."""
-    same = held is given if held is None or given is None else torch.equal(held, given)
-    if not same:
-        raise UserError(
-            "sampler 'tempering': its hot replicas keep to the labels, noise levels or anchors of the call before, and "
-            "this call has others: choose sampler=mala or hmc, or give each chain the same ones at every call"
-        )
 
 
 @register("sampler", "tempering")
@@ -119,14 +87,18 @@ class Tempering(Sampler):
         adapt_rate: NonNegativeFloat,
     ) -> None:
         self.steps = steps
-        self.temperatures = max_temperature ** torch.linspace(0, 1, replicas, dtype=torch.float64)
+        self.replicas, self.max_temperature = replicas, max_temperature
         self.step_size = StepSize(step_size * scale, target_acceptance, adapt_rate)
+
+    def temperatures(self, like: Tensor) -> Tensor:
+        """Return the temperatures, (R,), of the type and on the device of `like`."""
+        return ladder(self.max_temperature, self.replicas, like)
 
     def begin(self, energy: EnergyFn, x: Tensor, generator: Generator) -> dict[str, Tensor]:
         """Return hot replicas (R - 1, B, *shape), copies of x; log step sizes (R,); whose turn it is, 0-d; which
         replicas have been at the top since they were at the bottom, (R, B); and the values that the energy is bound to,
         (B, k), if it is bound to any."""
-        t, values = self.temperatures.to(x), values_bound(energy)
+        t, values = self.temperatures(x), values_bound(energy)
         return {
             "hot": x.expand(len(t) - 1, *x.shape).clone(),
             "log_eps": self.step_size.begin(x) + 0.5 * t.log(),
@@ -147,19 +119,19 @@ class Tempering(Sampler):
         if differentiable:
             raise UserError("sampler 'tempering': swaps have no derivative; choose sampler=langevin or underdamped")
         with frozen(energy):
-            replicas, b = len(self.temperatures), len(x)
+            replicas, b = self.replicas, len(x)
             slope = gradient_of(rows_of(energy, lambda: torch.arange(replicas * b, device=x.device) % b))
             state = state or self.begin(energy, x, generator)
             if state["hot"].shape[1:] != x.shape:  # a batch of another size
                 own = ("log_eps", "turn")
                 state = {**self.begin(energy, x, generator), **{name: state[name] for name in own}}
-            check_values(state.get("values"), values_bound(energy))
+            check_values(state.get("values"), values_bound(energy), "tempering")
             return self._run(lambda x: Point(x, *slope(x)), x, state, generator)
 
     def _run(
         self, at: Callable[[Tensor], Point], x: Tensor, state: Mapping[str, Tensor], generator: Generator
     ) -> Chain:
-        t = self.temperatures.to(x)
+        t = self.temperatures(x)
         r, b = len(t), len(x)
         hot, log_eps, turn, was_hot = state["hot"], state["log_eps"], state["turn"], state["was_hot"]
         now = at(torch.cat([x, hot.flatten(0, 1)]))

@@ -1,4 +1,6 @@
-"""The order of the training data, as a pure function of (seed, step)."""
+"""The order of the training data, and bits drawn anew, as a pure function of (seed, step)."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,13 +21,22 @@ class Batches:
         self.x, self.y = dataset.train, dataset.labels["train"] if dataset.labels else None
         if dataset.given_labels is not None:
             self.y = dataset.given_labels
-        self.size, self.seed = size, seed
+        self.p, self.size, self.seed = dataset.bit_probabilities, size, seed
         self.parts, self.share, self.among = parts, share, among
         self._orders: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> list[Batch]:
-        own = self.indices(step).chunk(self.among)[self.share]
-        return [Batch(self.x[i], None if self.y is None else self.y[i]) for i in own.chunk(self.parts)]
+        rows = self._parts(self.indices(step))
+        x = [self.x[i] for i in rows] if self.p is None else self._drawn(self.p, rows, step)
+        return [Batch(part, None if self.y is None else self.y[i]) for part, i in zip(x, rows, strict=True)]
+
+    def _parts(self, whole: Tensor) -> tuple[Tensor, ...]:
+        return whole.chunk(self.among)[self.share].chunk(self.parts)
+
+    def _drawn(self, p: Tensor, rows: Sequence[Tensor], step: int) -> list[Tensor]:
+        """Draw the bits of these parts of the batch; the draw of a whole batch does not depend on its division."""
+        u = torch.rand(self.size, *p.shape[1:], generator=stream(self.seed, "bits", step)).to(p.device)
+        return [(v < p[i]).to(p) for v, i in zip(self._parts(u), rows, strict=True)]
 
     def indices(self, step: int) -> Tensor:
         """Return the row numbers of batch `step`, (size,)."""

@@ -128,8 +128,29 @@ def take_average(parameters: list[nn.Parameter], content: Mapping[str, Any]) -> 
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Describe the machine, as far as bit-exact resuming depends on it."""
-    return {"threads": torch.get_num_threads(), "device": device.type, "torch": str(torch.__version__)}
+    """Describe the machine, as far as bit-exact resuming depends on it; `card`: the name of a CUDA device."""
+    found = {"threads": torch.get_num_threads(), "device": device.type, "torch": str(torch.__version__)}
+    return found | ({"card": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
+
+
+def other_device(content: Mapping[str, Any], device: torch.device) -> bool:
+    """Return whether the checkpoint was written on another type of device; one that does not say so was not."""
+    return content["machine"].get("device", device.type) != device.type
+
+
+def restore_generator(generator: torch.Generator, content: Mapping[str, Any], seed: int) -> None:
+    """Set the generator's state from a checkpoint, or seed it if the checkpoint is of another type of device.
+
+    The state of a CPU's generator has 5,056 bytes and that of CUDA's 16, and neither holds the other's numbers. Raises
+    UserError if the state does not fit although the type is the same.
+    """
+    if other_device(content, generator.device):
+        generator.manual_seed(seed)
+        return
+    try:
+        generator.set_state(content["generator"].cpu())
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"checkpoint does not fit: the state of its random generator: {_reason(error)}") from None
 
 
 if __name__ == "__main__":  # print a checkpoint's config as YAML

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+
+from ebm_lab.training.distributed import Processes
+
 
 @dataclass
 class Counters:
@@ -31,6 +35,21 @@ class Counters:
     def cpu(self) -> dict[str, float]:
         """CPU-seconds of this process: in all, and of training alone."""
         return {"cpu_seconds": self.cpu_seconds, "train_cpu_seconds": self.train_cpu_seconds}
+
+
+def watch_memory(device: torch.device) -> None:
+    """Begin to watch the peak of a CUDA device's memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def device_costs(device: torch.device, costs: Counters, processes: Processes) -> dict[str, float]:
+    """Return what a run cost on CUDA, and nothing for a CPU: the seconds for which it held its devices, summed over
+    processes, and the most bytes that its tensors filled on one of them since `watch_memory`."""
+    if device.type != "cuda":
+        return {}
+    peaks = processes.gather(torch.cuda.max_memory_allocated(device))
+    return {**processes.total({"device_seconds": costs.seconds}), "device_peak_bytes": max(peaks)}
 
 
 class Clock:

@@ -134,4 +134,5 @@ class EarlyStopping:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("metric", "loss") == self.metric:  # older runs of energies with a base watched the objective's own
-            self.best, self.rises = state["best"], state["rises"]
+            best = state["best"]  # a checkpoint is read to the run's device, and the losses lie on the CPU
+            self.best, self.rises = None if best is None else best.cpu(), state["rises"]

@@ -4,9 +4,8 @@ A loss is a mean over its batch, so the mean over equal parts of the batch is th
 number of passes nor the number of processes changes what is estimated.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from torch import Tensor
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Objective, Turn
 from ebm_lab.core.turns import loss_of
 from ebm_lab.training.distributed import Processes
-
-Precision = Literal["float32", "bfloat16"]
+from ebm_lab.training.numerics import Precision, cast_to, precise
 
 
 @contextmanager
@@ -33,31 +31,36 @@ def moving(objective: Objective, turn: Turn) -> Iterator[None]:
 
 
 class Gradients:
-    """Set `.grad` of the movers' parameters to the mean over the `parts` of a batch and over processes."""
+    """Set `.grad` of the movers' parameters to the mean over the `parts` of a batch and over processes.
+
+    compiled: adds a share of the gradients of one part, or returns None if the eager pass must be taken.
+    """
 
     def __init__(self, objective: Objective, processes: Processes, precision: Precision) -> None:
-        self.objective, self.processes, self.precision = objective, processes, precision
+        self.objective, self.processes = objective, processes
+        self.precision: Precision = precision
+        self.compiled: Callable[[Batch, Turn, float], tuple[dict[str, Tensor], int] | None] | None = None
 
     def __call__(self, parts: Sequence[Batch], turn: Turn = ALL_PLAYERS) -> tuple[dict[str, Tensor], int]:
         """Return the metrics, averaged over this process's parts, and the gradient evaluations of all processes."""
         metrics: list[dict[str, Tensor]] = []
         evals = 0
-        with moving(self.objective, turn) if turn.movers is not None else nullcontext():
+        held = moving(self.objective, turn) if turn.movers is not None else nullcontext()
+        with precise(self.precision, parts[0].x.device), held:
             for batch in parts:
-                with self._cast(batch.x.device):
-                    loss = loss_of(self.objective, batch, turn)
-                (loss.value / len(parts) if len(parts) > 1 else loss.value).backward()
-                metrics.append(loss.metrics)
-                evals += loss.grad_evals * self.processes.world
+                done = self.compiled(batch, turn, 1 / len(parts)) if self.compiled is not None else None
+                found, count = done or self._eager(batch, turn, len(parts))
+                metrics.append(found)
+                evals += count * self.processes.world
             if self.processes.world > 1:
                 self.processes.average_gradients([p for p in self.objective.parameters() if p.requires_grad])
         if len(metrics) == 1:
             return metrics[0], evals
         return {name: torch.stack([m[name] for m in metrics]).mean(0) for name in metrics[0]}, evals
 
-    def _cast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Return the context for `precision`. In bfloat16, autocast converts matrix products and convolutions only;
-        parameters and losses stay float32."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16)
+    def _eager(self, batch: Batch, turn: Turn, parts: int) -> tuple[dict[str, Tensor], int]:
+        """Add the gradients of one of several parts."""
+        with cast_to(self.precision, batch.x.device):
+            loss = loss_of(self.objective, batch, turn)
+        (loss.value / parts if parts > 1 else loss.value).backward()
+        return loss.metrics, loss.grad_evals

@@ -8,6 +8,7 @@ from torch import Generator
 
 from ebm_lab.core.errors import Diverged
 from ebm_lab.core.interfaces import Objective
+from ebm_lab.core.random import seed_of
 from ebm_lab.training import checkpoint
 from ebm_lab.training.costs import Counters
 from ebm_lab.training.distributed import Processes, all_equal
@@ -84,14 +85,19 @@ class State:
         return own | {"counters": vars(self.costs)}
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Restore the state that `content` returned. Raises UserError if it does not fit."""
+        """Restore the state that `content` returned. Raises UserError if it does not fit.
+
+        The random stream of a checkpoint from another type of device begins anew, as a function of the run's seed and
+        the step.
+        """
         checkpoint.check_whole(content, self.optimisers)
         content = dict(content)
         if self.processes.world > 1:
             self._insert_own(content, content["processes"][self.processes.rank])
         for name, part in self.parts().items():
             checkpoint.fill(part, content[name], name)
-        self.generator.set_state(content["generator"].cpu())
+        seed = seed_of(self.config["seed"], self.processes.own("objective"), content["counters"].get("step", 0))
+        checkpoint.restore_generator(self.generator, content, seed)
         self.costs = Counters(**content["counters"])
 
     def _insert_own(self, content: dict[str, Any], own: Mapping[str, Any]) -> None:

@@ -101,6 +101,8 @@ class Trainer:
                 take_best(self)
             if stop:
                 return stop
+        if not plan.steps:
+            self.save()
         take_best(self)
         return "done"
 

@@ -38,6 +38,10 @@ NOT_RACED = {
     "f_ebm": "a second network, which no peer trains",
     "vera": "two networks in turns, which no peer trains",
     "coopnets": "a second network, which no peer trains",
+    **dict.fromkeys(
+        ("pseudo_likelihood", "ratio_matching", "score_entropy", "concrete_score"),
+        "discrete data: raced by scripts/discrete.py",
+    ),
     "ksd": "no reference yet",
     "min_velocity": "no reference yet; its step is that of fdssm's variance-reduced form but for one energy",
     "tre": "no reference yet",

@@ -7,7 +7,8 @@ from typing import Any
 from scripts.benchmark.field import KEPT, REFERENCE
 from scripts.benchmark.targets import misses
 
-COLUMNS = ("ours", "ours compiled", "ours bf16", KEPT, "torchebm", "ebmkit", "floor")
+OVER = "ours / floor"
+COLUMNS = ("ours", "ours compiled", "ours bf16", KEPT, "torchebm", "ebmkit", "floor", OVER)
 TITLES = {"samplers": "Samplers", "steps": "One training step"}
 
 
@@ -57,7 +58,7 @@ def tables(kind: str, records: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     for threads in sorted({r["threads"] for r in records}):
         mine = [r for r in records if r["threads"] == threads]
         for clock in ("cpu",) if threads == 1 else ("wall", "cpu"):
-            columns = [c for c in COLUMNS if any(c in r["results"] for r in mine)]
+            columns = [c for c in COLUMNS if any({OVER: "floor"}.get(c, c) in r["results"] for r in mine)]
             rows = [row(r, columns, clock) for r in mine]
             said = "CPU time" if clock == "cpu" else "wall time"
             title = f"{TITLES[kind]}, {threads} thread{'s' if threads > 1 else ''}, {said}"
@@ -72,7 +73,7 @@ def row(record: Mapping[str, Any], columns: Sequence[str], clock: str) -> dict[s
         "name": f"{record['what']}, {record['where']}",
         "plain": f"{1000 * plain:.3g}",
         "rate": rate(record, mine),
-        "cells": [ratio(record["results"].get(c), clock) for c in columns],
+        "cells": [over(record, clock) if c == OVER else ratio(record["results"].get(c), clock) for c in columns],
     }
 
 
@@ -87,6 +88,12 @@ def ratio(result: Mapping[str, Any] | None, clock: str) -> str:
         return ""
     r = result[clock]["ratio"]
     return f"{r['middle']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+
+
+def over(record: Mapping[str, Any], clock: str) -> str:
+    """Return our median time over that of the floor."""
+    ours, floor = (record["results"].get(who) for who in ("ours", "floor"))
+    return "" if not (ours and floor) else f"{ours[clock]['ratio']['middle'] / floor[clock]['ratio']['middle']:.2f}"
 
 
 def absent(parts: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 OURS = ("ours", "ours compiled")
 NOWHERE_ABOVE = 1.05
-LOOP, START, GROWTH = 1.03, 5.0, 1.1
+LOOP, START, GROWTH = 1.03, 3.0, 1.1
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ TARGETS = (
     Target("steps", "cd", "perceptron", 0.80),
     Target("steps", "pcd", "perceptron", 0.80),
     Target("steps", "sm", "perceptron", 0.60),
+    *(
+        Target("steps", what, "perceptron 2-", most, ("ours",))  # as it is, for most runs are too short to compile
+        for what, most in (("cd", 0.65), ("pcd", 0.65), ("ssm", 0.55), ("dsm", 0.70), ("nce", 0.70))
+    ),
     Target("samplers", "langevin", "perceptron", 0.75, ("ours",)),
     Target("samplers", "langevin", "convolutions", 0.85, ("ours",)),
     Target("samplers", "langevin", "convolutions", 0.45, ("ours bf16",)),
@@ -82,7 +86,8 @@ def race_misses(record: Mapping[str, Any]) -> Iterator[Miss]:
         if ratio is None:
             yield Miss(name, f"{t.who[0]} at most {t.most:.2f}", "did not take part", profile)
         elif ratio["middle"] > t.most:
-            yield Miss(name, f"at most {t.most:.2f}", _interval(ratio), profile)
+            eager = ", not compiled" if t.kind == "steps" and t.who == ("ours",) else ""
+            yield Miss(name, f"at most {t.most:.2f}{eager}", _interval(ratio), profile)
     who = best(record)
     if who is None:
         return

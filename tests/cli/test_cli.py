@@ -16,14 +16,16 @@ from ebm_lab.cli import tools
 from ebm_lab.cli.compose import GROUPS, compose_config, config_dir, options
 from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.cli.main import main
+from ebm_lab.core.registry import names
 from ebm_lab.evaluation.mmd import MMD
 from ebm_lab.runs.assemble import assemble
+from tests.cli.test_recipes import FOR_BITS
 from tests.datasets.test_datasets_real import DUMPS, save, write_cifar, write_idx, write_wine
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["steps=3", "logger=none", "samples=4", "sample_steps=10", "batch_size=16", "threads=1"]
 FEW = ["dataset.train=500", "dataset.held_out=200"]
-DOWN = ["annealed_langevin", "predictor_corrector", "probability_flow"]
+DOWN = ["annealed_langevin", "dpm_solver", "edm", "predictor_corrector", "probability_flow"]
 
 MISTAKES = [
     ("objective=dmx", "objective=dmx: no such option; allowed: .*dsm.*; did you mean 'dsm'?"),
@@ -40,7 +42,7 @@ MISTAKES = [
     ("objective=pcd objective.restart=1.5", "objective.restart=1.5: should be less than or equal to 1"),
     ("sampler.step_size=-0.1", "sampler.step_size=-0.1: should be greater than 0"),
     ("seed=1.5", "seed=1.5: should be a valid integer"),
-    ("steps=-3", "steps=-3: should be greater than 0"),
+    ("steps=-3", "steps=-3: should be greater than or equal to 0"),
     ("ema=1.5", "ema=1.5: must be less than 1"),
     ("max_train=0", "max_train=0: should be greater than 0"),
     ("dataset=two_moons energy=conv", "energy=conv: needs images .C, H, W., and the data set's samples have shape"),
@@ -140,8 +142,8 @@ def test_help_is_a_manual_page(monkeypatch, capsys):
 def data_on_disk(dataset, root):
     """Overrides that keep a data set small: those that read files get some in the right format."""
     at = [f"dataset.root={root}", "dataset.val=3", "evaluation=[samples,mmd]"]
-    if dataset in ("mnist", "fashion_mnist"):
-        write_idx(root / {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[dataset] / "raw")
+    if dataset in ("mnist", "fashion_mnist", "binary_mnist"):
+        write_idx(root / {"fashion_mnist": "FashionMNIST"}.get(dataset, "MNIST") / "raw")
         return at
     if dataset == "cifar10":
         write_cifar(root / "cifar-10-batches-py", DUMPS["bytes, protocol 2"])
@@ -156,22 +158,69 @@ def data_on_disk(dataset, root):
     if dataset == "array":
         (root / "x.csv").write_text("\n".join(f"{i},{i * i % 7}" for i in range(100)))
         return [f"dataset.path={root / 'x.csv'}"]
-    return [] if dataset in ("digits", "wine_cultivars", "breast_cancer") else [*FEW, "evaluation.density.cells=40"]
+    inside = ("digits", "binary_digits", "wine_cultivars", "breast_cancer")
+    return [] if dataset in inside else [*FEW, "evaluation.density.cells=40"]
+
+
+def two_runs(root):
+    """The setting of energy=composed for two runs of the Gaussian data set."""
+    own = ["dataset=gaussian", *data_on_disk("gaussian", root), "energy=gaussian", "objective=ssm", *TINY]
+    own.append(f"output_dir={root / 'parts'}")
+    return f"energy.runs=[{','.join(str(ebm_lab.train([*own, f'seed={s}'], quiet=True).path) for s in (0, 1))}]"
+
+
+def of_bits(group, option):
+    """Overrides for an option that serves discrete data; None for another."""
+    bits = ["dataset=random_bits", *FEW]
+    if (group, option) == ("domain", "discrete") or option in FOR_BITS:
+        return bits
+    if option == "discrete/jem":
+        return ["dataset=binary_digits", "objective=jem"]
+    if option.startswith("discrete/"):
+        coupled = ["energy=rbm", "sampler=block_gibbs"] if option == "discrete/unbiased_cd" else []
+        return [*bits, *coupled, f"objective={option.partition('/')[2]}"]
+    if group in ("energy", "sampler"):
+        needs = getattr(names(group).get(option), "needs", ())
+        if any(need.feature in ("discrete", "binary") for need in needs):
+            own = ["dataset=potts", *FEW] if option == "potts" else bits
+            return [*own, *(["energy=rbm"] if option == "block_gibbs" else [])]
+    return None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group, option", [(g, o) for g in GROUPS for o in options(g)])
+def test_an_objective_takes_its_recipe_for_images():
+    for recipe in (o for o in options("recipe") if o.startswith("images/")):
+        chosen = [f"objective={recipe.partition('/')[2]}"]
+        assert compose_config(chosen) == compose_config([*chosen, f"recipe={recipe}"]), recipe
+
+
+RECIPES = {o.partition("/")[2] for o in options("recipe") if o.startswith("points/")}
+"""Objectives that have a recipe for points."""
+
+
+def trained_by(group, option):
+    """Is this option that of another case? A recipe for images is what its objective takes by default."""
+    return group == "recipe" and option.startswith("images/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group, option", [(g, o) for g in GROUPS for o in options(g) if not trained_by(g, o)])
 def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, tmp_path):
     if group == "dataset":
         overrides = data_on_disk(option, tmp_path)
+    elif bits := of_bits(group, option):
+        overrides = bits
     elif group == "experiment":
         dataset = compose_config([f"experiment={option}"])["dataset"]["name"]
-        overrides = [*data_on_disk(dataset, tmp_path), *(["energy.points=9"] if dataset == "wine" else [])]
+        fewer = {"wine": ["energy.points=9"], "cifar10": ["energy.channels=[8,16]"]}  # a GPU's network is too slow here
+        overrides = [*data_on_disk(dataset, tmp_path), *fewer.get(dataset, [])]
     elif group == "sampler" and option in ("none", "svgd"):
         overrides = ["objective=dsm"]
     elif group == "energy":
         flat = option in ("mlp", "gaussian", "noise_mlp", "score_mlp")
         points = ["dataset=gaussian", *data_on_disk("gaussian", tmp_path)] if flat else []
+        if option == "composed":
+            points = ["dataset=gaussian", *data_on_disk("gaussian", tmp_path), two_runs(tmp_path)]
         few = ["evaluation=[samples]"] if "unet" in option else []  # whose samples of many levels take ten seconds
         overrides = [*points, *few, *(["objective=multi_dsm"] if "score" in option else [])]
     elif group == "sampler" and option in (*DOWN, "recovery_descent"):
@@ -187,14 +236,23 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
         overrides = []
     choice = f"{group}=[{option}]" if group == "evaluation" else f"{group}={option}"
     tiny = [t for t in TINY if not t.startswith(f"{group}=")]
+    tiny += ["objective.fit_steps=20"] if option.endswith("fce") else []  # of the flow before training
     result = ebm_lab.train([choice, *overrides, *tiny, f"output_dir={tmp_path}"], quiet=True)
     assert result.status == "finished" and result.summary["step"] == 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", options("objective"))
-@pytest.mark.parametrize("dataset", ["two_moons", "digits", "gaussian"])
-def test_objectives_run_on_every_kind_of_data(objective, dataset, tmp_path):
+@pytest.mark.parametrize(
+    "objective, dataset",
+    [
+        (o, d)
+        for o in options("objective")
+        for d in ("two_moons", "gaussian")
+        if o not in FOR_BITS and (d != "two_moons" or o not in RECIPES)
+    ],
+)
+def test_objectives_run_on_every_kind_of_points(objective, dataset, tmp_path):
+    """Digits, and two moons by a recipe, are cases of the test above."""
     overrides = [f"objective={objective}", f"dataset={dataset}", *data_on_disk(dataset, tmp_path), *TINY]
     overrides = [*overrides, f"output_dir={tmp_path}"]
     if (objective, dataset) == ("jem", "gaussian"):  # which has no classes

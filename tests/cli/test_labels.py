@@ -11,6 +11,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build
 from tests.cli.test_presets import script
 
+sys.modules["tables_of_runs"] = script("tables_of_runs")
 baselines = sys.modules["labels_baselines"] = script("labels_baselines")
 study = script("labels")
 RUNS = [(n, g, r) for n, s in study.STUDIES.items() for g in s.groups for r in s.rows]
@@ -22,7 +23,7 @@ def row(name, accuracy, seed, **more):
 
 def test_the_table_holds_means_and_the_number_of_seeds():
     done = [row("pcd", 0.9, 0), row("pcd", 0.94, 1), row("SVC", 0.8, 0)]
-    lines = study.table(done, "few").splitlines()
+    lines = study.LAB.table(done, "few").splitlines()
     assert lines[0] == "| model | accuracy | ECE | CPU-s | seeds |"
     assert lines[2:] == ["| SVC | 0.800 |  |  | 1 |", "| **pcd** | 0.920 |  |  | 2 |"]
 
@@ -30,10 +31,10 @@ def test_the_table_holds_means_and_the_number_of_seeds():
 def test_a_missed_bar_is_said_and_a_difference_is_of_the_same_seeds():
     alone = [row("cross-entropy alone", 0.85, 0), row("cross-entropy alone", 0.1, 1)]
     good, bad = row("pcd", 0.89, 0), row("dsm", 0.90, 0)
-    said = study.bars([*alone, good, bad], "few")
+    said = study.LAB.verdicts([*alone, good, bad], "few")
     assert said.startswith("Bars set beforehand that are reached: 1 of 2.") and "pcd" not in said
     assert "- dsm: accuracy less that of cross-entropy alone is 0.050, where at least 0.06 was asked for." in said
-    assert "Missed" not in study.bars([*alone, good], "few")
+    assert "Missed" not in study.LAB.verdicts([*alone, good], "few")
 
 
 def test_every_bar_is_of_a_run_of_the_study():

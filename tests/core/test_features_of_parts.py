@@ -10,6 +10,7 @@ import torch
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core import registry
 from ebm_lab.core.choice import Nested
+from ebm_lab.core.composed import Product
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import FEATURES, Child, Need, Part, features_of, keep
 from ebm_lab.core.functional import evaluate
@@ -40,6 +41,11 @@ ALLOWED = {
     ("core/model.py", "isinstance Derived"): "finds what within an energy is bound to the batch",
     ("datasets/_preprocessed.py", "isinstance Warp"): "a map of coordinates, not a component",
     ("evaluation/_raw_units.py", "isinstance Affine"): "a map of coordinates, not a component",
+    ("evaluation/_extras.py", "getattr couplings"): "what one data set knows, for a picture or a number",
+    ("evaluation/_extras.py", "getattr patterns"): "what one data set knows, for a picture or a number",
+    ("evaluation/_extras.py", "getattr points"): "what one data set knows, for a picture or a number",
+    ("evaluation/_extras.py", "getattr matrix"): "what one energy knows, for a picture or a number",
+    ("evaluation/_extras.py", "getattr w"): "what one energy knows, for a picture or a number",
     ("runs/data_record.py", "isinstance Affine"): "a map of coordinates, not a component",
     ("runs/composition.py", "isinstance KeptData"): "a record in place of data that are gone, not a component",
     ("runs/loaded.py", "isinstance Affine"): "a map of coordinates, not a component",
@@ -99,8 +105,14 @@ def test_every_evaluation_says_why_it_is_left_out():
 
 
 def choice_of(kind, name, data, **changes):
-    values = compose_config([f"dataset={data}", f"{kind}={name}"])[kind]
+    runs = ["energy.runs=[a,b]"] if name == "composed" else []
+    values = compose_config([f"dataset={data}", f"{kind}={name}", *runs])[kind]
     return parse(kind, {**values, **changes})
+
+
+def two_perceptrons(data, *of):
+    """A product of two energies, in the place of two runs'."""
+    return Product([choice_of("energy", "mlp", "two_moons").build(dataset=data) for _ in range(2)], [1.0, 0.5]), []
 
 
 def energy_and_points(name, **changes):
@@ -113,7 +125,7 @@ def energy_and_points(name, **changes):
         data.labels = dict.fromkeys(("train", "val", "test"), torch.arange(len(x)) % 3)
     few = {"points": 10} if name == "dkef" else {}
     choice = parse("energy", {"name": name, **choice.settings, **few})
-    model = choice.build(dataset=data).double()
+    model = choice.build(dataset=data, compose=two_perceptrons).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -157,6 +169,11 @@ def test_a_kinked_activation_is_declared_as_it_is_found(activation):
         assert ("smooth" in features_of(model)) == (activation not in ("relu", "leaky_relu"))
 
 
+def for_discrete(kind, name):
+    """Whether it serves discrete data alone."""
+    return any(need == Need("dataset", "discrete") for need in names(kind)[name].needs)  # pyright: ignore
+
+
 def coarse(name):
     """The sampler with steps so coarse that a bias shows, which do not adapt."""
     values = choice_of("sampler", name, "two_moons").settings
@@ -165,7 +182,8 @@ def coarse(name):
     return build("sampler", {"name": name, **values, "step_size": 1.0, "steps": 5, **settled}, scale=1.0)
 
 
-KEEPING = [n for n in own("sampler") if "stationary" in names("sampler")[n].offers]  # pyright: ignore
+KEEPING = [n for n in own("sampler") if "stationary" in names("sampler")[n].offers and not for_discrete("sampler", n)]  # pyright: ignore
+"""Those of discrete data: tests/samplers/test_discrete.py."""
 
 
 @pytest.mark.parametrize("name", [n for n in KEEPING if "exact" in names("sampler")[n].offers] + ["langevin"])  # pyright: ignore
@@ -212,7 +230,7 @@ TABLE: list[tuple[dict[str, Any], list[str]]] = [
     ({"energy": "score_mlp", "objective": "nce"}, ["objective 'nce' needs an energy, " + NO_ENERGY + "objective=mult"]),
     (
         {"energy": "score_mlp", "objective": "multi_dsm", "sampler": "hmc"},
-        ["sampler 'hmc' needs an energy, " + NO_ENERGY + "sampler=annealed_langevin, predictor_corrector or prob"],
+        ["sampler 'hmc' needs an energy, " + NO_ENERGY + "sampler=annealed_langevin, dpm_solver, edm, predictor_"],
     ),
     (
         {"energy": "noise_mlp", "objective": "pcd", "sampler": "probability_flow"},

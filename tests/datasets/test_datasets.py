@@ -23,7 +23,7 @@ def array(path, **more):
 
 
 FRACTIONS = {"val": 0.1, "test": 0.2, "seed": 0}
-UNLABELLED = {"label": None, "classes": None, "dequantise": False}
+UNLABELLED = {"label": None, "classes": None, "space": "auto", "dequantise": False}
 
 
 def test_two_moons_density_is_a_density_and_is_that_of_its_samples():

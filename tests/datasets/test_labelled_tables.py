@@ -20,7 +20,7 @@ G = np.random.default_rng(0)
 ROWS = G.normal(size=(200, 2)).round(4)
 KIND = np.array(["setosa", "versicolor", "virginica", "setosa"] * 50)
 TABLE = "length,kind,width\n" + "".join(f"{a},{k},{b}\n" for (a, b), k in zip(ROWS, KIND, strict=True))
-SETTINGS = {"key": None, "label": None, "classes": None, "dequantise": False, "scaling": "none"}
+SETTINGS = {"key": None, "label": None, "classes": None, "space": "auto", "dequantise": False, "scaling": "none"}
 FRACTIONS = {"val": 0.1, "test": 0.2, "seed": 0}
 
 

@@ -266,4 +266,4 @@ def test_a_checkpoint_brings_its_own_number_of_gaussians(generator):
 
 
 def test_the_settings_name_all_laws():
-    assert set(fitting.BaseName.__args__) == {"none", "gaussian", "mixture", "student", "auto"}
+    assert set(fitting.BaseName.__args__) == {"none", "gaussian", "mixture", "student", "bernoulli", "auto"}

@@ -18,6 +18,7 @@ from ebm_lab.energies.noise_mlp import NoiseMLP
 from ebm_lab.models.base import RADIUS, Bound
 from ebm_lab.objectives.nce import NCE
 from tests.helpers import Points
+from tests.models.test_levels import PLAIN
 
 POINT_LAWS = ("gaussian", "mixture", "student", "auto")
 CONFINE = {"confine": 2.0, "confine_shape": "isotropic", "confine_floor": 0.1}
@@ -28,7 +29,7 @@ NETS = {
     "conv": {"channels": [4, 4], "hidden": 8, "activation": "silu", **CONFINE},
     "resnet": {"channels": [4, 8], "blocks": 1, "activation": "silu", "spectral_norm": False, **CONFINE},
     "noise_conv": {"channels": [4, 4], "hidden": 8, "activation": "silu", **LADDER},
-    "noise_unet": {"channels": [4, 8], "activation": "silu", **LADDER},
+    "noise_unet": {"form": "half", **PLAIN},
 }
 
 

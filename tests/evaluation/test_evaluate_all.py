@@ -13,6 +13,7 @@ from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.core import eval_view as views
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.distributions.start import start_law
+from tests.cli.test_recipes import FOR_BITS
 from tests.helpers import Drift, Points
 
 TINY = ["steps=3", "logger=none", "samples=6", "sample_steps=10", "batch_size=16", "threads=1", "evaluation=[]"]
@@ -41,7 +42,7 @@ FAST = {
     "flow_likelihood.steps": 4,
 }
 RUNS = [
-    *([f"objective={o}", *POINTS] for o in options("objective")),
+    *([f"objective={o}", *POINTS] for o in options("objective") if o not in FOR_BITS),
     ["objective=multi_dsm", "energy=score_mlp", "sampler=probability_flow", *POINTS],
     ["objective=dsm", "sampler=none", "dataset=eight_gaussians", "dataset.train=300", "dataset.held_out=100"],
     ["objective=nce", "dataset=mixture_1d", "dataset.train=300", "dataset.held_out=100"],

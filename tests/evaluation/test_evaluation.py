@@ -8,7 +8,7 @@ import torch
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.distributions.quadrature import box_log_z, grid_log_z
 from ebm_lab.distributions.start import start_law
-from ebm_lab.evaluation.classifier import Classifier, nearest_images
+from ebm_lab.evaluation.classifier import Classifier, histogram, nearest_images, shares_of
 from ebm_lab.evaluation.likelihood import Likelihood
 from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.evaluation.samples import spread
@@ -97,6 +97,15 @@ def test_nearest_images_are_the_nearest(generator):
     found, distance = nearest_images(train[:7] + 0.01, train)
     assert torch.equal(found, train[:7])
     torch.testing.assert_close(distance, torch.full((7,), 0.03), atol=1e-3, rtol=0)
+
+
+def test_the_shares_of_classes_and_their_picture():
+    share = shares_of(torch.tensor([0, 0, 0, 2]), 4)
+    assert share.tolist() == [0.75, 0, 0.25, 0] and shares_of(torch.tensor([], dtype=torch.int64), 2).tolist() == [0, 0]
+    blue = torch.tensor([0x00, 0x72, 0xB2]).view(3, 1, 1)
+    drawn = (histogram({"real": share.flip(0), "samples": share}) == blue).all(0)
+    heights = drawn.sum(0)[drawn.any(0)]  # of each column of pixels that has blue, from left to right
+    assert heights[len(heights) // 4] == pytest.approx(3 * float(heights[-len(heights) // 4]), rel=0.05)
 
 
 def test_classifier_knows_real_digits_from_noise(generator):

@@ -163,6 +163,10 @@ def test_feature_fid_of_real_images_is_near_its_floor_and_grows_with_noise(train
     assert found[-1]["feature_fid"] > 5 * real["feature_fid_floor"]
     assert real["feature_fid_floor"] < real["feature_fid_mixture"] < real["feature_fid_noise"]
     assert real["feature_kid_floor"] < real["feature_kid_mixture"] < real["feature_kid_noise"]
+    for name in ("feature_density", "feature_coverage"):
+        values = [metrics[name] for metrics in found]
+        assert all(a >= b for a, b in pairwise(values)) and values[-1] < 0.3 * values[0], values
+        assert abs(real[name] - real[f"{name}_floor"]) < 0.1 > real[f"{name}_noise"]
 
 
 def test_the_number_names_its_count_its_clamping_and_its_weights(trained, digits):

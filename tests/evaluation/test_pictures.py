@@ -148,7 +148,7 @@ def test_stops_count_the_sampler_s_steps(generator):
     by 0.7, after 10 K (201 taken) by 6.7; `max_steps` ends them earlier, in words."""
     run = gaussian_run(generator, Drift(0.1))
     long = LongRun(**{**LONG, "chains": 300})
-    curve, states, reached = long._run(run, torch.zeros(300, 3).double(), [20, 200])
+    curve, states, reached = long._run(run, run.sampler, torch.zeros(300, 3).double(), [20, 200])
     assert reached == {0: 0, 20: 21, 200: 201}
     assert states[20].mean() == pytest.approx(0.7) and states[200].mean() == pytest.approx(6.7)
     assert float(curve[201][0]) == pytest.approx(1.5 * 6.7**2)

@@ -1,6 +1,7 @@
 """Sequential Monte Carlo: E Z_hat = Z, resampling by exact counts, and the evaluation against closed forms."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import build
 from ebm_lab.distributions.elementary import IsotropicGaussian
-from ebm_lab.evaluation._annealed_importance import Annealed, fixed_schedule, log_ratio
+from ebm_lab.evaluation._annealed_importance import Annealed, fixed_schedule
 from ebm_lab.evaluation._sequential import sequential, systematic
 from ebm_lab.evaluation.smc import SMC
 from ebm_lab.samplers.mala import MALA
@@ -37,19 +38,17 @@ def normalised(precision, steps, n, runs, generator, first=False):
     def move(x, t):
         return kernel(Annealed(energy, base, b[t]), x, {}, generator=generator).x
 
-    def u(x):
-        return log_ratio(energy, base, x)
-
     b, x = fixed_schedule("linear", steps), base.sample(runs * n, generator)
+    rise = partial(Annealed.rise, energy, base)
     if first:
         x = move(x, 1)  # the increment from b_0 to b_1, and each one after it, then sees states at its upper end
         log_w = torch.zeros(len(x)).double()
         for t in range(1, len(b)):
-            log_w = log_w + (b[t] - b[t - 1]) * u(x)
+            log_w = log_w + rise(x, b[t - 1], b[t])
             x = move(x, min(t + 1, steps))
         log_z, resampled = log_w.view(runs, n).logsumexp(1) - math.log(n), torch.zeros(1)
     else:
-        log_z, _, _, resampled = sequential(u, b, move, x, runs, generator)
+        log_z, _, _, resampled = sequential(rise, b, move, x, runs, generator)
     return (log_z - 0.5 * math.log(2 * math.pi / precision)).exp(), resampled.double()
 
 

@@ -19,6 +19,7 @@ from ebm_lab.objectives.pcd import PCD
 from ebm_lab.objectives.ssm import sliced_score_matching
 from ebm_lab.runs.assemble import assemble
 from tests.helpers import Drift, Points, gaussian_energy
+from tests.runs.test_resume import ON_BITS, quick
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["dataset=two_moons", "dataset.train=300", "dataset.held_out=100", "energy.hidden=[8]", "batch_size=32"]
@@ -101,10 +102,13 @@ def test_score_matching_keeps_the_shape_of_images(generator):
 ON_THE_CPU = {"energy_matching": "pairs points by optimal transport, which is solved on the CPU"}
 
 
-@pytest.mark.parametrize("objective", [o for o in options("objective") if o not in ON_THE_CPU])
-def test_a_training_step_never_waits_for_the_device(objective, monkeypatch):
+WAITING = {f"objective={o}": [f"objective={o}"] for o in options("objective") if o not in ON_THE_CPU} | ON_BITS
+
+
+@pytest.mark.parametrize("choice", WAITING.values(), ids=WAITING)
+def test_a_training_step_never_waits_for_the_device(choice, monkeypatch):
     """No `.item()`, `float()`, `bool()` or copy to the host in an objective's forward and backward."""
-    trainer, _ = assemble(compose_config([*QUICK, f"objective={objective}"]))
+    trainer, _ = assemble(compose_config(quick(*choice)))
     asked = []
     for name in ("item", "tolist", "__float__", "__int__", "__bool__", "__index__", "cpu", "numpy"):
         real = getattr(torch.Tensor, name)

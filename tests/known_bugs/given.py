@@ -57,7 +57,7 @@ class Witness(Sampler):
 
 def copied(monkeypatch, module):
     """`markov` copies the run's sampler; let it be the witness itself."""
-    monkeypatch.setattr(f"ebm_lab.evaluation.{module}.markov", lambda view, kernel: view.sampler)
+    monkeypatch.setattr(f"ebm_lab.evaluation.{module}.markov", lambda view, kernel, key: (view.sampler, []))
 
 
 def equal_sets(a, b):

@@ -29,6 +29,7 @@ def array(path, key=None):
             "label": None,
             "classes": None,
             "dequantise": False,
+            "space": "continuous",
             "val": 0.1,
             "test": 0.1,
             "seed": 0,

@@ -46,7 +46,7 @@ def test_the_numbers_of_ais_are_those_of_the_weights(generator, monkeypatch):
 
     def run(way):
         def walk(self, n_or_x, steps):
-            self.acceptance += {1: [], 10: [0.1, 0.2], 100: [0.3, 0.9]}[steps]
+            self.acceptance += map(torch.tensor, {1: [], 10: [0.1, 0.2], 100: [0.3, 0.9]}[steps])
             return weights[way, steps]
 
         return walk
@@ -126,7 +126,7 @@ def test_only_ais_s_pilot_adapts_its_steps(generator, monkeypatch):
     """E[w] = Z is exact where the kernels of the runs that count do not depend on their own states."""
     kernels = []
     pilot = ais.pilot
-    monkeypatch.setattr(ais, "pilot", lambda e, b, kernel, n, g: kernels.append(kernel) or pilot(e, b, kernel, n, g))
+    monkeypatch.setattr(ais, "pilot", lambda e, b, kernel, *more: kernels.append(kernel) or pilot(e, b, kernel, *more))
     monkeypatch.setattr(Journey, "forward", lambda self, n, steps: kernels.append(self.kernel) or torch.zeros(n))
     data = Points(exact_sample(torch.zeros(3).double(), covariance(3, generator), 300, generator))
     evaluation(chains=20)(view(gaussian_energy(torch.zeros(3).double(), torch.eye(3).double()), data))

@@ -16,6 +16,7 @@ from ebm_lab.distributions.elementary import IsotropicGaussian
 from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation import inpainting
+from ebm_lab.evaluation._ood_sets import sets_of
 from ebm_lab.evaluation.chains import Chains
 from ebm_lab.evaluation.classifier import Classifier
 from ebm_lab.evaluation.feature_fid import FeatureFID
@@ -26,6 +27,7 @@ from ebm_lab.evaluation.mmd import mmd2
 from ebm_lab.evaluation.modes import Modes
 from ebm_lab.evaluation.ood import OutOfDistribution
 from ebm_lab.statistics.frechet import feature_distance, polynomial_mmd2
+from ebm_lab.statistics.prdc import prdc
 from tests.helpers import Drift, Points
 from tests.known_bugs.given import LAW, MALA, Splits, Witness, copied, energy_of, equal_sets, look
 from tests.models.test_levels import LADDER, ExactMixture, gaussian_model
@@ -237,7 +239,7 @@ class FlatNet:
 
 def test_feature_distances_are_from_training_images_to_clamped_samples_and_the_baselines(split, generator):
     data = Pixels(generator)
-    settings = {"network": {}, "mixture": {}, "reference": 45, "subsets": 3, "subset_size": 1000}
+    settings = {"network": {}, "mixture": {}, "reference": 45, "subsets": 3, "subset_size": 1000, "neighbours": 2}
     evaluation = FeatureFID.__new__(FeatureFID)
     vars(evaluation).update(settings)
     held, made = getattr(data, split), 5 + torch.randn(99, 1, 2, 2, generator=generator).double()
@@ -248,6 +250,8 @@ def test_feature_distances_are_from_training_images_to_clamped_samples_and_the_b
     for end, x in clouds.items():
         assert m[f"feature_fid{end}"] == pytest.approx(feature_distance(x.flatten(1), reference), rel=1e-6)
         assert m[f"feature_kid{end}"] == pytest.approx(polynomial_mmd2(x.flatten(1), reference), rel=1e-6, abs=1e-9)
+        near = prdc(reference[:n], x.flatten(1), 2)
+        assert [m[f"feature_{name}{end}"] for name in ("density", "coverage")] == [near["density"], near["coverage"]]
     noise = start_law(data).sample(4000, generator).flatten(1).double()
     assert m["feature_fid_noise"] == pytest.approx(feature_distance(noise, reference), rel=0.5)
     assert m["feature_accuracy"] == n + 1000 * float(data.labels[split].sum())
@@ -378,9 +382,9 @@ def test_ood_sets_are_what_they_are_called(split, generator):
     the training's range beyond it."""
     from ebm_lab.core.eval_view import Report
 
-    data, ood = Splits(generator), OutOfDistribution(**OOD)
+    data, asked = Splits(generator), [OOD[key] for key in ("points", "others", "shift")]
     held = getattr(data, split)
-    sets = ood._sets(look(data, generator, split=split)[0], Report())
+    sets = sets_of(look(data, generator, split=split)[0], *asked, Report())
     assert list(sets) == ["held-out", "uniform", "shifted"] and torch.equal(sets["held-out"], held)
     torch.testing.assert_close((sets["shifted"] - held).norm(dim=1), torch.full((len(held),), 2 * data.scale).double())
     low, high = data.train.amin(0), data.train.amax(0)
@@ -389,7 +393,7 @@ def test_ood_sets_are_what_they_are_called(split, generator):
     assert float(inside.min()) < -0.1 and float(inside.max()) > 1.1
     images = Pixels(generator)
     images.outside = images.val[:3]
-    sets = ood._sets(look(images, generator, energy=flat_energy, split=split)[0], Report())
+    sets = sets_of(look(images, generator, energy=flat_energy, split=split)[0], *asked, Report())
     held = getattr(images, split)
     mixed = held[row_order(len(held))]
     torch.testing.assert_close(sets["interpolation"], (mixed + torch.cat([mixed[-1:], mixed[:-1]])) / 2)

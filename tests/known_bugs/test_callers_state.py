@@ -247,8 +247,8 @@ def test_an_energy_trained_under_inference_mode_is_an_ordinary_one(tmp_path):
 def test_an_error_leaves_the_state_as_it_was():
     with torch.inference_mode(), setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64):
         before = state()
-        with pytest.raises(ebm_lab.UserError, match="steps=0"):
-            ebm_lab.train(["steps=0", "logger=none"])
+        with pytest.raises(ebm_lab.UserError, match="steps=-1"):
+            ebm_lab.train(["steps=-1", "logger=none"])
         with pytest.raises(ebm_lab.UserError, match="no such directory"):
             ebm_lab.load_run("nowhere")
         assert state() == before
@@ -320,6 +320,7 @@ def test_the_example_of_the_report(tmp_path):
         "state = {'autocast': torch.autocast('cpu', torch.bfloat16), 'none': contextlib.nullcontext()}[sys.argv[1]]\n"
         "with state:\n"
         "    r = ebm_lab.train(['objective=dsm', 'dataset=two_moons', 'steps=300', 'logger=none',"
+        " 'evaluation=[likelihood]',"
         " 'output_dir=' + sys.argv[2]], quiet=True)\n"
         "print(repr(r.summary['nll']))\n"
     )

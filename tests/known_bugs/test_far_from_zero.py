@@ -20,7 +20,7 @@ NORMAL = RNG.normal(size=(600, 2))
 
 def array(folder, rows, **changes):
     np.save(folder / "x.npy", rows)
-    plain = {"key": None, "label": None, "classes": None, "dequantise": False}
+    plain = {"key": None, "label": None, "classes": None, "dequantise": False, "space": "continuous"}
     values = {**plain, "scaling": "standardize", "val": 0.1, "test": 0.1, "seed": 0, **changes}
     return build("dataset", {"name": "array", "path": str(folder / "x.npy"), **values})
 

@@ -154,7 +154,7 @@ def test_the_first_tip_is_what_was_seen_points_at(kind, overrides, x, chains, fi
 
 def test_more_tips_follow_where_more_is_to_be_seen():
     uneven = normal() * torch.tensor([1.0, 1e5])
-    raw = "dataset=array dataset.path=x.npy dataset.scaling=none objective=pcd"
+    raw = "domain=points dataset=array dataset.path=x.npy dataset.scaling=none objective=pcd"
     assert {"dataset.scaling=standardize", "sampler.mass=diagonal"} <= {*tips("acceptance", raw, uneven, chains=True)}
     assert any(tip.startswith(RATE) for tip in tips("gap", raw, uneven, chains=True)), "a gap is the rate's too"
     fixed = tips("acceptance", "objective=pcd sampler.target_acceptance=null", chains=True)

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from ebm_lab.cli.compose import COMPONENTS, GROUPS, config_dir, options
+from ebm_lab.cli.hints import described
 from ebm_lab.cli.main import main
 from ebm_lab.cli.manual import keys
-from ebm_lab.cli.pages import described, page
+from ebm_lab.cli.pages import page
 from ebm_lab.evaluation.ais import AIS
 from ebm_lab.runs.settings import RunSettings
 
@@ -44,7 +45,8 @@ def test_every_option_has_a_page_with_its_summary_and_every_key_with_its_default
 def test_every_setting_of_a_component_is_told_what_it_takes():
     for group in set(COMPONENTS) - {"guard"}:
         for option in options(group):
-            for line in re.findall(rf"^    {group}\.\S+=.*", page(group, option), re.MULTILINE):
+            keys_alone = page(group, option).partition("\nKEYS\n")[2].partition("\n\n")[0]
+            for line in re.findall(rf"^    {group}\.\S+=.*", keys_alone, re.MULTILINE):
                 depth = line.partition("=")[0].count(".") - (group == "evaluation")
                 plain = depth > 1  # a setting of a component inside this one, told on its own page
                 assert plain or re.search(r"=\S+( given>)?  *\S", line) or "<" in line or len(line) > 40, line
@@ -59,11 +61,14 @@ def test_a_page_tells_needs_what_it_brings_and_its_recipe():
     assert "no sampler" in page("objective", "dsm") and "objective=dsm domain=images: images" in page(
         "objective", "dsm"
     )
-    assert "dataset.path=..." in page("dataset", "array") and "domain=points" in page("dataset", "array")
+    assert "dataset.path=..." in page("dataset", "array") and "domain=points" in page("dataset", "two_moons")
     assert "energy=mlp" in page("domain", "points") and "energy=noise_mlp" in page("energy", "noise_mlp")
     assert "many noise levels" in page("sampler", "annealed_langevin")
     assert "an energy, so no score network" in page("sampler", "hmc")
     assert "objective=mle domain=points sampler=mala: sampler.steps=20" in page("sampler", "mala")
+    assert "    objective.generative=pcd\n    energy=labelled\n" in page("objective", "jem")
+    assert "    evaluation_sampler=recovery_descent\n" in page("objective", "drl"), "it trains by its own short chains"
+    assert "\n| kl " in page("objective", "f_ebm").replace("    |", "|"), "a table is not wrapped"
     assert "objective=pcd domain=images optim=adam: optim.lr=0.003" in page("optim", "adam")
     assert "`sigma`: noise level in data units" in page("objective", "dsm")
     assert "target_acceptance" in " ".join(page("sampler", "mala").partition("KEYS")[0].split()), "of the class below"
@@ -131,6 +136,13 @@ def test_a_component_of_one_s_own_has_a_page(tmp_path, monkeypatch, capsys):
     text = printed(monkeypatch, capsys, "dataset=mine", "plugins=[own_page]", "--config-dir", "own", "--help")
     assert "    points of my own\n" in text and "`n`: how many points." in text
     assert re.search(r"dataset\.n=7 +whole number\n", text) and re.search(r"kind=null +a or b or null\n", text)
+
+
+def test_the_lines_of_an_equation_keep_their_indents():
+    """A line too long to be indented stayed where it was, while those below it moved to the right."""
+    assert "errors:\n\n        the starts meet     at" in page("evaluation", "longrun")
+    first, second = re.search(r"^( *)v ~ N.*\n( *)times, until", page("sampler", "nuts"), re.MULTILINE).groups()
+    assert first == second
 
 
 def test_types_are_told_in_words():

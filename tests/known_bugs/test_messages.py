@@ -78,25 +78,22 @@ def complaint(overrides, folder=None):
     [
         ("dataset.path=x.npy", "dataset=array"),
         ("dataset.key=x", "dataset=array"),
-        ("dataset.size=3", "dataset=image_folder"),
-        ("dataset.root=/data", "dataset=cifar10, fashion_mnist, mnist, wine"),
+        ("dataset.size=3", "belongs to dataset=...image_folder"),
+        ("dataset.root=/data", "belongs to dataset=...cifar10, fashion_mnist, mnist, wine"),
         ("dataset.noise=1", "dataset=rings or dataset=spirals or dataset=two_moons"),
         ("objective.sigma=0.1", "objective=dsm"),
         ("objective=ssm objective.buffer_size=9", "objective=pcd"),
         ("sampler.leapfrog=3", "sampler=hmc"),
-        ("sampler=none sampler.step_size=1", "sampler=adjusted_mclmc, annealed_langevin, barker, hmc"),
+        ("sampler=none sampler.step_size=1", "belongs to sampler=adjusted_mclmc, ...langevin...hmc...nuts"),
         ("optim.momentum=0.9", "optim=sgd"),
         ("logger=none logger.project=x", "logger=wandb"),
-        ("energy.blocks=2", "energy=resnet"),
+        ("energy.blocks=2", "belongs to energy=...resnet"),
         ("+objective.sigma=0.1", "objective=dsm"),
-        ("++dataset.size=3", "dataset=image_folder"),
+        ("++dataset.size=3", "belongs to dataset=...image_folder"),
         ("lr=1", "'optim.lr'"),
         ("sigma=1", "'objective.sigma', which belongs to objective=dsm"),
         ("OUTPUT_DIR=x", "'output_dir'"),
-        (
-            "evaluation.ais.chains=9",
-            "'evaluation=[likelihood,flow_likelihood,samples,mmd,classifier,calibration,conditional,density,ais]'",
-        ),
+        ("evaluation.ais.chains=9", "add it: 'evaluation=[likelihood,...,density,...ais]'"),
         ("evaluation.mmd=3", "evaluation.<name>.<key>=<value>"),
         ("plugins=hidden", "write plugins=[hidden]"),
         ("logger.tags=x logger=wandb", "unknown"),
@@ -108,8 +105,11 @@ def complaint(overrides, folder=None):
         ("objective.name=dsm", "objective=dsm"),
         ("dataset=x.npy", "dataset=array dataset.path=x.npy"),
         ("dataset=/tmp", "dataset=image_folder dataset.path=/tmp"),
+        ("objective=multi_dsm dataset=bars_and_stripes", "multi_dsm: needs real numbers"),
+        ("objective=tre dataset=bars_and_stripes", "tre: needs real numbers"),
+        ("objective=jem dataset=bars_and_stripes", "needs class labels"),
         ("dataset=a/b", "dataset=a/b: no such option; allowed: array"),
-        ("hydra/sweeper=optuna", "pip install hydra-optuna-sweeper; allowed: basic"),
+        ("hydra/sweeper=ax", "pip install hydra-ax-sweeper; allowed: basic, optuna"),
         ("hydra/sweeper=nope", "allowed: basic"),
         ("hydra/launcher=ray", "pip install hydra-ray-launcher; allowed: basic"),
     ],
@@ -119,7 +119,8 @@ def test_a_setting_that_is_not_there_is_told_where_it_is(overrides, names_it):
         with pytest.raises(UserError, match=r"write logger.tags=\[x\]"):
             build("logger", compose_config(overrides.split())["logger"], info=None)
         return
-    assert names_it in complaint([*QUICK[:1], *overrides.split()])
+    in_order = ".*".join(re.escape(part) for part in names_it.split("..."))  # "..." is any text, so lists may grow
+    assert re.search(in_order, complaint([*QUICK[:1], *overrides.split()]))
 
 
 @pytest.mark.slow
@@ -194,8 +195,8 @@ def test_a_preset_that_chooses_by_a_plain_key_is_told_the_defaults_line(own):
         ("n: 3", "dataset.name=None: must be the name of a registered dataset"),
         ("- 1\n- 2", "dataset=[1, 2]: must be the settings of a registered dataset"),
         (
-            "{name: array, path: 123, key: null, label: null, classes: null, dequantise: false, scaling: none, "
-            "val: 0.1, test: 0.1, seed: 0}",
+            "{name: array, path: 123, key: null, label: null, classes: null, dequantise: false, space: auto, "
+            "scaling: none, val: 0.1, test: 0.1, seed: 0}",
             'write dataset.path="123"',
         ),
     ],

@@ -22,8 +22,9 @@ SHORT = [
     "energy=mlp", "energy.hidden=[8]", "steps=4", "batch_size=32", "evaluation=[]", "logger=none",
 ]  # fmt: skip
 ENDS = {signal.SIGINT: (130, "interrupted\n"), signal.SIGTERM: (75, "terminated\n")}
-# A module that stands for a slow import: it says when the command is there, and is read before anything else.
-SLOW = "import os, time\nopen(os.environ['REACHED'], 'w').close()\ntime.sleep(60)\n"
+# A module that stands for a slow import: it says when the command is there, and is read before anything else. It sleeps
+# in short pieces, because Python handles a signal that comes just before a sleep only when this sleep has ended.
+SLOW = "import os, time\nopen(os.environ['REACHED'], 'w').close()\nfor _ in range(1200): time.sleep(0.05)\n"
 
 
 def stopped(number, arguments, tmp_path, slow):
@@ -45,7 +46,11 @@ def stopped(number, arguments, tmp_path, slow):
     while not (tmp_path / "reached").exists() and time.monotonic() < until and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
-    _, problem = process.communicate(timeout=60)
+    try:
+        _, problem = process.communicate(timeout=120)
+    finally:
+        process.kill()  # else a command that goes on would also fail the tests after this one
+        process.communicate()
     return process.returncode, problem
 
 
@@ -148,3 +153,13 @@ def test_the_handler_of_sigterm_is_put_back(capsys):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
     assert capsys.readouterr().err == "interrupted\nterminated\nerror: x=1: no\n"
+
+
+def test_a_python_without_the_packages_is_told_what_to_do(capsys):
+    with pytest.raises(SystemExit) as end, command():
+        raise ModuleNotFoundError("No module named 'hydra'", name="hydra")
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and told.count("\n") == 1
+    assert f"hydra is not installed for {sys.executable}" in told and "make install" in told
+    with pytest.raises(ModuleNotFoundError), command():
+        raise ModuleNotFoundError("No module named 'mine'", name="mine")

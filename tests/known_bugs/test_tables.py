@@ -25,6 +25,7 @@ def array(path):
             "label": None,
             "classes": None,
             "dequantise": False,
+            "space": "continuous",
             "val": 0.1,
             "test": 0.1,
             "seed": 0,

@@ -23,6 +23,8 @@ from tests.helpers import Points, exact_sample
 
 LADDER = {"sigma_min": 0.1, "sigma_max": 5.0, "levels": 12}
 SMOOTH = {"activation": "silu", **LADDER}
+PLAIN = {"channels": [4, 8], "blocks": 1, "norm": "none", "patch": 1, "film_width": 32, **SMOOTH}
+NORMED = {**PLAIN, "blocks": 2, "norm": "group", "patch": 2}
 
 
 class ExactMixture(NoiseEnergy):
@@ -74,9 +76,11 @@ def models(generator):
     return [
         (NoiseMLP(points, hidden=[16, 16], base="none", **SMOOTH), points),
         (NoiseConv(pixels, channels=[4, 8], hidden=8, base="none", **SMOOTH), pixels),
-        (NoiseUNet(pixels, channels=[4, 8], base="none", **SMOOTH), pixels),
+        (NoiseUNet(pixels, form="scalar", base="none", **PLAIN), pixels),
+        (NoiseUNet(pixels, form="half", base="none", **NORMED), pixels),
         (ScoreMLP(points, hidden=[16, 16], **SMOOTH), points),
-        (ScoreUNet(pixels, channels=[4, 8], **SMOOTH), pixels),
+        (ScoreUNet(pixels, **PLAIN), pixels),
+        (ScoreUNet(pixels, **NORMED), pixels),
     ]
 
 

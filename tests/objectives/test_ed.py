@@ -58,7 +58,7 @@ def test_the_objective_tends_to_the_closed_form_with_many_samples(d, generator):
     x = exact_sample(torch.zeros(d).double(), cov, 60, generator)
     energy, data = gaussian_energy(torch.zeros(d).double(), precision), Points(x)
     blur = 0.3
-    objective = ED(energy, data, generator, blur=blur, samples=2000, w=0.0, data_noise=0.0)
+    objective = ED(energy, data, generator, kernel="gaussian", flip=0.1, blur=blur, samples=2000, w=0.0, data_noise=0.0)
     with torch.no_grad():
         values = torch.stack([objective(Batch(x)).value for _ in range(40)])
     expected = float(closed_form(precision, cov, (blur * data.scale) ** 2))
@@ -78,5 +78,5 @@ def test_every_energy_of_a_step_is_counted(generator):
     """One at the datum and one at each of its samples."""
     data = Points(torch.randn(20, 2, generator=generator).double())
     energy = gaussian_energy(torch.zeros(2).double(), torch.eye(2).double())
-    objective = ED(energy, data, generator, blur=0.5, samples=7, w=1.0, data_noise=0.0)
+    objective = ED(energy, data, generator, kernel="gaussian", flip=0.1, blur=0.5, samples=7, w=1.0, data_noise=0.0)
     assert objective(Batch(data.train)).grad_evals == 20 * 8

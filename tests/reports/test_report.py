@@ -179,6 +179,38 @@ def test_five_hundred_runs_open(tmp_path):
     began = time.monotonic()
     report(outputs=str(tmp_path))
     print(f"written in {time.monotonic() - began:.1f} s")
-    seen = browse(tmp_path / "report.html", tmp_path, "out.rows = document.querySelectorAll('tbody tr').length")
+    seen = browse(tmp_path / "report.html", tmp_path, "out.rows = document.querySelectorAll('#table tbody tr').length")
     print(f"drawn after {seen['loaded']:.0f} ms")
     assert seen["rows"] == 200 and seen["errors"] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_one_diverged_run_does_not_flatten_the_others_and_chosen_runs_stand_side_by_side(tmp_path):
+    """Of 1, ..., 9 the quartiles are 3 and 7: values from -21 to 31 are within six ranges of them, and 1e9 is not."""
+    for i in range(9):
+        make_run(tmp_path, f"run{i}", lr=(i + 1) * 1e-3, gap=float(i + 1))
+    make_run(tmp_path, "run9", lr=0.1, gap=1e9, pictures=0)
+    search = tmp_path / "sweeps" / "mine"
+    search.mkdir(parents=True)
+    (search / "study.db").touch()
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), search / "history.png")
+    report(outputs=str(tmp_path))
+    found = browse(
+        tmp_path / "report.html",
+        tmp_path,
+        """
+        out.limits = limits([1, 2, 3, 4, 5, 6, 7, 8, 9, 1e9]); out.level = limits([5, 5, 5, 5, 6]);
+        state.drawn = new Set(runs); curves();
+        const all = selector => [...document.querySelectorAll(selector)];
+        out.heads = all("#together tbody th").map(t => t.textContent);
+        out.rates = all("#together tbody tr").find(r => r.textContent.startsWith("optim.lr")).textContent;
+        out.pictures = all("#together img").length; out.searches = all("#searches img").length;
+        out.said = at("scatter").ariaLabel; out.names = all("#legend li").map(l => l.textContent);
+        """,
+    )
+    assert found["errors"] == ""
+    assert found["limits"] == [1, 9, 1] and found["level"] == [5, 6, 0]
+    assert "optim.lr" in found["heads"] and "seed" not in found["heads"] and "0.003" in found["rates"]
+    assert found["pictures"] == 9 and found["searches"] == 1
+    assert any("optim.lr=0.003" in name for name in found["names"]) and "nll_gap against optim.lr" in found["said"]

@@ -21,8 +21,21 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
 QUICK = [*SMALL, "logger=none", "samples=20", "sample_steps=20", "log_every=3", "checkpoint_every=4", "eval_every=1000"]
 QUICK += ["evaluation=[likelihood,flow_likelihood,samples,mmd]"]  # no pictures of densities, which take a second each
-OBJECTIVES = sorted(p.stem for p in (ROOT / "configs" / "objective").glob("*.yaml"))
-SAMPLERS = sorted(p.stem for p in (ROOT / "configs" / "sampler").glob("*.yaml") if p.stem not in ("none", "same"))
+BITS = ["dataset=random_bits", "dataset.bits=6", "dataset.train=500", "energy.base=bernoulli"]
+
+
+def options(kind, discrete=False):
+    """The options of a group but none and same: those for discrete data alone, or the others."""
+    files = sorted(p for p in (ROOT / "configs" / kind).glob("*.yaml") if p.stem not in ("none", "same"))
+    names = {p.stem: yaml.safe_load(p.read_text()).get("name", "dsm") for p in files}  # dsm_cv builds on dsm's
+    return [s for s, n in names.items() if discrete == any(need.feature == "discrete" for need in find(kind, n).needs)]
+
+
+OBJECTIVES, SAMPLERS = options("objective"), options("sampler")
+ON_BITS = {f"objective={o}": [*BITS, f"objective={o}"] for o in [*options("objective", True), "mpf", "ed", "nce"]}
+ON_BITS |= {f"sampler={s}": [*BITS, "objective=pcd", f"sampler={s}"] for s in options("sampler", True)}
+ON_BITS["sampler=block_gibbs"] = [*BITS[:-1], "objective=pcd", "energy=rbm", "sampler=block_gibbs"]
+ON_BITS["unbiased_cd"] = [*BITS[:-1], "objective=unbiased_cd", "energy=rbm", "sampler=block_gibbs"]
 KEEPING = [s for s in SAMPLERS if "stationary" in find("sampler", s).offers]
 CHOICES = [
     *([f"objective={o}"] for o in OBJECTIVES),
@@ -32,12 +45,20 @@ CHOICES = [
     ["objective=pcd", "energy=labelled_mlp", "objective.conditional=true", "dataset.labels=0.5"],
     ["objective=jem", "objective.generative=nce", "dataset.labels_per_class=10"],
     ["objective=jem", "objective.generative=vera", "energy.condition=embedding"],
+    *ON_BITS.values(),
 ]
 CLOCKS = ("cpu_seconds", "train_cpu_seconds", "steps_per_second")
 
 
+def quick(*more):
+    """QUICK with these overrides in place of its own."""
+    chosen = {m.partition("=")[0] for m in more} | ({"energy.hidden"} if "energy=rbm" in more else set())
+    flow = ["objective.fit_steps=20"] if "objective=fce" in more else []
+    return [*(q for q in QUICK if q.partition("=")[0] not in chosen), *flow, *more]
+
+
 def run(tmp_path, name, *more):
-    return ebm_lab.train([*QUICK, f"output_dir={tmp_path / name}", *more], quiet=True)
+    return ebm_lab.train(quick(f"output_dir={tmp_path / name}", *more), quiet=True)
 
 
 def state(path):

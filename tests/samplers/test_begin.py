@@ -11,18 +11,23 @@ from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.interfaces import Sampler
 from ebm_lab.core.registry import build
 from ebm_lab.distributions.start import noise_like, start_law
-from tests.helpers import Drift, Points
+from tests.energies.test_discrete import bits, known_rbm
+from tests.helpers import Discrete, Drift, Points
 from tests.models.test_levels import gaussian_model
 
 NAMES = [name for name in options("sampler") if name != "none"]
 
 
 def case(name: str, **settings) -> tuple[Sampler, torch.nn.Module, Tensor]:
-    """(sampler, energy, chains) of the sampler's own YAML; a model of many levels is an energy too."""
+    """(sampler, energy, chains) of the sampler's own YAML; a model of many levels is an energy too. Samplers of
+    discrete data have an RBM on four bits."""
     generator = torch.Generator().manual_seed(0)
     values = {**compose_config([f"sampler={name}"])["sampler"], **settings}
-    sampler = build("sampler", values, "sampler", scale=1.5)
+    x = bits(6, 4).double()
+    sampler = build("sampler", values, "sampler", scale=1.5, dataset=Discrete(x))
     assert isinstance(sampler, Sampler)
+    if any(need.feature == "discrete" for need in sampler.needs):
+        return sampler, known_rbm(), x
     return sampler, gaussian_model(generator)[0], torch.randn(6, 2, generator=generator).double()
 
 
@@ -85,12 +90,12 @@ def test_a_chain_taken_up_from_a_file_goes_on_as_if_unbroken(name, settings):
     assert torch.equal(whole, end) and equal(whole_state, end_state)
 
 
-@pytest.mark.parametrize("name", ["underdamped", "tempering", "mclmc"])
+@pytest.mark.parametrize("name", ["underdamped", "tempering", "mclmc", "replica_exchange", "gibbs"])
 def test_a_batch_of_another_size_begins_what_belongs_to_each_chain(name):
     sampler, energy, x = case(name)
     _, state, generator = run(sampler, energy, x, {}, 1)
     few, after, _ = run(sampler, energy, x[:4], state, 1, generator=generator)
-    assert few.shape == (4, 2) and list(after) == list(state)
+    assert few.shape == x[:4].shape and list(after) == list(state)
 
 
 # --- where chains begin -------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_every_replica_keeps_its_exact_law(shuffle, steps, generator):
     """Replicas that begin at the law of their temperature stay there, (1, 2)-shaped states, also where chains are dealt
     anew before each call as a replay buffer does: mean and second moment within 4 standard errors, at every T."""
     n, own = 10_000, sampler(steps)
-    start = [draws(near, t, 2 * n, generator).view(n, 1, 2) for t in own.temperatures.tolist()]
+    start = [draws(near, t, 2 * n, generator).view(n, 1, 2) for t in own.temperatures(torch.zeros(())).tolist()]
     x, state = start[0], {}
     state = own(near, x, {}, generator=generator).state | {"hot": torch.stack(start[1:])}
     for _ in range(20 // steps):
@@ -63,7 +63,7 @@ def test_every_replica_keeps_its_exact_law(shuffle, steps, generator):
             x = x[torch.randperm(n, generator=generator)]
         x, state, metrics, _ = own(near, x, state, generator=generator)
     assert 0.3 < float(metrics["swap_acceptance"]) < 0.95 and 0.2 < float(metrics["acceptance"]) < 0.95
-    for t, replica in zip(own.temperatures.tolist(), [x, *state["hot"]], strict=True):
+    for t, replica in zip(own.temperatures(torch.zeros(())).tolist(), [x, *state["hot"]], strict=True):
         for power in (1, 2):
             values, expected = replica.flatten() ** power, float((law(near, t) * GRID**power).sum())
             assert abs(float(values.mean()) - expected) < 4 * float(values.std()) / len(values) ** 0.5, (t, power)

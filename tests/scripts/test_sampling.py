@@ -2,8 +2,11 @@
 
 import pytest
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import energy_and_grad
-from scripts.sampling import LAWS, Cell, measure, per_thousand, shown
+from scripts import sampling
+from scripts.sampling import SAMPLERS, chosen, measure, per_thousand, shown, table
+from scripts.sampling_laws import LAWS, Cell
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -27,5 +30,24 @@ def test_few_effective_samples_are_a_bound():
 @pytest.mark.parametrize("name", ["langevin", "mala", "hmc"])
 def test_gradients_are_counted_as_longer_calls_take_them(name):
     """Calls of one step: 1, 1 and 5 gradients each."""
-    cell = measure(name, LAWS["two modes"], 50, 8)
+    cell = measure(name, "two modes", 50, 8)
     assert 50 <= cell.gradients < 55 and (name != "hmc" or cell.gradients % 5 == 0)
+
+
+def test_samplers_of_blackjax_need_that_library(monkeypatch, capsys):
+    monkeypatch.setattr(sampling, "INSTALLED", False)
+    assert chosen("all") == list(SAMPLERS)
+    assert "blackjax is not installed" in capsys.readouterr().out
+    assert chosen("mala,hmc") == ["mala", "hmc"]
+    with pytest.raises(UserError, match=r"samplers=blackjax.nuts: needs the package blackjax"):
+        chosen("mala,blackjax.nuts")
+    with pytest.raises(UserError, match="samplers=blackjax.nut: .*did you mean 'blackjax.nuts'"):
+        chosen("blackjax.nut")
+
+
+def test_rows_of_blackjax_follow_the_labs_own():
+    cell = Cell(ess=6400.0, chains=64, gradients=1000, bias=0.1, step_size=0.1, acceptance=0.9)
+    found = {(name, title): cell for name in ("blackjax.mala", "nuts", "mala") for title in LAWS}
+    rows = table(found, shown).split("\n")[2:]
+    assert [row.split("`")[1] for row in rows] == ["mala", "blackjax.mala", "nuts"]
+    assert rows[0].endswith("| 100 | 100 | 100 | 100 | 100 |")

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import ebm_lab
 from ebm_lab.cli.compose import compose_config
+from ebm_lab.core.errors import UserError
 from ebm_lab.runs.assemble import assemble
-from ebm_lab.training.compile import step as compiled
+from ebm_lab.training.compile import passes as compiled
 from ebm_lab.training.compile.policy import LARGE, should_compile
 from tests.runs.test_resume import same, state
 from tests.training.test_compiled import CHAINS, POINTS, run
@@ -33,8 +35,18 @@ def test_auto_compiles_what_is_long_enough(steps, numbers, alike, compiles):
 
 
 @pytest.mark.parametrize(
+    "steps, numbers, compiles", [(879, SMALL, False), (880, SMALL, True), (199, LARGE, False), (200, LARGE, True)]
+)
+def test_cached_counts_on_the_code_of_an_earlier_run(steps, numbers, compiles):
+    assert should_compile("cached", steps, numbers) == should_compile("cached", steps, numbers, 9) == compiles
+    assert not should_compile("cached", steps, numbers, device="cuda")
+
+
+@pytest.mark.parametrize(
     "steps, alike, given, settled",
     [
+        (880, 1, "cached", "on"),
+        (879, 1, "cached", "off"),
         (8799, 1, "auto", "off"),
         (8800, 1, "auto", "on"),
         (4840, 2, "auto", "on"),
@@ -52,6 +64,13 @@ def test_auto_is_settled_once_and_kept_for_resuming(steps, alike, given, settled
     assert twice["compile"] == settled and (again.compiled is not None) == (settled == "on")
 
 
+def test_passes_count_as_steps():
+    """Two passes of half the numbers, 4,400 times, recover what 8,800 steps do."""
+    long = [*POINTS, "logger=none", "objective=dsm", "batch_size=40000", "accumulate=2"]
+    assert assemble(compose_config([*long, "steps=4399"]))[1]["compile"] == "off"
+    assert assemble(compose_config([*long, "steps=4400"]))[1]["compile"] == "on"
+
+
 def test_size_is_the_numbers_of_a_batch():
     long = [*POINTS, "logger=none", "objective=dsm", "steps=2000"]
     assert assemble(compose_config([*long, "batch_size=24999"]))[1]["compile"] == "off"
@@ -66,6 +85,21 @@ def test_auto_falls_back_where_a_step_is_not_compiled(tmp_path, monkeypatch):
     monkeypatch.setattr("ebm_lab.runs.assemble.should_compile", lambda *_: True)
     monkeypatch.setattr(compiled, "refuse", refuse)
     same(state(eager.path), state(run(tmp_path, "b", "steps=4", "objective=dsm", "compile=auto").path))
+
+
+def test_graphs_need_a_card():
+    config = compose_config([*POINTS, "logger=none", "objective=dsm", "device=cpu", "compile=graphs"])
+    with pytest.raises(UserError, match="compile=graphs: CUDA graphs need device=cuda, and this run is on cpu"):
+        assemble(config)
+
+
+def test_a_run_with_graphs_goes_on_without_a_card(tmp_path, capsys):
+    path = run(tmp_path, "a", "steps=4", "objective=dsm", "compile=off", "device=cpu").path
+    file = path / "config.yaml"
+    file.write_text(file.read_text().replace("compile: 'off'", "compile: graphs"))
+    assert "compile: graphs" in file.read_text()
+    assert ebm_lab.train([f"resume={path}", "steps=6"], quiet=True).status == "finished"
+    assert "resume: compile=graphs -> off" in capsys.readouterr().out
 
 
 def code(monkeypatch, *overrides):

@@ -28,6 +28,11 @@ def find(root: Path) -> Iterator[Path]:
     yield from sorted(f for f in folders if (f / "summary.json").is_file() or (f / "images").is_dir())
 
 
+def searches(root: Path) -> list[Path]:
+    """Return the directories of the searches under `root` that left pictures."""
+    return sorted({f.parent for f in root.rglob("study.db") if list(f.parent.glob("*.png"))})
+
+
 def read(path: Path, points: int) -> dict[str, Any]:
     """Read one run; files that cannot be read are listed in its `trouble`, and the rest is shown."""
     run, trouble = RunDir(path), []

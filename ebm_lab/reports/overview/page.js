@@ -2,7 +2,9 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const runs = data.runs;
 const at = id => document.getElementById(id);
-const PALETTE = ["#2f7ed8", "#e07b00", "#2a9d5c", "#c93756", "#8b5bd6", "#8c6239", "#d957a8", "#7a8594", "#9aa300", "#17a2b8"];
+const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"]; // Okabe and Ito: told apart by the colour-blind
+const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]];
+const looks = i => ({ colour: PALETTE[i % PALETTE.length], dash: DASHES[Math.floor(i / PALETTE.length) % DASHES.length] });
 const state = { sort: null, up: true, drawn: new Set(), run: null, columns: [], page: 200 };
 
 const el = (tag, properties = {}, ...children) => {
@@ -104,7 +106,32 @@ function choose(run) {
   at("run").replaceChildren(el("h3", { textContent: run.name }, ), el("div", { style: "grid-column: 1 / -1" }, lines, said), left, right);
 }
 
+/* the chosen runs side by side */
+function differing(chosen) {
+  const keys = [...new Set(chosen.flatMap(r => Object.keys(r.flat)))];
+  return keys.filter(k => !/^(logger|evaluation)\./.test(k) && new Set(chosen.map(r => String(r.flat[k]))).size > 1).sort();
+}
+const apart = (run, keys) => keys.filter(k => k !== "seed" && !k.endsWith(".name") && run.flat[k] !== undefined).slice(0, 3).map(k => `${k}=${show(run.flat[k])}`).join(" ");
+function together() {
+  const chosen = [...state.drawn];
+  if (chosen.length < 2) return at("together").replaceChildren(el("p", { className: "hint", textContent: "Choose two or more runs by their boxes." }));
+  const head = el("tr", {}, el("th", { className: "text", scope: "col", textContent: "" }), ...chosen.map(r => el("th", { className: "text", scope: "col", textContent: r.label, title: r.name })));
+  const line = (name, of) => el("tr", {}, el("th", { className: "text", scope: "row", textContent: name }), ...chosen.map(r => el("td", { className: "text" }, of(r))));
+  const known = state.columns.filter(c => chosen.some(r => r.summary[c] !== undefined));
+  const rows = [...known.map(c => line(c, r => show(r.summary[c]))), ...differing(chosen).map(k => line(k, r => show(r.flat[k])))];
+  const pictures = Object.keys(chosen[0].images).filter(n => chosen.some((r, i) => i && r.images[n]));
+  for (const n of pictures)
+    rows.push(line(n, r => r.images[n] ? el("img", { src: r.images[n].at(-1)[1], alt: `${n} of ${r.label} at step ${r.images[n].at(-1)[0]}` }) : ""));
+  at("together").replaceChildren(el("div", { className: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows))));
+}
+
 /* charts */
+const FENCE = 6; // interquartile ranges beyond the quartiles
+function limits(values) {
+  const v = [...values].sort((a, b) => a - b), q = p => v[Math.round(p * (v.length - 1))], reach = FENCE * (q(0.75) - q(0.25));
+  const kept = reach ? v.filter(x => x >= q(0.25) - reach && x <= q(0.75) + reach) : v; // a diverged run must not flatten the others
+  return [kept[0], kept.at(-1), v.length - kept.length];
+}
 const ticks = (low, high, n) => {
   const raw = (high - low) / n || 1, size = 10 ** Math.floor(Math.log10(raw)), step = size * [1, 2, 5, 10].find(m => m * size >= raw), out = [];
   for (let t = Math.ceil(low / step) * step; t <= high + step * 1e-9; t += step) out.push(Number(t.toPrecision(12)));
@@ -117,10 +144,12 @@ function chart(canvas, series, { log = false, points = false, x = "", y = "", na
   g.font = "12px system-ui, sans-serif"; g.clearRect(0, 0, w, h);
   const put = v => log ? Math.log10(v) : v, good = series.map(s => ({ ...s, xy: s.xy.filter(([a, b]) => !log || b > 0) })), all = good.flatMap(s => s.xy);
   if (!all.length) { g.fillStyle = ink; g.fillText("nothing to draw: no chosen run has this metric", box.l, h / 2); return; }
-  let [x0, x1, y0, y1] = all.reduce(([a, b, c, d], [u, v]) => [Math.min(a, u), Math.max(b, u), Math.min(c, put(v)), Math.max(d, put(v))], [Infinity, -Infinity, Infinity, -Infinity]);
+  let [x0, x1] = all.reduce(([a, b], [u]) => [Math.min(a, u), Math.max(b, u)], [Infinity, -Infinity]);
+  let [y0, y1, beyond] = limits(all.map(([, v]) => put(v)));
+  canvas.ariaLabel = `${y} against ${x}: ` + good.filter(s => s.xy.length).map(s => `${s.name}, ${points ? s.xy.length + " runs" : "at the end " + show(s.xy.at(-1)[1])}`).join("; ");
   if (points) { const m = (x1 - x0) * 0.05 || 0.5; x0 -= m; x1 += m; }
   if (y0 === y1) { y0 -= 0.5; y1 += 0.5; }
-  const X = v => box.l + (v - x0) / (x1 - x0 || 1) * (w - box.l - box.r), Y = v => h - box.b - (put(v) - y0) / (y1 - y0) * (h - box.t - box.b);
+  const X = v => box.l + (v - x0) / (x1 - x0 || 1) * (w - box.l - box.r), Y = v => h - box.b - (Math.min(Math.max(put(v), y0), y1) - y0) / (y1 - y0) * (h - box.t - box.b);
   g.strokeStyle = line; g.fillStyle = ink; g.textAlign = "right"; g.textBaseline = "middle";
   for (const t of ticks(y0, y1, 5)) {
     const py = h - box.b - (t - y0) / (y1 - y0) * (h - box.t - box.b);
@@ -132,11 +161,13 @@ function chart(canvas, series, { log = false, points = false, x = "", y = "", na
   for (const [t, label] of marks) g.fillText(label, X(t), h - box.b + 6);
   g.fillText(x, (w + box.l) / 2, h - 16);
   g.save(); g.translate(4, h / 2 - 14); g.rotate(-Math.PI / 2); g.fillText(y, 0, 0); g.restore();
+  if (beyond) { g.textAlign = "right"; g.fillText(`${beyond} value${beyond > 1 ? "s" : ""} beyond the axis, drawn at its edge`, w - box.r, box.t + 2); }
   for (const s of good) {
-    g.strokeStyle = g.fillStyle = s.colour; g.lineWidth = 1.6; g.beginPath();
+    g.setLineDash(s.dash); g.strokeStyle = g.fillStyle = s.colour; g.lineWidth = 1.6; g.beginPath();
     s.xy.forEach(([a, b], i) => { if (points) { g.moveTo(X(a) + 4, Y(b)); g.arc(X(a), Y(b), 4, 0, 7); } else i ? g.lineTo(X(a), Y(b)) : g.moveTo(X(a), Y(b)); });
     points ? g.fill() : g.stroke();
   }
+  g.setLineDash([]);
 }
 const smoothed = (values, weight) => { let m = null; return values.map(v => m = m === null ? v : weight * m + (1 - weight) * v); };
 function along(run, curve, axis) {
@@ -146,18 +177,21 @@ function along(run, curve, axis) {
   let i = 0;
   return curve.step.map(s => { while (i + 1 < other.step.length && other.step[i + 1] <= s) i++; return other.value[i]; });
 }
-const legend = (list, entries) => list.replaceChildren(...entries.map(([colour, name]) => el("li", {}, Object.assign(el("i"), { style: `background:${colour}` }), name)));
+const legend = (list, series) => list.replaceChildren(...series.map(({ colour, dash, name }) =>
+  el("li", {}, Object.assign(el("i"), { style: `border-top: 3px ${["solid", "dashed", "dotted", "double"][DASHES.indexOf(dash)]} ${colour}` }), name)));
 function curves() {
   const metric = at("metric").value, axis = at("against").value, weight = Number(at("smooth").value);
   at("smooth-value").textContent = weight;
+  const keys = differing([...state.drawn]);
   const series = [...state.drawn].map((run, i) => {
-    const curve = run.curves[metric], colour = PALETTE[i % PALETTE.length];
-    if (!curve) return { run, colour, xy: [] };
+    const curve = run.curves[metric], name = `${run.label} ${apart(run, keys)} · ${run.began}`;
+    if (!curve) return { ...looks(i), name: `${name} (no values)`, xy: [] };
     const x = along(run, curve, axis), y = smoothed(curve.value, weight);
-    return { run, colour, xy: x.map((v, k) => [v, y[k]]) };
+    return { ...looks(i), name, xy: x.map((v, k) => [v, y[k]]) };
   });
   chart(at("curves"), series, { log: at("log").checked, x: axis, y: metric });
-  legend(at("legend"), series.map(s => [s.colour, `${s.run.label} · ${s.run.began}` + (s.xy.length ? "" : " (no values)")]));
+  legend(at("legend"), series);
+  together();
 }
 function scatter() {
   const key = at("setting").value, outcome = at("outcome").value, hue = at("hue").value;
@@ -165,11 +199,12 @@ function scatter() {
   const numeric = usable.every(r => typeof r.flat[key] === "number"), names = numeric ? null : [...new Set(usable.map(r => String(r.flat[key])))].sort();
   const groups = [...new Set(usable.map(r => String(r.flat[hue] ?? "")))].sort();
   const series = groups.map((g, i) => ({
-    colour: PALETTE[i % PALETTE.length],
+    ...looks(i),
+    name: `${hue}=${show(g !== "" && isFinite(g) ? Number(g) : g)}`,
     xy: usable.filter(r => String(r.flat[hue] ?? "") === g).map(r => [numeric ? r.flat[key] : names.indexOf(String(r.flat[key])), r.summary[outcome]]),
   }));
   chart(at("scatter"), series, { log: at("outcome-log").checked, points: true, x: key, y: outcome, names });
-  legend(at("hues"), groups.map((g, i) => [PALETTE[i % PALETTE.length], `${hue}=${g}`]));
+  legend(at("hues"), series);
 }
 
 /* begin */
@@ -197,5 +232,7 @@ const order = state.columns.find(c => data.lower.includes(c) || data.higher.incl
 if (order) sortBy(order); else table();
 visible().slice(0, 5).forEach(r => state.drawn.add(r));
 table(); curves(); scatter();
+at("searches").hidden = !data.searches.length;
+at("searches").append(...data.searches.map(s => el("figure", {}, el("figcaption", { textContent: s.name }), ...s.images.map(([name, source]) => el("img", { src: source, alt: `${name} of the search ${s.name}` })))));
 window.onresize = () => { curves(); scatter(); };
 matchMedia("(prefers-color-scheme: dark)").onchange = () => { curves(); scatter(); };

@@ -6,6 +6,7 @@ Text of a run is never treated as HTML: the block is JSON with every `<` escaped
 import base64
 import json
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ SPENT = ("step", "cpu_seconds")
 """Columns after the metrics of the evaluations."""
 
 
-def page(runs: list[dict[str, Any]], folder: Path, title: str, embed: int) -> str:
-    """Return the HTML for `runs`, to be written into `folder`.
+def page(runs: list[dict[str, Any]], folder: Path, title: str, embed: int, searches: Sequence[Path] = ()) -> str:
+    """Return the HTML for `runs`, to be written into `folder`, with the pictures of `searches`, directories of sweeps.
 
     Pictures are embedded, the newest step of each first, up to `embed` bytes; the others are linked by relative paths.
     """
@@ -33,6 +34,10 @@ def page(runs: list[dict[str, Any]], folder: Path, title: str, embed: int) -> st
         "higher": table.good("higher"),
         "shown": [*(m.name for m in table.shown("report")), *SPENT],
         "runs": [_run(run, folder) for run in runs],
+        "searches": [
+            {"name": path.name, "images": [[f.stem, _inline(f)] for f in sorted(path.glob("*.png"))]}
+            for path in searches
+        ],
     }
     _embed(data["runs"], runs, embed)
     parts = {
@@ -78,4 +83,9 @@ def _embed(shown: list[dict[str, Any]], runs: list[dict[str, Any]], budget: int)
         budget -= file.stat().st_size * 4 // 3
         if budget < 0:
             return
-        shown[r]["images"][name][i][1] = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        shown[r]["images"][name][i][1] = _inline(file)
+
+
+def _inline(file: Path) -> str:
+    """Return a picture as a URL that holds it."""
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
