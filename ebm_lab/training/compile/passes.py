@@ -23,9 +23,9 @@ from torch.utils import _pytree as pytree
 
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Loss, Objective, Turn
 from ebm_lab.core.turns import loss_of, takes_turns
+from ebm_lab.training.compile import matmul, sines
 from ebm_lab.training.compile.captured import Captured
 from ebm_lab.training.compile.graphs import compiled, reason, refuse, untouched
-from ebm_lab.training.compile.matmul import rewrite
 from ebm_lab.training.compile.random_inputs import Draw, Untraceable, recorded, replayed
 from ebm_lab.training.nested import objectives, sampler_states, set_sampler_states
 
@@ -170,7 +170,8 @@ class CompiledPass:
             inputs = [t.clone() for t in flat]
             module = tracer.make_fx(lambda *x: self._traced(pytree.tree_unflatten(x, spec)))(*inputs)
         refuse(module)
-        rewrite(module)
+        matmul.rewrite(module)
+        sines.rewrite(module)
         self.graph = Captured(module, flat, len(self._persistent)) if self.capture else compiled(module, inputs)
         self.signature = self._signature(batch)
 
