@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ebm_lab.cli.quoting import DASHES
-from ebm_lab.core.errors import UserError, did_you_mean, one_of
+from ebm_lab.core.errors import UserError, did_you_mean, one_of, resembles
 
 SHORT = {
     "-h": "--help",
@@ -61,7 +61,7 @@ def sort(argv: Sequence[str]) -> Arguments:
         elif word == "--":
             continue
         elif word[:1] in tuple(DASHES) and "=" not in word:
-            raise _unknown(word)
+            raise _unknown(word, waiting[:1])
         else:
             found.overrides.append(word)
     for folder in found.folders("--config-dir"):
@@ -85,8 +85,11 @@ def _value(name: str, word: str, given: str | None, waiting: list[str]) -> str:
     return given
 
 
-def _unknown(word: str) -> UserError:
-    """Return the error for an option that does not exist, or that was typed with other dashes than hyphens."""
+def _unknown(word: str, following: Sequence[str]) -> UserError:
+    """Return the error for an option that does not exist, or that was typed with other dashes than hyphens.
+
+    following: the next word, if there is one: `--steps 100` was meant as a setting.
+    """
     plain = "".join("-" if c in DASHES else c for c in word)
     known = [*SHORT, *SWITCHES, *VALUED, *ONE_OF]
     for meant in (plain, plain.replace("--", "-"), f"-{plain}"):
@@ -94,4 +97,6 @@ def _unknown(word: str) -> UserError:
             return UserError(f"{word}: unknown option; write {meant}, with hyphens")
     longs = sorted({*SWITCHES, *VALUED, *ONE_OF})
     near = did_you_mean(plain, longs)
+    if following and not following[0].startswith("-") and "=" not in following[0] and not resembles(plain, longs):
+        near = f": {plain.lstrip('-').replace('-', '_')}={following[0]}"
     return UserError(f"{word}: unknown option; allowed: {', '.join(longs)}, and settings as key=value{near}")

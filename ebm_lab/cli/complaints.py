@@ -10,7 +10,7 @@ import yaml
 
 from ebm_lab.cli.grammar import group_of
 from ebm_lab.cli.quoting import quoted
-from ebm_lab.core.errors import UserError, did_you_mean
+from ebm_lab.core.errors import UserError, did_you_mean, resembles
 
 PLUGINS = {
     "joblib": "hydra-joblib-launcher",
@@ -90,7 +90,9 @@ def unknown_key(key: str, overrides: Sequence[str], known: Mapping[str, Any], fo
     siblings = sorted(k for k in keys if k.rpartition(".")[0] == parent and k != "hydra")
     names = ", ".join(k.rpartition(".")[2] for k in siblings)
     where = f" in {parent}" if parent else ""
-    near = "" if hint else somewhere(full, known, folders) or did_you_mean(full.lower().replace("-", "_"), keys)
+    plain = full.lower().replace("-", "_")
+    elsewhere = "" if hint or resembles(plain, siblings) else somewhere(full, known, folders)
+    near = "" if hint else elsewhere or did_you_mean(plain, keys)
     return UserError(f"{given.lstrip('+')}: unknown key{hint}; allowed{where}: {names}{near}")
 
 

@@ -87,24 +87,30 @@ def exit_status(folder: Path) -> int:
 
 
 def show(folder: Path) -> None:
-    """Print a row for each job."""
+    """Print a row for each job; its run stands below the table where the row would be too wide for the terminal."""
     from rich.console import Console
     from rich.markup import escape
+    from rich.measure import Measurement
     from rich.table import Table as Grid
 
-    found = jobs(folder)
+    found, console = jobs(folder), Console()
     shared = set.intersection(*(set(job["overrides"]) for job in found)) if len(found) > 1 else set()
-    columns = [m.name for m in metrics().shown("sweep") if any(m.name in job.get("results", {}) for job in found)]
-    grid = Grid(title=f"sweep {folder.name}", title_justify="left")
-    for name in ("job", "overrides", "status", *columns, "run"):
-        grid.add_column(name, justify="right" if name in ("job", *columns) else "left", overflow="fold")
-    for job in found:
-        results = [f"{job['results'][c]:.4g}" if c in job.get("results", {}) else "" for c in columns]
-        status = f"[{SYMBOLS.get(job['status'], 'red')}]{job['status']}[/]"
-        where = Path(job["run"]).name if job.get("run") else job.get("message", "")[:80]
-        own = [as_written(o) for o in job["overrides"] if o not in shared]
-        grid.add_row(str(job["job"]), escape(" ".join(own)), status, *results, escape(where))
-    Console().print(grid)
+    shown = [m.name for m in metrics().shown("sweep") if any(m.name in job.get("results", {}) for job in found)]
+    runs = [Path(job["run"]).name if job.get("run") else job.get("message", "")[:80] for job in found]
+    grids = {}
+    for last in (["run"], []):
+        grid = grids[bool(last)] = Grid(title=f"sweep {folder.name}", title_justify="left")
+        for name in ("job", "overrides", "status", *shown, *last):
+            grid.add_column(name, justify="right" if name in ("job", *shown) else "left", overflow="fold")
+        for job, run in zip(found, runs, strict=True):
+            results = [f"{job['results'][c]:.4g}" if c in job.get("results", {}) else "" for c in shown]
+            status = f"[{SYMBOLS.get(job['status'], 'red')}]{job['status']}[/]"
+            own = escape(" ".join(as_written(o) for o in job["overrides"] if o not in shared))
+            grid.add_row(str(job["job"]), own, status, *results, *([escape(run)] if last else []))
+    wide = Measurement.get(console, console.options.update(max_width=10_000), grids[True]).maximum
+    console.print(grids[fits := wide <= console.width])
+    if not fits:
+        print(*(f"job {job['job']}: {run}" for job, run in zip(found, runs, strict=True)), sep="\n")
     done = sum(job["status"] in ("finished", "pruned", "diverged") for job in found)
     if done < len(found):
         again = pasteable("python scripts/sweep.py", f"resume={folder}")

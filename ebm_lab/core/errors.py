@@ -20,6 +20,13 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived while no handler was waiting for it."""
 
 
+def resembles(given: str, allowed: Iterable[str]) -> bool:
+    """Does `given` differ from an option in `allowed` by a letter or two, or begin one?"""
+    options = list(allowed)
+    begins = len(given) > 2 and any(o.startswith(given) for o in options)
+    return begins or bool(difflib.get_close_matches(given, options, n=1, cutoff=0.85))
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return '; did you mean 'x'?' if an option in `allowed` resembles `given`, else the empty string."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)

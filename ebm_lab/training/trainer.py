@@ -84,7 +84,7 @@ class Trainer:
             logging = step % plan.log_every == 0 or step == plan.steps
             evaluating = step % plan.eval_every == 0 and step < plan.steps
             saving = step % plan.checkpoint_every == 0 or step == plan.steps or stop
-            looking = self.state.early_stopping is not None and step % plan.checkpoint_every == 0 and step < plan.steps
+            looking = self.state.early_stopping is not None and step % plan.checkpoint_every == 0
             if (logging or evaluating or saving) and (troubles := self._troubles(logging)):
                 roll_back(self, troubles)
                 continue
@@ -95,7 +95,8 @@ class Trainer:
                     logger.scalars(metrics, step)
             if saving:  # not a candidate if only `stop` asks for it: stopping must not change the run
                 self.save(candidate=step % plan.checkpoint_every == 0)
-            if not stop and looking and self.state.early_stopping is not None and self.state.early_stopping.over:
+            watch = self.state.early_stopping
+            if not stop and looking and step < plan.steps and watch is not None and watch.over:
                 stop = "early_stopping"
             if stop in ENDS:
                 take_best(self)

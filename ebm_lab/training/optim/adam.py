@@ -9,6 +9,7 @@ from torch import nn
 from ebm_lab.core.registry import register
 from ebm_lab.training.optimiser import Decay, Optimiser, decay_of
 from ebm_lab.training.schedules import Schedule
+from ebm_lab.training.uncompiled import uncompiled
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -31,7 +32,7 @@ class Adam(Optimiser):
         warmup: NonNegativeInt,
         clip: PositiveFloat | None,
     ) -> None:
-        adam = torch.optim.AdamW(parameters, lr, (beta1, beta2), weight_decay=0.0, fused=True)
+        adam = uncompiled(torch.optim.AdamW)(parameters, lr, (beta1, beta2), weight_decay=0.0, fused=True)
         super().__init__(adam, steps, schedule, warmup, clip, decay_of(weight_decay, energy))
         self.resolved = {"weight_decay": self.decay} if weight_decay == "auto" else {}
 

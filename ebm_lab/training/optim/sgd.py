@@ -9,6 +9,7 @@ from torch import nn
 from ebm_lab.core.registry import register
 from ebm_lab.training.optimiser import Decay, Optimiser, decay_of
 from ebm_lab.training.schedules import Schedule
+from ebm_lab.training.uncompiled import uncompiled
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -31,6 +32,6 @@ class SGD(Optimiser):
         clip: PositiveFloat | None,
     ) -> None:
         l2 = decay_of(weight_decay, energy)
-        sgd = torch.optim.SGD(parameters, lr, momentum, weight_decay=l2, fused=True)
+        sgd = uncompiled(torch.optim.SGD)(parameters, lr, momentum, weight_decay=l2, fused=True)
         super().__init__(sgd, steps, schedule, warmup, clip)
         self.resolved = {"weight_decay": l2} if weight_decay == "auto" else {}
