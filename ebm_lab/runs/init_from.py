@@ -1,5 +1,6 @@
 """Begin a run with the averaged weights of another."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.runs.saver import of_run
 from ebm_lab.runs.settings import import_plugins, pick_device, run_settings
 from ebm_lab.training.state import State
+
+ENDS = ("sigma_min", "sigma_max")
 
 
 def data_like(config: Mapping[str, Any]) -> Dataset | None:
@@ -45,7 +48,7 @@ def take_weights(state: State, path: str) -> nn.Module:
     and return the other energy.
 
     If both are of one kind the result is exactly the energy that the other run learnt. Raises UserError if the shapes
-    differ.
+    or the noise levels differ.
     """
     run = RunDir.open(path, "init_from")
     other_energy = load_run(run.path, evaluation={}, data="kept").energy
@@ -59,6 +62,7 @@ def take_weights(state: State, path: str) -> nn.Module:
             f"init_from={path}: its energy does not fit: "
             f"'{odd}' is {shapes[1].get(odd)} there and {shapes[0].get(odd)} here"
         )
+    _same_ladder(energy, other_energy, path)
     energy.load_state_dict(theirs)
     own = dict(energy.named_modules())
     for name, other in other_energy.named_modules():  # the state_dict holds the mean, but not the scale
@@ -67,6 +71,19 @@ def take_weights(state: State, path: str) -> nn.Module:
     for average, parameter in zip(state.ema.average, state.ema.parameters, strict=True):
         average.copy_(parameter.detach())
     return other_energy
+
+
+def _same_ladder(mine: nn.Module, theirs: nn.Module, path: str) -> None:
+    """Raise UserError if two models of many noise levels count the height of a level from different ends."""
+    if not all("levels" in features_of(model) for model in (mine, theirs)):
+        return
+    here, there = (cast(NoiseLevels, model).ladder for model in (mine, theirs))
+    if not all(math.isclose(getattr(here, end), getattr(there, end), rel_tol=1e-6) for end in ENDS):
+        asked = " ".join(f"energy.{end}={getattr(there, end)!r}" for end in ENDS)
+        raise UserError(
+            f"init_from={path}: its noise levels lie between {there.sigma_min:.4g} and {there.sigma_max:.4g}, and here "
+            f"between {here.sigma_min:.4g} and {here.sigma_max:.4g}; its weights know them by these ends: give {asked}"
+        )
 
 
 def start_difference(mine: nn.Module, theirs: nn.Module, x: Tensor) -> list[str]:

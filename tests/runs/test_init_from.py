@@ -29,6 +29,12 @@ def test_an_energy_begins_from_a_score_network(tmp_path, capsys):
     assert len(re.findall(r"[\d.e-]+ at sigma=[\d.]+", line)) == 3
     with pytest.raises(UserError, match="init_from=.*: its energy does not fit: 'net.down_blocks.1.*' is None there"):
         ebm_lab.train([*begun, "energy.blocks=2"], quiet=True)
+    ladder = first.energy.ladder
+    asked = f"give energy.sigma_min={ladder.sigma_min!r} energy.sigma_max={ladder.sigma_max!r}"
+    with pytest.raises(
+        UserError, match=f"its noise levels lie between .* and here between 0.03 and .*{re.escape(asked)}"
+    ):
+        ebm_lab.train([*begun, "energy.sigma_min=0.03"], quiet=True)
 
 
 def test_the_difference_at_the_start_is_zero_for_a_symmetric_linear_f_and_that_of_the_scores_for_another(generator):
