@@ -51,6 +51,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("ebm_lab/objectives/ed.py", "y + self.blur * around"): "the noise's law is symmetric",
     ("ebm_lab/objectives/drl.py", "x = batch.x + per_sample(low"): "the noise's law is symmetric",
     ("ebm_lab/objectives/drl.py", "seen = x + per_sample(gap"): "the noise's law is symmetric",
+    ("ebm_lab/objectives/cdrl.py", "per_sample(s, h) * torch.empty_like"): "the noise's law is symmetric",
     ("ebm_lab/distributions/elementary.py", "noise.normal_"): "the noise's law is symmetric",
     ("ebm_lab/distributions/elementary.py", "z.normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/coopnets.py", "torch.empty_like(z).normal_"): "the noise's law is symmetric",

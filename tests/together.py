@@ -21,7 +21,7 @@ BATCH = 64
 FIXED = ["sampler.target_acceptance=null"]
 UNDIVIDED = ("ksd", "energy_matching")
 """Objectives that compare all points of a batch, which several processes refuse."""
-CHAINED = ("mle", "cd", "pcd", "f_ebm", "coopnets", "drl", "jem")
+CHAINED = ("mle", "cd", "pcd", "f_ebm", "coopnets", "drl", "cdrl", "jem")
 """Objectives whose chains have the default sampler, which adapts."""
 CHOICES = {
     **{

@@ -68,13 +68,27 @@ class DRL(Objective):
     def __init__(self, energy: NoiseEnergy, sampler: Sampler, generator: Generator, scale: float) -> None:
         super().__init__(energy)
         self.sampler, self.generator, self.unit = sampler, generator, scale
-        lowest = energy.ladder.sigma_min
-        self.notes.append(f"drl: the density that is measured is exp(-E) at the lowest noise level, {lowest:g}")
-        if sampler.reach is not None and sampler.reach < ENOUGH:
-            self.notes.append(
-                f"drl: {sampler.steps} steps of this size make K b = {sampler.reach:.2g}, and below {ENOUGH:g} the "
-                f"chains stay too near their start: the energy comes out too steep, a part of a sampler and no density"
-            )
+        name, lowest = type(self).__name__.lower(), energy.ladder.sigma_min
+        self.notes.append(f"{name}: the density that is measured is exp(-E) at the lowest noise level, {lowest:g}")
+        self.notes += self.warned()
+
+    def warned(self) -> list[str]:
+        """Return a line if the chains are too short to leave the points that they begin at."""
+        steps, reach = self.sampler.steps, self.sampler.reach
+        if reach is None or reach >= ENOUGH:
+            return []
+        return [
+            f"drl: {steps} steps of this size make K b = {reach:.2g}, and below {ENOUGH:g} the chains "
+            f"stay too near their start: the energy comes out too steep, a part of a sampler and no density"
+        ]
+
+    def start(self, seen: Tensor, low: Tensor) -> Tensor:
+        """Return where the chains begin, u of `recovery`, (B, *shape): at `seen`."""
+        return torch.zeros_like(seen)
+
+    def beside(self, seen: Tensor, low: Tensor, end: Tensor) -> dict[str, Tensor]:
+        """Return losses of further players, by metric, 0-d, of chains that ended at u = `end`."""
+        return {}
 
     def learnt_blur(self) -> float:
         return cast(NoiseEnergy, self.energy).ladder.sigma_min
@@ -84,9 +98,10 @@ class DRL(Objective):
         low, gap = draw_pairs(model.ladder, len(batch.x), self.generator, batch.x)
         x = batch.x + per_sample(low, batch.x) * torch.empty_like(batch.x).normal_(generator=self.generator)
         seen = x + per_sample(gap, x) * torch.empty_like(x).normal_(generator=self.generator)
-        target, start = recovery(model, seen, low, gap, self.unit), torch.zeros_like(seen)
+        target, start = recovery(model, seen, low, gap, self.unit), self.start(seen, low)
         chain = run_chains(self, self.sampler, target, start, self.generator)
         value = recovery_contrast(model.given(sigma=low), x, target.x(chain.x)).mean()
-        moved = flat_sum(chain.x**2).mean().sqrt() / (self.unit * x[0].numel() ** 0.5)
-        metrics = {"loss": value.detach(), "gap": value.detach(), "moved": moved} | chain.metrics
-        return Loss(value, metrics, grad_evals=chain.grad_evals + 2 * len(x))
+        moved = flat_sum((chain.x - start) ** 2).mean().sqrt() / (self.unit * x[0].numel() ** 0.5)
+        metrics, more = {"loss": value, "gap": value, "moved": moved}, self.beside(seen, low, chain.x)
+        metrics = {name: m.detach() for name, m in (metrics | more).items()} | chain.metrics
+        return Loss(sum(more.values(), value), metrics, grad_evals=chain.grad_evals + 2 * len(x))

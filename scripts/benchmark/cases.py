@@ -47,6 +47,7 @@ NOT_RACED = {
     "tre": "no reference yet",
     "unbiased_cd": "no reference yet",
     "drl": "no reference yet",
+    "cdrl": "no reference yet",
     "dual_sm": "no reference yet",
     "energy_matching": "no reference yet",
     "jem": "a classifier beside an objective that is raced alone",

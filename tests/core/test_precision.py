@@ -11,7 +11,7 @@ from scripts.benchmark.rounding import gradient, relative
 from tests.runs.test_resume import OBJECTIVES, QUICK, lines, run, same, state, stop_at
 
 COMPARE = ("fdssm", "nce", "cnce", "mpf", "ed", "ksd", "min_velocity", "tre", "unbiased_cd", "fce", "vera", "coopnets")
-CHAINS = ("mle", "cd", "pcd", "mle_short", "f_ebm", "drl", "energy_matching", "jem")
+CHAINS = ("mle", "cd", "pcd", "mle_short", "f_ebm", "drl", "cdrl", "energy_matching", "jem")
 IMAGES = ["dataset=digits", "energy.channels=[8,16]", "energy.hidden=16", "batch_size=64", "logger=none"]
 IMAGES += ["evaluation=[]", "objective=pcd", "objective.buffer_size=128", "sampler.steps=5"]
 

@@ -45,7 +45,7 @@ def test_four_dimensions_have_a_likelihood_by_default(tmp_path, capsys):
         (name, False)
         for name in ("nce", "cnce", "mpf", "ed", "multi_dsm", "mle", "cd", "pcd", "tre", "unbiased_cd", "jem")
     ]
-    + [(name, False) for name in ("fce", "f_ebm", "vera", "coopnets", "drl", "dual_sm", "energy_matching")],
+    + [(name, False) for name in ("fce", "f_ebm", "vera", "coopnets", "drl", "cdrl", "dual_sm", "energy_matching")],
 )
 def test_objectives_that_do_not_see_the_weights_of_modes_say_so(objective, blind, tmp_path, capsys):
     few = ["dataset=eight_gaussians", "dataset.train=2000", "dataset.held_out=500", "steps=1", "batch_size=16"]

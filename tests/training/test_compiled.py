@@ -65,6 +65,7 @@ SERVED = {
     "tre": ["objective=tre"],
     "unbiased_cd": ["objective=unbiased_cd", "objective.max_moves=4", "objective.refresh=1", "sampler.steps=1"],
     "drl": ["objective=drl", *CHAINS],
+    "cdrl": ["objective=cdrl", *CHAINS],
     "dual_sm": ["objective=dual_sm"],
     "energy_matching": ["objective=energy_matching", "objective.warmup=0.0", *CHAINS],
     "cd": ["objective=cd", *CHAINS],
