@@ -17,11 +17,14 @@ install: .venv/installed  ## Set up .venv with everything, pinned by constraints
 train: .venv/installed  ## Train the default: real handwritten digits, no download, no account
 	$(BIN)/python train.py
 
-test: .venv/installed  ## Run the whole test suite
+test: .venv/installed  ## Test every equation, and every mechanism with representative components
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not exhaustive'
+
+test-all: .venv/installed  ## Run the whole test suite: every component through every mechanism
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-fast: .venv/installed  ## Run the tests that take seconds
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not slow and not exhaustive'
 
 compare: .venv/installed  ## Train every objective on two data sets under one budget; write a page and tables, within two hours
 	$(BIN)/python scripts/compare.py jobs=2
@@ -71,4 +74,4 @@ clean:  ## Remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install train test test-fast compare results studies benchmark mutants theory notebooks docs report lint types clean
+.PHONY: help install train test test-all test-fast compare results studies benchmark mutants theory notebooks docs report lint types clean

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ebm_lab.core import registry
+from tests.quick_compose import composing_once
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,12 @@ def generator() -> torch.Generator:
 def _one_thread():
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _choices_composed_once():
+    with composing_once():
+        yield
 
 
 _of_tests: dict[tuple[str, str], object] = {}

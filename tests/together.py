@@ -2,6 +2,7 @@
 
 Each is `python -m tests.together <folder>`."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -103,9 +104,10 @@ def gradients(choice, processes):
 
 def main(folder):
     processes = Processes.join()
-    found = {name: gradients(choice, processes) for name, choice in CHOICES.items()}
+    asked = json.loads((folder / "asked.json").read_text())
+    found = {name: gradients(choice, processes) for name, choice in CHOICES.items() if name in asked}
     torch.save(found, folder / f"gradients{processes.rank}.pt")
-    for name, choice in WHOLE.items():
+    for name, choice in ((name, choice) for name, choice in WHOLE.items() if name in asked):
         command = quick("steps=20", *choice)
         ebm_lab.train([*command, f"output_dir={folder / name / 'straight'}"], quiet=True)
         with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,7 @@ from ebm_lab.cli import recipes
 from ebm_lab.cli.complaints import no_such_option, other, several, unknown_key
 from ebm_lab.cli.grammar import as_written, group_of, listed_loggers, place, rewritten
 from ebm_lab.cli.quoting import check_form, written
-from ebm_lab.cli.settle import Source, settle
+from ebm_lab.cli.settle import Source, decides, settle
 from ebm_lab.cli.typed import as_typed
 from ebm_lab.core.errors import UserError, did_you_mean
 from ebm_lab.core.registry import PACKAGES
@@ -81,7 +81,8 @@ def readable(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
     check_form(overrides, {group: options(group, extra) for group in GROUPS})
     overrides = where_data_lie([renamed(o, extra) for o in overrides if o not in NOTHING_CHOSEN])
     check_choices(overrides, extra)
-    return as_typed(rewritten(overrides, lambda group: options(group, extra)), GROUPS, lambda o: composed(o, extra))
+    given = rewritten(overrides, lambda group: options(group, extra))
+    return as_typed(given, GROUPS, lambda some: composed([o for o in some if decides(o, GROUPS)], extra))
 
 
 def renamed(override: str, extra: Sequence[Path] = ()) -> str:

@@ -64,12 +64,13 @@ def settle(source: Source, overrides: Sequence[str], groups: Sequence[str], swee
     settled = Settled([*overrides], sweep=bool(sweep))
     if any(o.startswith("resume=") and o not in ("resume=null", "resume=auto") for o in overrides):
         return settled  # the resumed run has its own config
-    first = [first_job(o) if sweep else o for o in overrides if _decides(o, groups)]
+    first = [first_job(o) if sweep else o for o in overrides if decides(o, groups)]
     config = source.compose(first)
     settled.sweep = str(config.hydra.mode).endswith("MULTIRUN") if sweep is None else sweep
     data = [o for o in overrides if o.partition("=")[0].lstrip("+").startswith("dataset")]
+    values = [o for o in data if not decides(o, groups)]
     one = not settled.sweep or all(first_job(o) == o for o in data)  # otherwise each job looks at its own data set
-    if one and _choices(config).get("domain") == "auto" and (domain := look(config)):
+    if one and _choices(config).get("domain") == "auto" and (domain := look(source.compose([*first, *values]))):
         first, settled.overrides = [f"domain={domain}", *first], [f"domain={domain}", *settled.overrides]
         config = source.compose(first)
     return settled if settled.sweep else _with_recipe(source, settled, first, config)
@@ -101,11 +102,11 @@ def _assembled(overrides: Sequence[str]) -> list[str]:
     return [*(o for o in overrides if o.partition("=")[0] != "recipe"), f"recipe={ASSEMBLED}"]
 
 
-def _decides(override: str, groups: Sequence[str]) -> bool:
-    """Return whether the domain or the recipe may depend on `override`: a choice, or a setting of the data set."""
+def decides(override: str, groups: Sequence[str]) -> bool:
+    """Return whether `override` chooses an option, or says where options are."""
     key = override.partition("=")[0].lstrip("+~")
     choice = key in groups or "@" in key or ("/" in key and not key.startswith("hydra/"))
-    return choice or key in ("plugins", "hydra.mode", "hydra.searchpath") or key.startswith("dataset.")
+    return choice or key in ("plugins", "hydra.mode", "hydra.searchpath")
 
 
 def _choices(config: DictConfig) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from ebm_lab.evaluation.mmd import MMD
 from ebm_lab.runs.assemble import assemble
 from tests.cli.test_recipes import FOR_BITS
 from tests.datasets.test_datasets_real import DUMPS, save, write_cifar, write_idx, write_wine
+from tests.exhaustive import cases
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["steps=3", "logger=none", "samples=4", "sample_steps=10", "batch_size=16", "threads=1"]
@@ -187,11 +189,13 @@ def of_bits(group, option):
     return None
 
 
-@pytest.mark.slow
-def test_an_objective_takes_its_recipe_for_images():
-    for recipe in (o for o in options("recipe") if o.startswith("images/")):
-        chosen = [f"objective={recipe.partition('/')[2]}"]
-        assert compose_config(chosen) == compose_config([*chosen, f"recipe={recipe}"]), recipe
+FOR_IMAGES = [o for o in options("recipe") if o.startswith("images/")]
+
+
+@pytest.mark.parametrize("recipe", cases(FOR_IMAGES, ["images/pcd", "images/dsm"]))
+def test_an_objective_takes_its_recipe_for_images(recipe):
+    chosen = [f"objective={recipe.partition('/')[2]}"]
+    assert compose_config(chosen) == compose_config([*chosen, f"recipe={recipe}"])
 
 
 RECIPES = {o.partition("/")[2] for o in options("recipe") if o.startswith("points/")}
@@ -203,8 +207,26 @@ def trained_by(group, option):
     return group == "recipe" and option.startswith("images/")
 
 
+OPTIONS = [(g, o) for g in GROUPS for o in options(g) if not trained_by(g, o)]
+REPRESENTATIVE = {
+    "objective": ("dsm", "coopnets", "jem", "ratio_matching"),
+    "sampler": ("langevin", "nuts", "predictor_corrector", "gwg"),
+    "energy": ("conv", "composed", "labelled_mlp", "rbm", "score_mlp"),
+    "dataset": ("two_moons", "digits", "mnist", "array", "image_folder", "ising"),
+    "evaluation": ("likelihood", "mmd", "chains"),
+    "experiment": ("wine",),
+    "recipe": ("none", "points/pcd", "points/multi_dsm", "discrete/pcd"),
+}
+"""Of each kind: points, images, bits, labels and levels, and data that are read from files."""
+TRAINED = [(g, o) for g, o in OPTIONS if g not in REPRESENTATIVE or o in REPRESENTATIVE[g]]
+
+
+def test_representatives_are_options():
+    assert sum(map(len, REPRESENTATIVE.values())) == len([o for o in TRAINED if o[0] in REPRESENTATIVE])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("group, option", [(g, o) for g in GROUPS for o in options(g) if not trained_by(g, o)])
+@pytest.mark.parametrize("group, option", cases(OPTIONS, TRAINED))
 def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, tmp_path):
     if group == "dataset":
         overrides = data_on_disk(option, tmp_path)
@@ -241,16 +263,16 @@ def test_every_option_of_every_group_composes_and_takes_3_steps(group, option, t
     assert result.status == "finished" and result.summary["step"] == 3
 
 
+ON_POINTS = [
+    (o, d)
+    for o in options("objective")
+    for d in ("two_moons", "gaussian")
+    if o not in FOR_BITS and (d != "two_moons" or o not in RECIPES)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "objective, dataset",
-    [
-        (o, d)
-        for o in options("objective")
-        for d in ("two_moons", "gaussian")
-        if o not in FOR_BITS and (d != "two_moons" or o not in RECIPES)
-    ],
-)
+@pytest.mark.parametrize("objective, dataset", cases(ON_POINTS, [("jem", "gaussian"), ("nce", "gaussian")]))
 def test_objectives_run_on_every_kind_of_points(objective, dataset, tmp_path):
     """Digits, and two moons by a recipe, are cases of the test above."""
     overrides = [f"objective={objective}", f"dataset={dataset}", *data_on_disk(dataset, tmp_path), *TINY]
@@ -376,22 +398,32 @@ def test_a_component_of_one_s_own(tmp_path, monkeypatch):
     assert result.status == "finished"
 
 
+def script(name, arguments, monkeypatch):
+    """Run a script of scripts/ in this process as Python runs it; return its exit status."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / f"{name}.py"), *arguments])
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
 @pytest.mark.slow
-def test_scripts_work_on_a_run_directory(tmp_path):
-    result = ebm_lab.train(["dataset=digits", *TINY, f"output_dir={tmp_path}"], quiet=True)
-    script = [sys.executable, str(ROOT / "scripts" / "sample.py"), f"run={result.path}", "n=9", "steps=20"]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_scripts_work_on_a_run_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result = ebm_lab.train(["dataset=digits", *TINY, f"output_dir={tmp_path}", "evaluation=[samples]"], quiet=True)
+    assert script("sample", [f"run={result.path}", "n=9", "steps=20"], monkeypatch) == 0
     assert np.load(result.path / "samples" / "samples.npy").shape == (9, 1, 8, 8)
     assert (result.path / "samples" / "samples.png").is_file()
-    script = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"run={result.path}", "samples=20"]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    chosen = "evaluation=samples,mmd,ood,likelihood"
+    assert script("evaluate", [f"run={result.path}", "samples=20", chosen], monkeypatch) == 0
     record = json.loads((result.path / "evaluation" / "evaluation.json").read_text())
     assert {"mmd2", "confident_share", "e_data"} <= record.keys()
     assert "1 and 2 dimensions" in record["left_out"]["likelihood"] and not record["failed"]
-    wrong = subprocess.run([*script[:2], "run=/nope", "smaples=3"], capture_output=True, text=True, cwd=tmp_path)
-    assert wrong.returncode == 2 and "did you mean 'samples'?" in wrong.stderr and "Traceback" not in wrong.stderr
+    capsys.readouterr()
+    assert script("evaluate", ["run=/nope", "smaples=3"], monkeypatch) == 2
+    wrong = capsys.readouterr().err
+    assert "did you mean 'samples'?" in wrong and "Traceback" not in wrong
 
 
 def test_an_objective_of_many_levels_brings_its_energy_and_its_sampler():
@@ -407,8 +439,13 @@ def test_an_objective_of_many_levels_brings_its_energy_and_its_sampler():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", DOWN)
-@pytest.mark.parametrize("energy", ["noise_mlp", "score_mlp"])
+@pytest.mark.parametrize(
+    "energy, sampler",
+    cases(
+        [(e, s) for e in ("noise_mlp", "score_mlp") for s in DOWN],
+        [("noise_mlp", "annealed_langevin"), ("score_mlp", "probability_flow")],
+    ),
+)
 def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sampler, tmp_path):
     overrides = ["dataset=two_moons", "objective=multi_dsm", f"energy={energy}", f"sampler={sampler}"]
     small = ["dataset.train=500", "dataset.held_out=100", "energy.hidden=[8]", "evaluation.flow_likelihood.steps=4"]

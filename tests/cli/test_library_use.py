@@ -12,6 +12,7 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.cli.fit import written
 from ebm_lab.core.errors import UserError
+from tests.exhaustive import exhaustive
 
 FAST = ("energy.hidden=[8]", "batch_size=64", "threads=1", "preprocess=none")
 MEAN, STD = np.array([1.0, -2.0]), np.array([0.5, 3.0])
@@ -199,7 +200,7 @@ EXCEPTIONS: dict[str, str] = {}
 """scikit-learn's checks that the estimator can't pass, with the reasons."""
 
 
-@pytest.mark.slow
+@exhaustive
 def test_the_estimator_passes_scikit_learns_checks():
     from sklearn.utils.estimator_checks import check_estimator
 

@@ -23,6 +23,7 @@ from ebm_lab.cli.search_pictures import draw
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.settings import flat
 from ebm_lab.runs.train import train
+from tests.exhaustive import exhaustive
 
 optuna = pytest.importorskip("optuna")
 ROOT = Path(__file__).resolve().parents[2]
@@ -245,8 +246,12 @@ def test_the_pictures_of_a_search(tmp_path):
         ),
         (["optim.lr=0.1"], "hydra/sweeper=optuna: nothing to search; give a setting several values"),
         (["optim.lr=interval(1,0.1)"], "optim.lr=interval(1,0.1): an interval must begin below its end"),
-        (["optim.lrr=interval(0.1,1)"], "optim.lrr"),
-        (["optim.lr=interval(0.1,1)", "hydra.sweeper.direction=up"], "hydra.sweeper.direction=up: should be"),
+        pytest.param(["optim.lrr=interval(0.1,1)"], "optim.lrr", marks=exhaustive),
+        pytest.param(
+            ["optim.lr=interval(0.1,1)", "hydra.sweeper.direction=up"],
+            "hydra.sweeper.direction=up: should be",
+            marks=exhaustive,
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_trains_nothing(words, said, tmp_path):
@@ -265,7 +270,7 @@ def test_a_search_whose_first_trial_is_refused_stops(tmp_path):
     assert out.count("error: batch_size=") == 1 and not list(tmp_path.glob("outputs/runs/*"))
 
 
-@pytest.mark.slow
+@exhaustive
 def test_a_search_survives_kill_9_and_goes_on(tmp_path):
     """It is killed within its third run. The continued search finishes that run, and has four trials in the end."""
     process, runs = searched(tmp_path, "optim.lr=interval(1e-4,1e-1)"), tmp_path / "outputs" / "runs"

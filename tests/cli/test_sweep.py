@@ -12,6 +12,7 @@ import yaml
 from ebm_lab.cli import resume_sweep, sweep
 from ebm_lab.cli.compose import compose_config, options
 from ebm_lab.core.errors import UserError
+from tests.exhaustive import cases
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["dataset=two_moons", "dataset.train=300", "dataset.held_out=100", "energy.hidden=[8]", "steps=6", "logger=none"]
@@ -64,7 +65,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", cases(["joblib", "submitit_local"], []))
 def test_side_by_side_gives_the_results_of_one_after_the_other(launcher, alone, tmp_path):
     side_by_side = call(tmp_path, *MANY, f"hydra/launcher={launcher}")
     assert side_by_side.returncode == 0, side_by_side.stderr

@@ -8,6 +8,7 @@ from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.runs.assemble import assemble
 from scripts.benchmark.rounding import gradient, relative
+from tests.exhaustive import cases
 from tests.runs.test_resume import OBJECTIVES, QUICK, lines, run, same, state, stop_at
 
 COMPARE = ("fdssm", "nce", "cnce", "mpf", "ed", "ksd", "min_velocity", "tre", "unbiased_cd", "fce", "vera", "coopnets")
@@ -16,7 +17,7 @@ IMAGES = ["dataset=digits", "energy.channels=[8,16]", "energy.hidden=16", "batch
 IMAGES += ["evaluation=[]", "objective=pcd", "objective.buffer_size=128", "sampler.steps=5"]
 
 
-@pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o not in COMPARE])
+@pytest.mark.parametrize("objective", cases([o for o in OBJECTIVES if o not in COMPARE], ["dsm", "pcd", "sm"]))
 def test_a_bfloat16_gradient_is_that_of_float32_to_its_eight_bits(objective):
     """2^-9 is the rounding of one number; a gradient of a few layers, twice differentiated, has some ten of them."""
     sampler = ["sampler=langevin"] if objective in CHAINS else []

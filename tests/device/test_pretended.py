@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from ebm_lab.core.registry import names
-from scripts.gpu.cases import cases
+from scripts.gpu.cases import cases as components
 from tests.device.faulty import FAULTY
 from tests.evaluation.test_evaluate_all import FAST
+from tests.exhaustive import cases, exhaustive
 from tests.runs.test_resume import CHOICES, ON_BITS, quick
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,7 @@ def troubles(row, allowed=(COPIED, WAITED)):
 def chosen_cases():
     """Every option of objective and sampler, and the special runs of tests/runs/test_resume.py."""
     special = [c for c in CHOICES if len(c) > 2 and c not in [ON_BITS[name] for name in ON_BITS if "sampler=" in name]]
-    return cases() | {" ".join(c): [*quick(*c), "evaluation=[]"] for c in special}
+    return components() | {" ".join(c): [*quick(*c), "evaluation=[]"] for c in special}
 
 
 def parts(of, into):
@@ -73,11 +74,15 @@ def parts(of, into):
 
 
 PARTS = 4
+REPRESENTATIVE = ("objective=dsm", "objective=pcd", "objective=coopnets", "sampler=mala", "sampler=gwg")
+"""Noise alone, chains, two players, a sampler that accepts and rejects, and bits."""
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", cases(["representative", *range(PARTS)], ["representative"]))
 def test_components_keep_to_their_device(part, tmp_path):
-    rows = found(tmp_path, parts(chosen_cases(), PARTS)[part])
+    every = chosen_cases()
+    chosen = {name: every[name] for name in REPRESENTATIVE} if part == "representative" else parts(every, PARTS)[part]
+    rows = found(tmp_path, chosen)
     wrong = {name: lines for name, row in rows.items() if (lines := troubles(row))}
     assert wrong == {}, "\n".join(f"{name}: {line}" for name, lines in wrong.items() for line in lines)
 
@@ -137,6 +142,7 @@ def evaluated():
     }
 
 
+@exhaustive
 def test_evaluations_keep_to_their_device(tmp_path):
     """An evaluation ends in numbers on the host, so it may wait; annealing may do so once at a temperature of its pilot
     run, and not at those of the runs that count."""

@@ -14,6 +14,7 @@ from ebm_lab.core import eval_view as views
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.distributions.start import start_law
 from tests.cli.test_recipes import FOR_BITS
+from tests.exhaustive import cases
 from tests.helpers import Drift, Points
 
 TINY = ["steps=3", "logger=none", "samples=6", "sample_steps=10", "batch_size=16", "threads=1", "evaluation=[]"]
@@ -52,10 +53,16 @@ RUNS = [
 ]
 
 
+REPRESENTATIVE = (["objective=pcd", *POINTS], *RUNS[-6:-4])
+"""Chains in a buffer, a score network that is no density, and a run without a sampler."""
+
+
+def of_run(overrides):
+    return " ".join(x for x in overrides if "train" not in x and "held" not in x)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "overrides", RUNS, ids=lambda o: " ".join(x for x in o if "train" not in x and "held" not in x)
-)
+@pytest.mark.parametrize("overrides", cases(RUNS, REPRESENTATIVE, of_run))
 def test_every_evaluation_of_every_kind_of_run(overrides, tmp_path):
     run = ebm_lab.train([*overrides, *TINY, f"output_dir={tmp_path}"], quiet=True).path
     evaluate(run=str(run), device="cpu", overrides={f"evaluation.{k}": v for k, v in FAST.items()})

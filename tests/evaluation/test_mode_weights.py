@@ -1,12 +1,12 @@
 """Modes of weights 0.2 and 0.8, twelve standard deviations apart: many levels learn the weights, one does not."""
 
-import pytest
 import torch
 
 import ebm_lab
 from ebm_lab.core.eval_view import EvalView
 from ebm_lab.core.functional import evaluate
 from ebm_lab.distributions.quadrature import grid_points
+from tests.exhaustive import exhaustive
 
 MIXTURE = ["dataset=mixture", "dataset.weights=[0.2,0.8]", "dataset.means=[[-3,0],[3,0]]", "dataset.std=0.5"]
 
@@ -19,7 +19,7 @@ def weight_of_the_lighter(energy):
     return float(p[nodes[:, 0] < 0].sum())
 
 
-@pytest.mark.slow
+@exhaustive
 def test_many_levels_learn_the_weights_of_distant_modes_and_one_does_not(tmp_path):
     """Within 0.03, in the density at the lowest level and in 4,000 samples (standard error 0.006; the chains' finite
     number of steps biases them by some 0.02); a single level of 0.1 is off by more than 0.1."""

@@ -27,6 +27,7 @@ from ebm_lab.cli.tools import main_sample
 from ebm_lab.core.errors import UserError
 from ebm_lab.loggers.files import Files
 from ebm_lab.training import checkpoint
+from tests.exhaustive import cases
 from tests.runs.test_resume import OBJECTIVES, QUICK, lines, run, same, state, stop_at
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def _train(overrides):
     os._exit(ebm_lab.train(overrides, quiet=True).exit_status)
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", cases(range(20), (0, 1)))  # SIGKILL and SIGTERM
 def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_bits_of_an_unbroken_run(number, tmp_path):
     """SIGKILL and SIGTERM by turns, twice a run, at a moment of its training drawn from the seed; the same command is
     given again."""

@@ -18,6 +18,7 @@ from ebm_lab.objectives.mle import MLE
 from ebm_lab.objectives.pcd import PCD
 from ebm_lab.objectives.ssm import sliced_score_matching
 from ebm_lab.runs.assemble import assemble
+from tests.exhaustive import cases
 from tests.helpers import Drift, Points, gaussian_energy
 from tests.runs.test_resume import ON_BITS, quick
 
@@ -105,15 +106,15 @@ ON_THE_CPU = {"energy_matching": "pairs points by optimal transport, which is so
 WAITING = {f"objective={o}": [f"objective={o}"] for o in options("objective") if o not in ON_THE_CPU} | ON_BITS
 
 
-@pytest.mark.parametrize("choice", WAITING.values(), ids=WAITING)
-def test_a_training_step_never_waits_for_the_device(choice, monkeypatch):
+@pytest.mark.parametrize("name", cases(WAITING, [*(f"objective={o}" for o in ("dsm", "pcd", "nce")), "sampler=gwg"]))
+def test_a_training_step_never_waits_for_the_device(name, monkeypatch):
     """No `.item()`, `float()`, `bool()` or copy to the host in an objective's forward and backward."""
-    trainer, _ = assemble(compose_config(quick(*choice)))
+    trainer, _ = assemble(compose_config(quick(*WAITING[name])))
     asked = []
-    for name in ("item", "tolist", "__float__", "__int__", "__bool__", "__index__", "cpu", "numpy"):
-        real = getattr(torch.Tensor, name)
+    for method in ("item", "tolist", "__float__", "__int__", "__bool__", "__index__", "cpu", "numpy"):
+        real = getattr(torch.Tensor, method)
         monkeypatch.setattr(
-            torch.Tensor, name, lambda *a, _real=real, _name=name, **k: asked.append(_name) or _real(*a, **k)
+            torch.Tensor, method, lambda *a, _real=real, _name=method, **k: asked.append(_name) or _real(*a, **k)
         )
     batch = Batch(trainer.evaluations.dataset.train[:32])
     trainer.state.objective(batch).value.backward()

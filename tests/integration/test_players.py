@@ -11,6 +11,7 @@ from ebm_lab.core.derived import Tempered
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.runs.assemble import assemble
+from tests.exhaustive import cases
 from tests.integration import methods  # noqa: F401 (registers)
 from tests.runs.test_resume import same
 
@@ -99,7 +100,7 @@ METHODS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", cases(METHODS, ["cooperative, adapting", "lsd", "nested, adapting"]))
 def test_stop_at_9_resume_to_20_equals_20_straight(name):
     straight, first, second = (assemble(METHODS[name]())[0] for _ in range(3))
     steps(straight, 20)
@@ -120,7 +121,7 @@ def test_what_a_nested_sampler_adapts_is_in_the_checkpoint():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", cases(METHODS, ["cooperative"]))
 def test_compiled_turns_equal_eager_ones(name, monkeypatch):
     """A graph for each turn; 12 steps of Adam at lr <= .02 carry on the rounding of float32. The flow of fce is a small
     one, since a large one takes minutes to compile."""

@@ -21,6 +21,7 @@ from ebm_lab.cli.evaluate import evaluate
 from ebm_lab.cli.tools import sample
 from ebm_lab.core.random import seeded, stream
 from ebm_lab.runs.isolation import isolated
+from tests.exhaustive import cases, exhaustive
 
 SHORT = [
     "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "energy=mlp", "energy.hidden=[8]",
@@ -152,7 +153,7 @@ FIRST = ("autocast to bfloat16", "inference_mode", "2 threads")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(s, marks=() if s in FIRST else pytest.mark.slow) for s in STATES])
+@pytest.mark.parametrize("name", cases(STATES, FIRST))
 def test_a_run_has_the_same_bits_in_every_state_and_leaves_it_as_it_was(name, plain, tmp_path):
     with STATES[name]():
         before = cpu_state()
@@ -178,7 +179,7 @@ def test_a_loaded_run_is_the_same_in_every_state_and_leaves_it_as_it_was(name, p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["autocast to bfloat16", "inference_mode", "default dtype float64", "2 threads"])
+@pytest.mark.parametrize("name", cases([*FIRST, "default dtype float64"], ["autocast to bfloat16"]))
 def test_samples_and_evaluations_are_the_same_in_every_state(name, plain, tmp_path):
     def both(folder):
         sample(run=str(plain.path), n=8, steps=3, device="cpu", out=str(folder))
@@ -204,7 +205,7 @@ def test_bfloat16_within_the_callers_autocast_rounds_the_weights_of_each_step_an
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["autocast to bfloat16", "default dtype float64", "a device context"])
+@pytest.mark.parametrize("name", cases(["autocast to bfloat16", "default dtype float64", "a device context"], []))
 def test_a_compiled_run_is_the_same_in_every_state(name, tmp_path):
     right = run(tmp_path / "plain", "compile=on")
     with STATES[name]():
@@ -213,7 +214,7 @@ def test_a_compiled_run_is_the_same_in_every_state(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["pcd", "nce", "ssm", "fdssm", "cd"])
+@pytest.mark.parametrize("objective", cases(["pcd", "nce", "ssm", "fdssm", "cd"], ["pcd"]))
 def test_global_generators_are_neither_used_nor_changed(objective, tmp_path):
     found = []
     for seed in (1, 2):
@@ -312,7 +313,7 @@ def test_the_handlers_of_signals_are_put_back(tmp_path):
     assert [signal.getsignal(n) for n in numbers] == before
 
 
-@pytest.mark.slow
+@exhaustive
 def test_the_example_of_the_report(tmp_path):
     """Two moons in bfloat16 by autocast used to end at nll 3.631 and not at 3.693."""
     code = (

@@ -21,6 +21,7 @@ from ebm_lab.distributions.start import noise_like
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.runs.init_from import take_weights
 from ebm_lab.runs.record import fingerprint
+from tests.exhaustive import cases
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
@@ -357,7 +358,7 @@ ENERGIES = {
 OBJECTIVES = {"nce": [], "pcd": [], "cnce": [], "mpf": [], "ksd": [], "unbiased_cd": []}
 
 
-@pytest.mark.parametrize("choice", [*ENERGIES, *OBJECTIVES])
+@pytest.mark.parametrize("choice", cases([*ENERGIES, *OBJECTIVES], ["mlp", "score_mlp", "pcd"]))
 def test_every_kind_of_run_is_sampled_without_its_data(choice, tmp_path):
     np.save(tmp_path / "x.npy", NORMAL * 3 + 5)
     values = [f"energy={choice}", *ENERGIES[choice]] if choice in ENERGIES else [*MLP, f"objective={choice}"]

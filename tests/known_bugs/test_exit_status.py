@@ -15,6 +15,7 @@ from ebm_lab.core.errors import Diverged
 from ebm_lab.training.evaluations import Evaluations
 from ebm_lab.training.guard import Trouble
 from ebm_lab.training.trainer import Trainer
+from tests.exhaustive import cases, exhaustive
 from tests.runs.test_resume import QUICK, lines, same, state
 from tests.training.test_distributed import port
 
@@ -115,7 +116,7 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, status", SIGNALS)
+@pytest.mark.parametrize("name, status", cases(SIGNALS, [("SIGTERM", 75)]))
 @pytest.mark.parametrize("method", ["_train_step", "save", "evaluate", "reports"])
 def test_a_signal_at_any_moment_loses_nothing(method, name, status, straight, tmp_path, monkeypatch, capsys):
     """In a step, in the writing of a checkpoint, at the beginning and in the middle of the last evaluation."""
@@ -147,7 +148,7 @@ def test_a_second_sigint_ends_a_step_at_once(straight, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", cases([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], [signal.SIGTERM]))
 def test_a_signal_while_a_run_closes_changes_nothing(number, tmp_path, monkeypatch):
     """Its summary is written and its service takes the rest."""
     from ebm_lab.loggers.files import Files
@@ -191,7 +192,7 @@ def run_until(command, folder, number, until):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, status", SIGNALS)
+@pytest.mark.parametrize("name, status", cases(SIGNALS, [("SIGINT", 130), ("SIGTERM", 75)]))
 def test_the_command_line_ends_with_the_status_of_its_signal(name, status, tmp_path):
     command = [sys.executable, "train.py", *RUN, "steps=100000", f"output_dir={tmp_path}"]
     said, code = run_until(command, tmp_path, getattr(signal, name), 2)
@@ -200,7 +201,7 @@ def test_the_command_line_ends_with_the_status_of_its_signal(name, status, tmp_p
     assert kept(path)["ended_by"] == name and state(path)["counters"]["step"] == kept(path)["step"]
 
 
-@pytest.mark.slow
+@exhaustive
 def test_torchrun_ends_with_1_and_its_run_is_interrupted_and_can_be_gone_on_with(tmp_path):
     """torchrun itself dies of the SIGTERM it was sent, whatever its processes end with; the run tells what happened."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port()}"]

@@ -15,6 +15,7 @@ from ebm_lab.cli import main as command_line
 from ebm_lab.cli.commands import command
 from ebm_lab.core.errors import Terminated
 from ebm_lab.runs.run_directory import RunDir
+from tests.exhaustive import cases
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [
@@ -55,7 +56,7 @@ def stopped(number, arguments, tmp_path, slow):
 
 
 @pytest.mark.parametrize("number", ENDS, ids=lambda n: n.name)
-@pytest.mark.parametrize("slow", ["hydra", "torch"])
+@pytest.mark.parametrize("slow", cases(["hydra", "torch"], ["torch"]))
 def test_training_that_is_stopped_while_it_starts_says_a_word(number, slow, tmp_path):
     assert stopped(number, [ROOT / "train.py", *SHORT], tmp_path, slow) == ENDS[number]
     assert not (tmp_path / "outputs").exists()
@@ -69,18 +70,20 @@ def test_a_plugin_s_import_is_stopped_with_a_word(number, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("number", ENDS, ids=lambda n: n.name)
-@pytest.mark.parametrize(
-    "script, slow",
-    [("sample", "pydantic"), ("evaluate", "omegaconf"), ("report", "yaml"), ("compare", "hydra"), ("features", "hydra"),
-     ("sweep", "yaml"), ("benchmark", "pydantic")],
-)  # fmt: skip
+SCRIPTS = [
+    ("sample", "pydantic"), ("evaluate", "omegaconf"), ("report", "yaml"), ("compare", "hydra"), ("features", "hydra"),
+    ("sweep", "yaml"), ("benchmark", "pydantic"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", cases(ENDS, [signal.SIGTERM], lambda n: n.name))
+@pytest.mark.parametrize("script, slow", cases(SCRIPTS, SCRIPTS[:2]))
 def test_a_script_that_is_stopped_while_it_starts_says_a_word(number, script, slow, tmp_path):
     assert stopped(number, [ROOT / f"scripts/{script}.py", "run=nowhere"], tmp_path, slow) == ENDS[number]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ENDS, ids=lambda n: n.name)
+@pytest.mark.parametrize("number", cases(ENDS, [signal.SIGTERM], lambda n: n.name))
 def test_a_sweep_that_is_stopped_as_a_job_starts_keeps_its_records(number, tmp_path):
     arguments = [ROOT / "train.py", *SHORT, "plugins=[slow_one]", "seed=1,2", "-m"]
     status, problem = stopped(number, arguments, tmp_path, "slow_one")

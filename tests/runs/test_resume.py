@@ -16,6 +16,7 @@ import ebm_lab
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import find
 from ebm_lab.runs.run_directory import RunDir
+from tests.exhaustive import cases
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16]", "batch_size=64"]
@@ -102,15 +103,19 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(Trainer, "_train_step", stopping)
 
 
-FIRST = (["objective=dsm"], ["objective=pcd"], ["objective=multi_dsm"])
+REPRESENTATIVE = (
+    ["objective=dsm"],
+    ["objective=pcd"],
+    ["objective=multi_dsm"],
+    ["objective=coopnets"],
+    ["objective=pcd", "sampler=mala", "sampler.mass=diagonal", "sampler.warmup=120"],
+    ["objective=pcd", "energy=labelled_mlp", "objective.conditional=true", "dataset.labels=0.5"],
+    ON_BITS["sampler=gibbs"],
+)
+"""No state, chains in a buffer, levels, two players with optimisers, what a sampler adapts, labels, and bits."""
 
 
-def each(choices, first):
-    """All choices as parameters, of which those that are not among the first are slow."""
-    return [pytest.param(c, marks=() if c in first else pytest.mark.slow) for c in choices]
-
-
-@pytest.mark.parametrize("choice", each(CHOICES, FIRST), ids=" ".join)
+@pytest.mark.parametrize("choice", cases(CHOICES, REPRESENTATIVE, " ".join, slow=REPRESENTATIVE[3:]))
 def test_stop_at_9_resume_to_20_equals_20_straight(choice, tmp_path, monkeypatch):
     straight = run(tmp_path, "a", *choice, "steps=20")
     with monkeypatch.context() as patch:
@@ -126,7 +131,7 @@ def test_stop_at_9_resume_to_20_equals_20_straight(choice, tmp_path, monkeypatch
         assert straight.summary[key] == resumed.summary[key]
 
 
-@pytest.mark.parametrize("objective", each(OBJECTIVES, ("pcd",)))
+@pytest.mark.parametrize("objective", cases(OBJECTIVES, ["pcd"]))
 def test_evaluation_frequency_changes_nothing(objective, tmp_path):
     often = run(tmp_path, "a", f"objective={objective}", "steps=12", "eval_every=2")
     never = run(tmp_path, "b", f"objective={objective}", "steps=12")
@@ -151,7 +156,7 @@ def test_what_a_killed_process_wrote_after_its_checkpoint_is_written_again(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["dsm", "pcd"])
+@pytest.mark.parametrize("objective", cases(["dsm", "pcd"], ["pcd"]))
 def test_sigkill_loses_at_most_what_followed_the_last_checkpoint(objective, tmp_path):
     """A real process, killed at no chosen moment; resumed, it ends with the bits of an unbroken run."""
     more = [f"objective={objective}", "steps=400", "log_every=10", "checkpoint_every=20"]

@@ -11,6 +11,7 @@ import torch
 import scripts.gpu.checks as checks
 from scripts.gpu.checks import agreement, components, same_bits
 from scripts.gpu_check import failures, gpu_check, page
+from tests.exhaustive import exhaustive
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ FOUND = {
 }
 
 
-@pytest.mark.slow
+@exhaustive
 def test_it_runs_to_its_end_on_a_cpu(tmp_path):
     code = "import runpy, sys; sys.argv = sys.argv[1:]\n" + (
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"

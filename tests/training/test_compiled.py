@@ -21,6 +21,7 @@ from ebm_lab.training.compile.random_inputs import recorded, replayed
 from ebm_lab.training.compile.step import CompiledStep, adamw, clipped
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.optim.adam import Adam
+from tests.exhaustive import cases
 from tests.runs.test_resume import lines, same, state, stop_at
 
 POINTS = ["dataset=two_moons", "dataset.train=500", "dataset.held_out=200", "energy.hidden=[16,16]", "batch_size=32"]
@@ -84,7 +85,8 @@ SERVED = {
 ROUNDING = {"fdssm": 2e-3, "min_velocity": 4e-3}
 """Of the whole gradient. fdssm multiplies the rounding of energies, 6e-8 times some nats, by d / eps^2 = 2500, and
 min_velocity by 2 / e^2, twice that."""
-SLOW = [pytest.param(k, id=k, marks=[] if k == "dsm" else pytest.mark.slow) for k in SERVED]
+REPRESENTATIVE = ("dsm", "pcd")
+"""An objective that differentiates a score, and one with chains in a buffer and an adapting restart."""
 
 
 BITS = ["dataset=random_bits", "dataset.bits=6", "dataset.train=500", "dataset.held_out=200", "batch_size=32"]
@@ -105,13 +107,13 @@ ON_BITS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ON_BITS)
+@pytest.mark.parametrize("name", cases(ON_BITS, ["gwg"]))
 def test_one_step_on_bits_equals_the_eager_one_from_50_shared_states(name):
     """A chain's draw that falls within rounding of its threshold parts the two for one step: 50 states have none."""
     equal_steps([*BITS, *ON_BITS[name]], 50, 3e-5)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", cases(SERVED, REPRESENTATIVE, slow=["pcd"]))
 def test_one_step_equals_the_eager_one_from_200_shared_states(name):
     equal_steps([*POINTS, *SERVED[name]], 200, ROUNDING.get(name, 3e-5))
 
@@ -132,7 +134,7 @@ IMAGES = ["dataset=digits", "batch_size=32", "evaluation=[]"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["pcd", "ssm", "dsm", "nce", "multi_dsm"])
+@pytest.mark.parametrize("objective", cases(["pcd", "ssm", "dsm", "nce", "multi_dsm"], ["dsm"]))
 def test_a_step_on_images_equals_the_eager_one_from_20_shared_states(objective):
     energy = "noise_conv" if objective == "multi_dsm" else "conv"
     equal_steps([*IMAGES, f"objective={objective}", f"energy={energy}"], 20, 3e-5)
@@ -348,7 +350,9 @@ def run(tmp_path, name, *more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choice", [["objective=ssm", "optim=sgd"], SERVED["pcd"], SERVED["mala"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "choice", cases([["objective=ssm", "optim=sgd"], SERVED["pcd"], SERVED["mala"]], [SERVED["pcd"]], " ".join)
+)
 def test_stop_at_9_resume_to_16_equals_16_straight_compiled(choice, tmp_path, monkeypatch):
     straight = run(tmp_path, "a", "steps=16", "compile=on", *choice)
     with monkeypatch.context() as patch:
@@ -392,9 +396,7 @@ PASSES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(k, marks=[] if k == "dsm in two passes" else pytest.mark.slow) for k in PASSES]
-)
+@pytest.mark.parametrize("name", cases(PASSES, ["dsm in two passes"]))
 def test_the_gradients_of_compiled_passes_are_the_eager_ones(name):
     """From shared states, to float32's rounding as in `equal_steps`. The metrics and the chains are the same too."""
     eager, fast = trainer(*POINTS, *PASSES[name], compiling=False), trainer(*POINTS, *PASSES[name])
@@ -424,7 +426,7 @@ def test_the_gradients_of_compiled_passes_are_the_eager_ones(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["dsm", "jem of dsm"])
+@pytest.mark.parametrize("objective", cases(["dsm", "jem of dsm"], []))
 def test_a_compiled_pass_in_bfloat16_is_as_near_to_float32_as_the_eager_one(objective):
     """Both round the products' inputs to 8 bits; where rounding happens in between is the compiler's choice. Equal
     rounding errors, drawn twice over thousands of parameters, differ in norm by some percent."""

@@ -17,6 +17,7 @@ import ebm_lab
 from ebm_lab.core.errors import UserError
 from ebm_lab.runs.load import load_run
 from ebm_lab.training.distributed import Processes
+from tests.exhaustive import cases, exhaustive
 from tests.runs.test_resume import QUICK, lines, same, state
 from tests.together import BATCH, CHOICES, WHOLE, built
 
@@ -43,12 +44,22 @@ def two_processes(module, folder):
     assert [process.returncode for process in both] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
 
 
+GRADIENTS = ("dsm", "pcd", "tre", "chains with labels", "pcd in two passes")
+"""Noise alone, chains, an expectation within a nonlinear function, labels, and passes over parts."""
+
+
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """The folder in which two processes left what they did."""
+def together(tmp_path_factory, request):
+    """The folder in which two processes left what they did, of the choices that are tested in this session."""
     folder = tmp_path_factory.mktemp("together")
+    asked = {item.callspec.params["name"] for item in request.session.items if "[" in item.nodeid and here(item)}
+    (folder / "asked.json").write_text(json.dumps(sorted(asked | {"pcd"})))
     two_processes("tests.together", folder)
     return folder
+
+
+def here(item):
+    return item.nodeid.startswith("tests/training/test_distributed.py") and "name" in item.callspec.params
 
 
 class Joined(TorchFunctionMode):
@@ -96,7 +107,7 @@ def joined(name, parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", cases(CHOICES, GRADIENTS))
 def test_two_processes_have_the_gradient_of_one_on_the_joined_batch_with_the_joined_noise(name, together):
     """In float64, where rounding leaves some 1e-15; the two halves' gradients differ in their first digit."""
     mine, other = (torch.load(together / f"gradients{r}.pt", weights_only=False)[name] for r in range(2))
@@ -111,7 +122,7 @@ def test_two_processes_have_the_gradient_of_one_on_the_joined_batch_with_the_joi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", cases(WHOLE, ["pcd"]))
 def test_stopped_by_one_of_two_processes_and_resumed_has_the_bits_of_an_unbroken_run(name, together):
     (straight,), (stopped,) = ((together / name / kind / "runs").iterdir() for kind in ("straight", "stopped"))
     same(state(straight), state(stopped))
@@ -162,7 +173,7 @@ def test_evaluations_are_dealt_out_and_all_come_back(together):
     assert one["nll"] == two["nll"] and one["mmd2"] != two["mmd2"]
 
 
-@pytest.mark.slow
+@exhaustive
 def test_torchrun_terminated_and_begun_again_with_resume_auto(tmp_path):
     """The command line itself, killed twice as a cluster does it, ends with the bits of an unbroken run."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port()}"]
