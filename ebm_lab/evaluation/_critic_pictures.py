@@ -1,0 +1,99 @@
+"""Pictures of a critic of points of the plane, beside the best critic and their difference."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ebm_lab.core import pictures
+
+
+class Fields(NamedTuple):
+    """nodes (N, 2), and the arrows there, (N, 2) each: those of the critic, and of the best one where it is known;
+    points of the data (n, 2); `formula`: that of the best critic."""
+
+    nodes: Tensor
+    f: Tensor
+    best: Tensor | None
+    data: Tensor
+    formula: str
+
+
+class Heights(NamedTuple):
+    """nodes (N, 2) of a grid, the first coordinate slowest, and the values there, (N,) each, of the critic, and of the
+    best one where it is known; points of the data (n, 2)."""
+
+    nodes: Tensor
+    h: Tensor
+    best: Tensor | None
+    data: Tensor
+
+
+def draw_fields(d: Fields) -> Tensor:
+    """Draw the critic's arrows. All panels have one scale, the 95 % quantile of the best critic's lengths; longer arrows
+    are cut, and their colour is that of the scale's end."""
+    panels = [("trained critic f", d.f)]
+    if d.best is not None:
+        panels += [(f"best critic f* = {d.formula}", d.best), ("difference f $-$ f*", d.f - d.best)]
+    spacing = float((d.nodes[1:] - d.nodes[:-1]).norm(dim=1).min())
+    top = max(float(panels[min(1, len(panels) - 1)][1].norm(dim=1).quantile(0.95)), 1e-12)
+    low, high = d.nodes.amin(0) - spacing, d.nodes.amax(0) + spacing
+
+    def draw(fig) -> None:
+        axes = fig.subplots(1, len(panels), squeeze=False)[0]
+        arrows = None
+        for ax, (title, field) in zip(axes, panels, strict=True):
+            size = field.norm(dim=1)
+            cut = field * (top / size.clamp_min(top))[:, None]
+            ax.plot(*d.data.T.numpy(), ".", ms=1.5, color="0.8", zorder=0)
+            arrows = ax.quiver(
+                *d.nodes.T.numpy(),
+                *cut.T.numpy(),
+                size.numpy(),
+                **{"cmap": "viridis_r", "clim": (0, top), "angles": "xy", "scale_units": "xy"},
+                **{"scale": top / (1.3 * spacing), "width": 0.004, "minlength": 0.2},
+            )
+            _frame(ax, title, low, high)
+        axes[0].quiverkey(arrows, 0.86, 0.04, top, f"|f| = {top:.2g}", labelpos="N", coordinates="axes", color="k")
+        fig.colorbar(arrows, ax=list(axes), label="|f| at the arrow's foot", extend="max", shrink=0.85, pad=0.01)
+        fig.supxlabel(
+            "grey: held-out data. Training moves the model's score along $-$f; arrows are cut at the key's length",
+            fontsize=9,
+        )
+
+    return pictures.figure(draw, 4.3 * len(panels) + 0.9, 4.7)
+
+
+def draw_heights(d: Heights) -> Tensor:
+    """Draw the critic's values as colours, with the line where it is 0. All panels have one scale."""
+    side = round(len(d.nodes) ** 0.5)
+    panels = [("trained critic h", d.h)]
+    if d.best is not None:
+        panels += [
+            ("best critic h* = log p$_{data}$ $-$ log p$_{model}$", d.best),
+            ("difference h $-$ h*", d.h - d.best),
+        ]
+    shown = panels[0][1] if d.best is None else d.best
+    top = max(float(shown.abs().float().quantile(0.98)), 1e-6)
+    low, high = d.nodes[0], d.nodes[-1]
+
+    def draw(fig) -> None:
+        axes = fig.subplots(1, len(panels), squeeze=False)[0]
+        image = None
+        for ax, (title, values) in zip(axes, panels, strict=True):
+            grid = values.float().view(side, side).T.numpy()
+            extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
+            image = ax.imshow(grid, origin="lower", extent=extent, cmap="RdBu_r", vmin=-top, vmax=top)
+            if float(values.min()) < 0 < float(values.max()):
+                ax.contour(grid, [0.0], extent=extent, colors="k", linewidths=0.7)
+            ax.plot(*d.data[:500].T.numpy(), ".", ms=1.0, color="k", alpha=0.35)
+            _frame(ax, title, low, high)
+        fig.colorbar(image, ax=list(axes), label="nats", extend="both", shrink=0.85, pad=0.01)
+        fig.supxlabel("red: more data than the model expects; blue: fewer; line: 0; dots: held-out data", fontsize=9)
+
+    return pictures.figure(draw, 4.3 * len(panels) + 0.9, 4.7)
+
+
+def _frame(ax, title: str, low: Tensor, high: Tensor) -> None:
+    ax.set(xlim=(float(low[0]), float(high[0])), ylim=(float(low[1]), float(high[1])), aspect="equal")
+    ax.set_title(title, fontsize=10)
+    ax.set(xlabel="x$_1$", ylabel="x$_2$")

@@ -1,0 +1,78 @@
+"""The picture of a model's noise levels: one column for each, the model above the data's blurred law."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ebm_lab.core import pictures
+
+DEPTH = 8.0
+"""Colours show log densities down to this many nats below the highest."""
+
+
+class Level(NamedTuple):
+    """A noise level: log Z minus the one that the objective learnt, and the gap to the blurred law, in nats, where they
+    are known. In two dimensions also nodes (N, 2) of a grid, the log densities of the model and of the blurred law
+    there, (N,), and points with this noise, (n, 2)."""
+
+    sigma: float
+    log_z_error: float | None
+    gap: float | None
+    nodes: Tensor | None = None
+    log_p: Tensor | None = None
+    truth: Tensor | None = None
+    points: Tensor | None = None
+
+
+def nodes_around(x: Tensor, cells: int) -> Tensor:
+    """Return cells^2 nodes of a square grid around the points x (n, 2), the first coordinate slowest."""
+    low, high = x.amin(0), x.amax(0)
+    middle, reach = (low + high) / 2, 0.55 * float((high - low).max())
+    axes = [torch.linspace(float(m) - reach, float(m) + reach, cells).to(x) for m in middle]
+    return torch.cartesian_prod(*axes)
+
+
+def draw_levels(levels: list[Level], cells: int) -> Tensor:
+    """Draw log p(x, t) of each level, from the highest to the lowest. The two panels of a level have one scale."""
+    known = [level for level in levels if level.truth is not None]
+    rows = 2 if known else 1
+
+    def draw(fig) -> None:
+        panels = fig.subplots(rows, len(levels), squeeze=False)
+        for column, level in zip(panels.T, levels, strict=True):
+            _column(fig, column, level, cells)
+        panels[0, 0].set_ylabel("model\nlog p(x, t)", fontsize=11)
+        if rows == 2:
+            panels[1, 0].set_ylabel("blurred data\nlog q$_t$(x)", fontsize=11)
+
+    return pictures.figure(draw, 3.2 * len(levels) + 0.4, 3.0 * rows + 0.8)
+
+
+def _column(fig, column, level: Level, cells: int) -> None:
+    assert level.nodes is not None and level.log_p is not None, "drawn in two dimensions"
+    low, high = level.nodes[0], level.nodes[-1]
+    extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
+    top = float((level.log_p if level.truth is None else level.truth).max())
+    image = None
+    for ax, values in zip(column, (level.log_p, level.truth), strict=False):
+        if values is None:
+            continue
+        grid = values.view(cells, cells).T.numpy()
+        image = ax.imshow(grid, origin="lower", extent=extent, cmap="magma", vmin=top - DEPTH, vmax=top)
+        steps = [top - k for k in (6, 4, 2, 1)]
+        ax.contour(grid, steps, extent=extent, colors="w", linewidths=0.5, linestyles="solid", alpha=0.7)
+        ax.tick_params(labelsize=8)
+    column[0].set_title(_title(level), fontsize=10)
+    fig.colorbar(image, ax=list(column), shrink=0.7, label="nats", extend="min", pad=0.02)
+
+
+def _title(level: Level) -> str:
+    lines = [rf"$\sigma$ = {level.sigma:.3g}  (t = {level.sigma**2:.2g})"]
+    numbers = []
+    if level.log_z_error is not None and math.isfinite(level.log_z_error):
+        numbers.append(f"log Z = {level.log_z_error:+.3f}")
+    if level.gap is not None and math.isfinite(level.gap):
+        numbers.append(f"KL = {level.gap:.3f}")
+    return "\n".join([*lines, ",  ".join(numbers)]) if numbers else lines[0]
