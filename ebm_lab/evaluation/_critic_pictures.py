@@ -9,13 +9,14 @@ from ebm_lab.core import pictures
 
 class Fields(NamedTuple):
     """nodes (N, 2), and the arrows there, (N, 2) each: those of the critic, and of the best one where it is known;
-    points of the data (n, 2); `formula`: that of the best critic."""
+    points of the data (n, 2); `formula`: that of the best critic; `error`: its critic_error."""
 
     nodes: Tensor
     f: Tensor
     best: Tensor | None
     data: Tensor
     formula: str
+    error: float | None = None
 
 
 class Heights(NamedTuple):
@@ -26,14 +27,15 @@ class Heights(NamedTuple):
     h: Tensor
     best: Tensor | None
     data: Tensor
+    error: float | None = None
 
 
 def draw_fields(d: Fields) -> Tensor:
-    """Draw the critic's arrows. All panels have one scale, the 95 % quantile of the best critic's lengths; longer arrows
-    are cut, and their colour is that of the scale's end."""
+    """Draw the critic's arrows. All panels have one scale, the 95 % quantile of the best critic's lengths; longer
+    arrows are cut, and their colour is that of the scale's end."""
     panels = [("trained critic f", d.f)]
     if d.best is not None:
-        panels += [(f"best critic f* = {d.formula}", d.best), ("difference f $-$ f*", d.f - d.best)]
+        panels += [(f"best critic f* = {d.formula}", d.best), (_difference("f", d.error), d.f - d.best)]
     spacing = float((d.nodes[1:] - d.nodes[:-1]).norm(dim=1).min())
     top = max(float(panels[min(1, len(panels) - 1)][1].norm(dim=1).quantile(0.95)), 1e-12)
     low, high = d.nodes.amin(0) - spacing, d.nodes.amax(0) + spacing
@@ -70,7 +72,7 @@ def draw_heights(d: Heights) -> Tensor:
     if d.best is not None:
         panels += [
             ("best critic h* = log p$_{data}$ $-$ log p$_{model}$", d.best),
-            ("difference h $-$ h*", d.h - d.best),
+            (_difference("h", d.error), d.h - d.best),
         ]
     shown = panels[0][1] if d.best is None else d.best
     top = max(float(shown.abs().float().quantile(0.98)), 1e-6)
@@ -88,9 +90,16 @@ def draw_heights(d: Heights) -> Tensor:
             ax.plot(*d.data[:500].T.numpy(), ".", ms=1.0, color="k", alpha=0.35)
             _frame(ax, title, low, high)
         fig.colorbar(image, ax=list(axes), label="nats", extend="both", shrink=0.85, pad=0.01)
-        fig.supxlabel("red: more data than the model expects; blue: fewer; line: 0; dots: held-out data", fontsize=9)
+        fig.supxlabel(
+            "h > 0: more data than the model expects; line: h = 0; dots: held-out data, where critic_error is taken",
+            fontsize=9,
+        )
 
     return pictures.figure(draw, 4.3 * len(panels) + 0.9, 4.7)
+
+
+def _difference(f: str, error: float | None) -> str:
+    return rf"difference {f} $-$ {f}*" + ("" if error is None else f"  (critic_error {error:.3g})")
 
 
 def _frame(ax, title: str, low: Tensor, high: Tensor) -> None:

@@ -11,6 +11,9 @@ from ebm_lab.core import pictures
 DEPTH = 8.0
 """Colours show log densities down to this many nats below the highest."""
 
+LINES = (-6, -4, -2, -1)
+"""Where lines of equal density are drawn."""
+
 
 class Level(NamedTuple):
     """A noise level: log Z minus the one that the objective learnt, and the gap to the blurred law, in nats, where they
@@ -35,22 +38,25 @@ def nodes_around(x: Tensor, cells: int) -> Tensor:
 
 
 def draw_levels(levels: list[Level], cells: int) -> Tensor:
-    """Draw log p(x, t) of each level, from the highest to the lowest. The two panels of a level have one scale."""
+    """Draw log p(x, t) of each level, from the highest to the lowest. Colours are nats relative to the highest value of
+    the blurred law, or of the model where that is not known, the same in both panels of a level."""
     known = [level for level in levels if level.truth is not None]
     rows = 2 if known else 1
 
     def draw(fig) -> None:
         panels = fig.subplots(rows, len(levels), squeeze=False)
-        for column, level in zip(panels.T, levels, strict=True):
-            _column(fig, column, level, cells)
+        image = [_column(column, level, cells) for column, level in zip(panels.T, levels, strict=True)][-1]
+        label = f"nats relative to the highest value{' below' if known else ''}"
+        fig.colorbar(image, ax=list(panels[:, -1]), label=label, extend="min", aspect=15 * rows, pad=0.03)
         panels[0, 0].set_ylabel("model\nlog p(x, t)", fontsize=11)
         if rows == 2:
             panels[1, 0].set_ylabel("blurred data\nlog q$_t$(x)", fontsize=11)
 
-    return pictures.figure(draw, 3.2 * len(levels) + 0.4, 3.0 * rows + 0.8)
+    return pictures.figure(draw, 2.7 * len(levels) + 1.3, 2.65 * rows + 0.5)
 
 
-def _column(fig, column, level: Level, cells: int) -> None:
+def _column(column, level: Level, cells: int):
+    """Draw the panels of one level, and return the image of the last."""
     assert level.nodes is not None and level.log_p is not None, "drawn in two dimensions"
     low, high = level.nodes[0], level.nodes[-1]
     extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
@@ -59,13 +65,12 @@ def _column(fig, column, level: Level, cells: int) -> None:
     for ax, values in zip(column, (level.log_p, level.truth), strict=False):
         if values is None:
             continue
-        grid = values.view(cells, cells).T.numpy()
-        image = ax.imshow(grid, origin="lower", extent=extent, cmap="magma", vmin=top - DEPTH, vmax=top)
-        steps = [top - k for k in (6, 4, 2, 1)]
-        ax.contour(grid, steps, extent=extent, colors="w", linewidths=0.5, linestyles="solid", alpha=0.7)
+        grid = (values - top).view(cells, cells).T.numpy()
+        image = ax.imshow(grid, origin="lower", extent=extent, cmap="magma", vmin=-DEPTH, vmax=0)
+        ax.contour(grid, LINES, extent=extent, colors="w", linewidths=0.5, linestyles="solid", alpha=0.7)
         ax.tick_params(labelsize=8)
     column[0].set_title(_title(level), fontsize=10)
-    fig.colorbar(image, ax=list(column), shrink=0.7, label="nats", extend="min", pad=0.02)
+    return image
 
 
 def _title(level: Level) -> str:

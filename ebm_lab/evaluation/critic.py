@@ -49,7 +49,7 @@ TRUSTED = 0.1
 
 def relative_error(f: Tensor, best: Tensor) -> tuple[float, float, float]:
     """Return (critic_error, critic_cosine, critic_best) for f and f* at n points, (n, *shape) each."""
-    f, best = f.double().flatten(1), best.double().flatten(1)
+    f, best = f.double().reshape(len(f), -1), best.double().reshape(len(f), -1)
     size, own = float(flat_sum(best**2).mean().sqrt()), float(flat_sum(f**2).mean().sqrt())
     error = float(flat_sum((f - best) ** 2).mean().sqrt())
     cosine = float(flat_sum(f * best).mean())
@@ -112,7 +112,14 @@ class CriticError(Evaluation):
             nodes = _near(_nodes(x, self.arrows), x)
             found = None if optimum is None else optimum(nodes).cpu()
             formula = rf"(s$_{{model}}$ $-$ s$_{{data}}$) $\times$ {critic.gain:.3g}"
-            drawn = Fields(nodes.cpu(), _at(critic.f, nodes).cpu(), found, x[:1000].cpu(), formula)
+            drawn = Fields(
+                nodes.cpu(),
+                _at(critic.f, nodes).cpu(),
+                found,
+                x[:1000].cpu(),
+                formula,
+                report.metrics.get("critic_error"),
+            )
             report.images["critic"] = draw_fields(drawn)
         return report
 
@@ -139,7 +146,9 @@ class CriticError(Evaluation):
         if view.dataset.event_shape == (2,):
             nodes = _nodes(x, self.cells)
             found = None if optimum is None else optimum(nodes).cpu()
-            drawn = Heights(nodes.cpu(), _at(critic.h, nodes).cpu(), found, x[:1000].cpu())
+            drawn = Heights(
+                nodes.cpu(), _at(critic.h, nodes).cpu(), found, x[:1000].cpu(), report.metrics.get("critic_error")
+            )
             report.images["critic"] = draw_heights(drawn)
         return report
 

@@ -36,6 +36,9 @@ from ebm_lab.evaluation._level_pictures import Level, draw_levels, nodes_around
 from ebm_lab.evaluation._truth import true_log_prob
 from ebm_lab.models.levels import NoiseEnergy
 
+TRUSTED = 0.1
+"""The largest error of log Z, in nats, with which a level is shown."""
+
 
 @register("evaluation", "levels")
 class Levels(Evaluation):
@@ -112,8 +115,9 @@ class Levels(Evaluation):
         log_z, learnt, error = view.learnt_log_z, view.learnt_log_z, None
         if _is_low(view):
             found = cubature_log_z(energy, x, self.cells)
-            if not found.sound:
-                why = found.trouble or f"log Z is uncertain by {max(found.change, found.bound):.2g} nats"
+            doubt = max(found.change, found.bound)
+            if found.trouble or not doubt <= TRUSTED:
+                why = found.trouble or f"log Z is uncertain by {doubt:.2g} nats"
                 report.notes.append(f"the level sigma={sigma:.3g} is left out: {why}")
                 return None
             log_z, error = found.value, None if learnt is None else found.value - learnt

@@ -109,7 +109,9 @@ def _draw(tau: Tensor, coupling: Coupling, most: int, cut: bool) -> Tensor:
         limit = {"color": "k", "lw": 1.0, "ls": ":"}
         left.axvline(coupling.max_moves + 0.5, **limit, label=f"training's limit: {unmet:.2%} of the pairs are apart")
         left.set(xlabel=r"meeting time $\tau$ in moves", ylabel="share of the pairs", xlim=(0.3, end + 0.7))
-        left.legend(frameon=False, fontsize=9)
+        left.set_ylim(0, 1.35 * float(counts.max()) + 1e-9)  # room for the legend
+        left.legend(fontsize=9, framealpha=0.9, loc="upper right")
+        left.xaxis.get_major_locator().set_params(integer=True)
         apart = survival(tau, end)
         right.step(moves, apart.numpy(), where="post", color="#1f5fa8", label=r"P($\tau$ > t): share of pairs apart")
         if not cut:
