@@ -9,13 +9,15 @@ from ebm_lab.core import pictures
 
 class Fields(NamedTuple):
     """nodes (N, 2), and the arrows there, (N, 2) each: those of the critic, and of the best one where it is known;
-    points of the data (n, 2); `formula`: that of the best critic; `error`: its critic_error."""
+    points of the data (n, 2); `formula`: that of the best critic; size: the root mean square
+    over the data of the best critic, or else of this one; `error`: its critic_error."""
 
     nodes: Tensor
     f: Tensor
     best: Tensor | None
     data: Tensor
     formula: str
+    size: float
     error: float | None = None
 
 
@@ -31,14 +33,15 @@ class Heights(NamedTuple):
 
 
 def draw_fields(d: Fields) -> Tensor:
-    """Draw the critic's arrows. All panels have one scale, the 95 % quantile of the best critic's lengths; longer
-    arrows are cut, and their colour is that of the scale's end."""
+    """Draw the critic's arrows. All panels have one scale: twice the root mean square `size`, to which longer
+    arrows are cut."""
     panels = [("trained critic f", d.f)]
     if d.best is not None:
         panels += [(f"best critic f* = {d.formula}", d.best), (_difference("f", d.error), d.f - d.best)]
-    spacing = float((d.nodes[1:] - d.nodes[:-1]).norm(dim=1).min())
-    top = max(float(panels[min(1, len(panels) - 1)][1].norm(dim=1).quantile(0.95)), 1e-12)
-    low, high = d.nodes.amin(0) - spacing, d.nodes.amax(0) + spacing
+    gaps = (d.nodes[1:] - d.nodes[:-1]).abs().amax(1)
+    spacing, top = float(gaps[gaps > 0].min()), max(2 * d.size, 1e-12)
+    low, high = d.nodes.amin(0) - 1.5 * spacing, d.nodes.amax(0) + 1.5 * spacing
+    ratio = min(max(float((high[1] - low[1]) / (high[0] - low[0])), 0.4), 1.6)
 
     def draw(fig) -> None:
         axes = fig.subplots(1, len(panels), squeeze=False)[0]
@@ -46,23 +49,23 @@ def draw_fields(d: Fields) -> Tensor:
         for ax, (title, field) in zip(axes, panels, strict=True):
             size = field.norm(dim=1)
             cut = field * (top / size.clamp_min(top))[:, None]
-            ax.plot(*d.data.T.numpy(), ".", ms=1.5, color="0.8", zorder=0)
+            ax.plot(*d.data.T.numpy(), ".", ms=1.5, color="0.82", zorder=0)
             arrows = ax.quiver(
                 *d.nodes.T.numpy(),
                 *cut.T.numpy(),
-                size.numpy(),
-                **{"cmap": "viridis_r", "clim": (0, top), "angles": "xy", "scale_units": "xy"},
-                **{"scale": top / (1.3 * spacing), "width": 0.004, "minlength": 0.2},
+                size.clamp_max(top).numpy(),
+                **{"cmap": "plasma", "clim": (0, 1.2 * top), "angles": "xy", "scale_units": "xy"},
+                **{"scale": top / (1.8 * spacing), "width": 0.005, "minlength": 0.1, "pivot": "tail"},
             )
             _frame(ax, title, low, high)
-        axes[0].quiverkey(arrows, 0.86, 0.04, top, f"|f| = {top:.2g}", labelpos="N", coordinates="axes", color="k")
-        fig.colorbar(arrows, ax=list(axes), label="|f| at the arrow's foot", extend="max", shrink=0.85, pad=0.01)
-        fig.supxlabel(
-            "grey: held-out data. Training moves the model's score along $-$f; arrows are cut at the key's length",
-            fontsize=9,
+        axes[0].quiverkey(
+            arrows, 0.03, 0.04, top, rf"|f| $\geq$ {top:.2g}", labelpos="E", coordinates="figure", color="k"
         )
+        bar = fig.colorbar(arrows, ax=list(axes), label="|f| at the arrow's foot", pad=0.01)
+        bar.ax.set_ylim(0, top)
+        fig.supxlabel("grey: held-out data; the energy's step moves the model's score along $-$f", fontsize=9)
 
-    return pictures.figure(draw, 4.3 * len(panels) + 0.9, 4.7)
+    return pictures.figure(draw, 4.3 * len(panels) + 0.9, 4.0 * ratio + 0.9)
 
 
 def draw_heights(d: Heights) -> Tensor:

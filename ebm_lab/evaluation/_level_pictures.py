@@ -16,17 +16,16 @@ LINES = (-6, -4, -2, -1)
 
 
 class Level(NamedTuple):
-    """A noise level: log Z minus the one that the objective learnt, and the gap to the blurred law, in nats, where they
-    are known. In two dimensions also nodes (N, 2) of a grid, the log densities of the model and of the blurred law
-    there, (N,), and points with this noise, (n, 2)."""
+    """A noise level: log Z minus the one that the objective learnt, and log q_t - log p at points of the blurred law
+    q_t, (n,), in nats, where they are known. In two dimensions also nodes (N, 2) of a grid, and the log densities of
+    the model and of the blurred law there, (N,)."""
 
     sigma: float
     log_z_error: float | None
-    gap: float | None
+    gap: Tensor | None
     nodes: Tensor | None = None
     log_p: Tensor | None = None
     truth: Tensor | None = None
-    points: Tensor | None = None
 
 
 def nodes_around(x: Tensor, cells: int) -> Tensor:
@@ -78,6 +77,6 @@ def _title(level: Level) -> str:
     numbers = []
     if level.log_z_error is not None and math.isfinite(level.log_z_error):
         numbers.append(f"log Z = {level.log_z_error:+.3f}")
-    if level.gap is not None and math.isfinite(level.gap):
-        numbers.append(f"KL = {level.gap:.3f}")
+    if level.gap is not None and bool(level.gap.isfinite().all()):
+        numbers.append(f"KL = {float(level.gap.mean()):.3f}")
     return "\n".join([*lines, ",  ".join(numbers)]) if numbers else lines[0]

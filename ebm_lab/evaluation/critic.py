@@ -107,41 +107,29 @@ class CriticError(Evaluation):
             return critic.gain * (data_score(view.energy, y) - truth(y).to(y))
 
         optimum = None if truth is None else best
-        self._numbers(report, _at(critic.f, x), optimum, x)
+        values = _at(critic.f, x)
+        self._numbers(report, values, optimum, x)
         if view.dataset.event_shape == (2,):
             nodes = _near(_nodes(x, self.arrows), x)
             found = None if optimum is None else optimum(nodes).cpu()
-            formula = rf"(s$_{{model}}$ $-$ s$_{{data}}$) $\times$ {critic.gain:.3g}"
+            factor = "" if critic.gain == 1 else f"{critic.gain:.3g} "
+            formula = rf"{factor}(s$_{{model}}$ $-$ s$_{{data}}$)"
+            size = report.metrics.get("critic_best", float(values.norm(dim=1).square().mean().sqrt()))
             drawn = Fields(
                 nodes.cpu(),
                 _at(critic.f, nodes).cpu(),
                 found,
                 x[:1000].cpu(),
                 formula,
+                size,
                 report.metrics.get("critic_error"),
             )
             report.images["critic"] = draw_fields(drawn)
         return report
 
     def _ratios(self, view: EvalView, critic: RatioCritic, x: Tensor) -> Report:
-        truth, report = true_log_prob(view.dataset, view.blur), Report()
-        values, optimum = _at(critic.h, x), None
-        if truth is not None:
-
-            @torch.no_grad()
-            def ratio(y: Tensor) -> Tensor:
-                return truth(y).double() + in_parts(partial(evaluate, view.energy), y, 65_536).double()
-
-            constant = self._log_z(view)
-            if constant is None:
-                constant = float((values.double() - ratio(x)).mean())
-                report.notes.append(
-                    "critic_error is one of shape: log Z is not known, and the constant of h* is fitted"
-                )
-
-            def optimum(y: Tensor) -> Tensor:
-                return (ratio(y) + constant).clamp(-critic.bound, critic.bound)
-
+        truth, report, values = true_log_prob(view.dataset, view.blur), Report(), _at(critic.h, x)
+        optimum = None if truth is None else self._best_ratio(view, critic, truth, (x, values), report.notes)
         self._numbers(report, values, optimum, x)
         if view.dataset.event_shape == (2,):
             nodes = _nodes(x, self.cells)
@@ -151,6 +139,22 @@ class CriticError(Evaluation):
             )
             report.images["critic"] = draw_heights(drawn)
         return report
+
+    def _best_ratio(
+        self, view: EvalView, critic: RatioCritic, truth: Values, seen: tuple[Tensor, Tensor], notes: list[str]
+    ) -> Values:
+        """Return h*; `seen`: points (n, *shape) and the critic's values there, (n,), for the constant if it is not
+        known."""
+
+        @torch.no_grad()
+        def ratio(y: Tensor) -> Tensor:
+            return truth(y).double() + in_parts(partial(evaluate, view.energy), y, 65_536).double()
+
+        constant = self._log_z(view)
+        if constant is None:
+            constant = float((seen[1].double() - ratio(seen[0])).mean())
+            notes.append("critic_error is one of shape: log Z is not known, and the constant of h* is fitted")
+        return lambda y: (ratio(y) + constant).clamp(-critic.bound, critic.bound)
 
     def _numbers(self, report: Report, values: Tensor, best: Values | None, x: Tensor) -> None:
         if best is None:
@@ -181,6 +185,6 @@ def _nodes(x: Tensor, side: int) -> Tensor:
 
 
 def _near(nodes: Tensor, x: Tensor) -> Tensor:
-    """Return the nodes (N, 2) that have one of the points x (n, 2) within 1.5 spacings of the grid."""
+    """Return the nodes (N, 2) that have one of the points x (n, 2) within one spacing of the grid."""
     spacing = float((nodes[1] - nodes[0]).norm())
-    return nodes[torch.cdist(nodes, x).amin(1) <= 1.5 * spacing]
+    return nodes[torch.cdist(nodes, x).amin(1) <= spacing]

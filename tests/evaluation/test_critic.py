@@ -24,10 +24,10 @@ class Known(Points):
 
     def __init__(self, x, cov):
         super().__init__(x)
-        self.law = Gaussian(torch.zeros(len(cov)).to(cov), cov)
+        self.law = self.known = Gaussian(torch.zeros(len(cov)).to(cov), cov)
 
     def log_prob(self, x):
-        return self.law.log_prob(x)
+        return self.known.log_prob(x)
 
 
 def gaussians(d, generator):
