@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from ebm_lab.core.derived import Tempered
 from ebm_lab.core.features import Part, features_of, unmet
 from ebm_lab.core.functional import EnergyFn
-from ebm_lab.core.interfaces import Dataset, Sampleable, Sampler
+from ebm_lab.core.interfaces import Dataset, Objective, Sampleable, Sampler
 
 NUMBERS = 2**18
 """Chains are sampled in batches of this many numbers, but at least 500 chains: larger ones are bound by memory."""
@@ -66,6 +66,9 @@ class EvalView:
     """Number of training steps taken."""
     blur: float = 0.0
     """The law that the objective learns is the data's, blurred by N(0, blur^2 I); in data units."""
+
+    objective: Objective | None = None
+    """The objective that trained the energy, for evaluations of what else it has learnt: its critic, its chains."""
 
     def has(self, feature: str) -> bool:
         """Return whether the model has this feature; features.py lists the features."""

@@ -14,6 +14,7 @@ from ebm_lab.core.discrete import Draws
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Derive, Need, Part, same
 from ebm_lab.core.functional import EnergyFn, penalty_of, score
+from ebm_lab.core.learnt import Coupling, RatioCritic, ScoreCritic
 from ebm_lab.core.logger import Logger as Logger
 from ebm_lab.core.logger import RunInfo as RunInfo
 from ebm_lab.core.metrics import Metric
@@ -261,6 +262,18 @@ class Objective(Part, nn.Module, ABC):
     def learnt_blur(self) -> float:
         """Return the sigma, in data units, of the Gaussian noise by which the law that the loss learns is blurred."""
         return self.data_noise
+
+    def learnt_critic(self) -> ScoreCritic | RatioCritic | None:
+        """Return the critic that it trains beside the energy, or None if it trains none."""
+        return None
+
+    def coupling(self) -> Coupling | None:
+        """Return the coupled chains that it trains with, or None; they leave the state of training as it is."""
+        return None
+
+    def trains_levels(self) -> bool:
+        """Return whether the loss trains the model at every noise level, and not at the lowest alone."""
+        return any((need.role, need.feature) == ("energy", "levels") for need in self.found_needs())
 
     def sees_within(self) -> float | None:
         """Return the distance over which the loss compares points, as a std in data units, or None.

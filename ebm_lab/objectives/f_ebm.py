@@ -31,6 +31,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Sampler
+from ebm_lab.core.learnt import RatioCritic
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
@@ -110,6 +111,9 @@ class FEBM(Chained):
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         return {"energy": list(self.energy.parameters()), "critic": list(self.critic.parameters())}
+
+    def learnt_critic(self) -> RatioCritic:
+        return RatioCritic(self.h, MOST)
 
     def h(self, x: Tensor) -> Tensor:
         """The critic's log ratio of data to model, (B, *shape) -> (B,)."""

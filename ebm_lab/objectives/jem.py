@@ -29,6 +29,7 @@ from ebm_lab.core.choice import Choice, Nested
 from ebm_lab.core.features import Derive, Need, features_of, same
 from ebm_lab.core.functional import per_sample
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Energy, Loss, Objective, Sampleable, Turn
+from ebm_lab.core.learnt import Coupling, RatioCritic, ScoreCritic
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
@@ -159,6 +160,15 @@ class JEM(Objective):
 
     def learnt_blur(self) -> float:
         return self.generative.learnt_blur()
+
+    def learnt_critic(self) -> ScoreCritic | RatioCritic | None:
+        return self.generative.learnt_critic()
+
+    def coupling(self) -> Coupling | None:
+        return self.generative.coupling()
+
+    def trains_levels(self) -> bool:
+        return self.generative.trains_levels()
 
     def sees_within(self) -> float | None:
         return self.generative.sees_within()

@@ -23,6 +23,7 @@ from torch import Generator, Tensor, nn
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import divergence, flat_sum, frozen, score
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Loss, Objective, Turn
+from ebm_lab.core.learnt import ScoreCritic
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
@@ -82,6 +83,9 @@ class LSD(Objective):
 
     def sees_within(self) -> float:
         return self.data_noise
+
+    def learnt_critic(self) -> ScoreCritic:
+        return ScoreCritic(self.f, 1 / (2 * self.l2))
 
     def f(self, x: Tensor) -> Tensor:
         """The critic, (B, *shape) -> (B, *shape), in the unit of a score."""

@@ -21,7 +21,7 @@ Pierre E. Jacob, John O'Leary and Yves F. Atchade, Unbiased Markov Chain Monte C
 arXiv:1708.03625.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen, per_sample, stacked
 from ebm_lab.core.interfaces import Chain, Dataset, Loss, Sampler
+from ebm_lab.core.learnt import Coupling
 from ebm_lab.core.mcmc import coupled_independence_steps
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.registry import register
@@ -87,24 +88,50 @@ class UnbiasedCD(Contrastive):
     def needs_of(cls, **settings: Any) -> Iterable[Need]:
         return (*super().needs_of(**settings), Need("sampler", "exact"), Need("sampler", "coupled"))
 
-    def move(self, x: Tensor, y: Tensor, state: dict[str, Tensor]) -> tuple[Chain, Tensor]:
-        """Take one move of K by both of two coupled chains, (B, *shape) each."""
+    def move(
+        self, x: Tensor, y: Tensor, state: dict[str, Tensor], generator: Generator | None = None
+    ) -> tuple[Chain, Tensor]:
+        """Take one move of K by both of two coupled chains, (B, *shape) each; generator: None for that of training."""
+        generator = generator or self.generator
         if self.refresh:
             with frozen(self.energy):
-                x, y = coupled_independence_steps(self.energy, x, y, self.start, self.refresh, self.generator)
-        return self.sampler.couple(self.energy, x, y, state, generator=self.generator)
+                x, y = coupled_independence_steps(self.energy, x, y, self.start, self.refresh, generator)
+        return self.sampler.couple(self.energy, x, y, state, generator=generator)
+
+    def pairs(
+        self, x: Tensor, state: dict[str, Tensor], moves: int, generator: Generator
+    ) -> Iterator[tuple[Chain, Tensor, Tensor]]:
+        """Yield the chain that is at X_t, Y_{t-1}, and which of the two are apart, (B,), for t = 1 ... moves, of pairs
+        that begin at x (B, *shape)."""
+        chain, _ = self.move(x, x, state, generator)
+        behind, met = x, together(chain.x, x)
+        yield chain, behind, ~met
+        for _ in range(1, moves):
+            chain, y = self.move(chain.x, behind, state, generator)
+            behind = torch.where(per_sample(met, y), chain.x, y)
+            met = met | together(chain.x, behind)
+            yield chain, behind, ~met
+
+    def coupling(self) -> Coupling:
+        return Coupling(self.meeting_times, self.burn_in, self.max_moves)
+
+    @torch.no_grad()
+    def meeting_times(self, x: Tensor, moves: int, generator: Generator) -> Tensor:
+        """Return tau of pairs of chains that begin at x (B, *shape), (B,), and moves + 1 for those that are still
+        apart after `moves` moves. The state of training stays as it is."""
+        state = self.sampler_state or self.sampler.begin(self.energy, x, generator)
+        tau = x.new_ones(len(x))
+        for _, _, apart in self.pairs(x, state, moves, generator):
+            tau += apart
+            if not bool(apart.any()):
+                break
+        return tau
 
     def negatives(self, x: Tensor) -> Chain:
         state = self.sampler_state or self.sampler.begin(self.energy, x, self.generator)
-        first, _ = self.move(x, x, state)
-        self.sampler_state, evals = first.state, first.grad_evals
-        here, behind, met = first.x, x, together(first.x, x)
-        xs, ys, apart = [here], [behind], [~met]
-        for _ in range(1, self.max_moves):
-            chain, y = self.move(here, behind, state)
-            behind = torch.where(per_sample(met, y), chain.x, y)
-            here, evals, met = chain.x, evals + chain.grad_evals, met | together(chain.x, behind)
-            xs, ys, apart = [*xs, here], [*ys, behind], [*apart, ~met]
+        chains, ys, apart = zip(*self.pairs(x, state, self.max_moves, self.generator), strict=True)
+        first, xs, evals = chains[0], [chain.x for chain in chains], sum(chain.grad_evals for chain in chains)
+        self.sampler_state = first.state
         k, parted = self.burn_in, torch.stack(apart)
         self._pairs = torch.stack(xs[k:]), torch.stack(ys[k:]), parted[k:]
         times = {"meeting_time": 1 + parted.sum(0).to(x.dtype).mean(), "unmet": parted[-1].to(x.dtype).mean()}

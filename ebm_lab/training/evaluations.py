@@ -75,6 +75,7 @@ class Evaluations:
             chains=x,
             chain_labels=y,
             blur=self.objective.learnt_blur(),
+            objective=self.objective,
             share=Share(self.processes.world, self.processes.join_rows),
         )
 
