@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from ebm_lab.evaluation.mmd import MMD
 from ebm_lab.runs.assemble import assemble
 from tests.cli.test_recipes import FOR_BITS
 from tests.datasets.test_datasets_real import DUMPS, save, write_cifar, write_idx, write_wine
-from tests.exhaustive import cases
+from tests.exhaustive import cases, exhaustive
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["steps=3", "logger=none", "samples=4", "sample_steps=10", "batch_size=16", "threads=1"]
@@ -214,7 +213,7 @@ REPRESENTATIVE = {
     "energy": ("conv", "composed", "labelled_mlp", "rbm", "score_mlp"),
     "dataset": ("two_moons", "digits", "mnist", "array", "image_folder", "ising"),
     "evaluation": ("likelihood", "mmd", "chains"),
-    "experiment": ("wine",),
+    "experiment": ("ssm_wine",),
     "recipe": ("none", "points/pcd", "points/multi_dsm", "discrete/pcd"),
 }
 """Of each kind: points, images, bits, labels and levels, and data that are read from files."""
@@ -398,32 +397,22 @@ def test_a_component_of_one_s_own(tmp_path, monkeypatch):
     assert result.status == "finished"
 
 
-def script(name, arguments, monkeypatch):
-    """Run a script of scripts/ in this process as Python runs it; return its exit status."""
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / f"{name}.py"), *arguments])
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as ended:
-        return ended.code
-    return 0
-
-
-@pytest.mark.slow
-def test_scripts_work_on_a_run_directory(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    result = ebm_lab.train(["dataset=digits", *TINY, f"output_dir={tmp_path}", "evaluation=[samples]"], quiet=True)
-    assert script("sample", [f"run={result.path}", "n=9", "steps=20"], monkeypatch) == 0
+@exhaustive
+def test_scripts_work_on_a_run_directory(tmp_path):
+    result = ebm_lab.train(["dataset=digits", *TINY, f"output_dir={tmp_path}"], quiet=True)
+    script = [sys.executable, str(ROOT / "scripts" / "sample.py"), f"run={result.path}", "n=9", "steps=20"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert np.load(result.path / "samples" / "samples.npy").shape == (9, 1, 8, 8)
     assert (result.path / "samples" / "samples.png").is_file()
-    chosen = "evaluation=samples,mmd,ood,likelihood"
-    assert script("evaluate", [f"run={result.path}", "samples=20", chosen], monkeypatch) == 0
+    script = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"run={result.path}", "samples=20"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     record = json.loads((result.path / "evaluation" / "evaluation.json").read_text())
     assert {"mmd2", "confident_share", "e_data"} <= record.keys()
     assert "1 and 2 dimensions" in record["left_out"]["likelihood"] and not record["failed"]
-    capsys.readouterr()
-    assert script("evaluate", ["run=/nope", "smaples=3"], monkeypatch) == 2
-    wrong = capsys.readouterr().err
-    assert "did you mean 'samples'?" in wrong and "Traceback" not in wrong
+    wrong = subprocess.run([*script[:2], "run=/nope", "smaples=3"], capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode == 2 and "did you mean 'samples'?" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 def test_an_objective_of_many_levels_brings_its_energy_and_its_sampler():
