@@ -1,5 +1,6 @@
 """Pictures of a critic of points of the plane, beside the best critic and their difference."""
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
@@ -39,7 +40,7 @@ def draw_fields(d: Fields) -> Tensor:
     if d.best is not None:
         panels += [(f"best critic f* = {d.formula}", d.best), (_difference("f", d.error), d.f - d.best)]
     gaps = (d.nodes[1:] - d.nodes[:-1]).abs().amax(1)
-    spacing, top = float(gaps[gaps > 0].min()), max(2 * d.size, 1e-12)
+    spacing, top = float(gaps[gaps > 0].min()), _scale(2 * d.size)
     low, high = d.nodes.amin(0) - 1.5 * spacing, d.nodes.amax(0) + 1.5 * spacing
     ratio = min(max(float((high[1] - low[1]) / (high[0] - low[0])), 0.4), 1.6)
 
@@ -78,7 +79,7 @@ def draw_heights(d: Heights) -> Tensor:
             (_difference("h", d.error), d.h - d.best),
         ]
     shown = panels[0][1] if d.best is None else d.best
-    top = max(float(shown.abs().float().quantile(0.98)), 1e-6)
+    top = _scale(float(shown.abs().float().quantile(0.98)))
     low, high = d.nodes[0], d.nodes[-1]
 
     def draw(fig) -> None:
@@ -99,6 +100,11 @@ def draw_heights(d: Heights) -> Tensor:
         )
 
     return pictures.figure(draw, 4.3 * len(panels) + 0.9, 4.7)
+
+
+def _scale(size: float) -> float:
+    """Return the end of the scale: 1 for a critic that is 0 everywhere, or is not finite."""
+    return size if math.isfinite(size) and size > 1e-9 else 1.0
 
 
 def _difference(f: str, error: float | None) -> str:

@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ebm_lab.core import pictures
@@ -26,14 +25,6 @@ class Level(NamedTuple):
     nodes: Tensor | None = None
     log_p: Tensor | None = None
     truth: Tensor | None = None
-
-
-def nodes_around(x: Tensor, cells: int) -> Tensor:
-    """Return cells^2 nodes of a square grid around the points x (n, 2), the first coordinate slowest."""
-    low, high = x.amin(0), x.amax(0)
-    middle, reach = (low + high) / 2, 0.55 * float((high - low).max())
-    axes = [torch.linspace(float(m) - reach, float(m) + reach, cells).to(x) for m in middle]
-    return torch.cartesian_prod(*axes)
 
 
 def draw_levels(levels: list[Level], cells: int) -> Tensor:

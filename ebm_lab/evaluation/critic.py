@@ -14,7 +14,8 @@ small `critic_best` says that there is little left to see, and beside a large on
 
 log p_model needs log Z: by a formula, by quadrature in one and two dimensions, or above them from exact samples of the
 data's law, where these cover the model. If none of these can be trusted, h* is known up to a constant, which is chosen
-such that h and h* have the same mean over the points; the error is then one of shape, and a note says so.
+such that h and h* have the same mean over the points; the error is then one of shape, and a note says so. The axes of
+the pictures have the units in which the model sees the points.
 
 Will Grathwohl et al., Learning the Stein Discrepancy for Training and Evaluating Energy-Based Models without Sampling,
 2020, section 3, arXiv:2002.05616. Lantao Yu et al., Training Deep Energy-Based Models with f-Divergence Minimization,
@@ -38,6 +39,7 @@ from ebm_lab.core.random import subset, with_noise
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation._critic_pictures import Fields, Heights, draw_fields, draw_heights
 from ebm_lab.evaluation._importance import by_importance
+from ebm_lab.evaluation._square import square_around
 from ebm_lab.evaluation._truth import true_log_prob, true_score
 from ebm_lab.evaluation.likelihood import exact_log_z
 from ebm_lab.models.levels import data_score
@@ -110,7 +112,7 @@ class CriticError(Evaluation):
         values = _at(critic.f, x)
         self._numbers(report, values, optimum, x)
         if view.dataset.event_shape == (2,):
-            nodes = _near(_nodes(x, self.arrows), x)
+            nodes = _near(square_around(x, self.arrows), x)
             found = None if optimum is None else optimum(nodes).cpu()
             factor = "" if critic.gain == 1 else f"{critic.gain:.3g} "
             formula = rf"{factor}(s$_{{model}}$ $-$ s$_{{data}}$)"
@@ -132,7 +134,7 @@ class CriticError(Evaluation):
         optimum = None if truth is None else self._best_ratio(view, critic, truth, (x, values), report.notes)
         self._numbers(report, values, optimum, x)
         if view.dataset.event_shape == (2,):
-            nodes = _nodes(x, self.cells)
+            nodes = square_around(x, self.cells)
             found = None if optimum is None else optimum(nodes).cpu()
             drawn = Heights(
                 nodes.cpu(), _at(critic.h, nodes).cpu(), found, x[:1000].cpu(), report.metrics.get("critic_error")
@@ -174,14 +176,6 @@ class CriticError(Evaluation):
 def _at(critic: Values, x: Tensor) -> Tensor:
     """Return the critic's values at x (B, *shape)."""
     return in_parts(critic, x, 65_536)
-
-
-def _nodes(x: Tensor, side: int) -> Tensor:
-    """Return side^2 nodes of a square grid around the points x (n, 2), the first coordinate slowest."""
-    low, high = x.amin(0), x.amax(0)
-    middle, reach = (low + high) / 2, 0.58 * float((high - low).max())
-    axes = [torch.linspace(float(m) - reach, float(m) + reach, side).to(x) for m in middle]
-    return torch.cartesian_prod(*axes)
 
 
 def _near(nodes: Tensor, x: Tensor) -> Tensor:

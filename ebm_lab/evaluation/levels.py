@@ -9,7 +9,8 @@ if it normalises every level. Objectives that train each level by its score alon
 number. log Z(t) is taken by adaptive quadrature in one and two dimensions; a value of levels_gap below 0 is then within
 a few standard errors, `levels_gap_se`, of the mean over points. Above them p_model is normalised by c, where it is
 learnt, and levels_gap may be below 0 because Z(t) is what c says only if the model is right. The blurred law is known
-for Gaussians, their mixtures and curves with Gaussian noise (distributions/blurred.py).
+for Gaussians, their mixtures and curves with Gaussian noise (distributions/blurred.py). The axes of the pictures
+have the units in which the model sees the points.
 
 A model of many levels is more than its lowest one: chains that go down the levels, and the probability flow, use them
 all, and an error at a high level is one of the weights of distant modes below it.
@@ -33,7 +34,8 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import subset, with_noise
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.quadrature import cubature_log_z
-from ebm_lab.evaluation._level_pictures import Level, draw_levels, nodes_around
+from ebm_lab.evaluation._level_pictures import Level, draw_levels
+from ebm_lab.evaluation._square import square_around
 from ebm_lab.evaluation._truth import true_log_prob
 from ebm_lab.models.levels import NoiseEnergy
 
@@ -133,7 +135,7 @@ class Levels(Evaluation):
             gap = (in_parts(truth, x, 4096).double() - log_p).cpu()
         if view.dataset.event_shape != (2,):
             return Level(sigma, error, gap)
-        nodes = nodes_around(x, self.cells)
+        nodes = square_around(x, self.cells)
         model = -in_parts(partial(evaluate, energy), nodes, 65_536).double() - log_z
         true = None if truth is None else in_parts(truth, nodes, 4096).double().cpu()
         return Level(sigma, error, gap, nodes.cpu(), model.cpu(), true)

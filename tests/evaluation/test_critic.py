@@ -69,6 +69,13 @@ def test_in_two_dimensions_the_field_is_drawn_beside_the_best_one(generator):
     assert widths[0] > 2 * widths[1], "three panels, and one alone where the law is not known"
 
 
+@pytest.mark.parametrize("critic", [ScoreCritic(lambda x: 0.0 * x, 1.0), RatioCritic(lambda x: 0.0 * x[:, 0], 5.0)])
+def test_one_point_and_a_critic_of_zero_are_drawn(critic):
+    point = Points(torch.ones(1, 2).double())
+    report = report_of(lambda x: x.square().sum(1), point, critic, arrows=5, cells=12)
+    assert report.metrics == {} and report.images["critic"].float().std() > 0
+
+
 def test_noise_on_the_data_widens_the_law_that_the_best_critic_sees(generator):
     data, cov, energy, precision = gaussians(3, generator)
     sigma = 0.8
