@@ -214,7 +214,7 @@ REPRESENTATIVE = {
     "dataset": ("two_moons", "digits", "mnist", "array", "image_folder", "ising"),
     "evaluation": ("likelihood", "mmd", "chains"),
     "experiment": ("ssm_wine",),
-    "recipe": ("none", "points/pcd", "points/multi_dsm", "discrete/pcd"),
+    "recipe": ("none", "points/pcd", "discrete/pcd"),
 }
 """Of each kind: points, images, bits, labels and levels, and data that are read from files."""
 TRAINED = [(g, o) for g, o in OPTIONS if g not in REPRESENTATIVE or o in REPRESENTATIVE[g]]
@@ -433,7 +433,7 @@ def test_an_objective_of_many_levels_brings_its_energy_and_its_sampler():
     "energy, sampler",
     cases(
         [(e, s) for e in ("noise_mlp", "score_mlp") for s in DOWN],
-        [("noise_mlp", "annealed_langevin"), ("score_mlp", "probability_flow")],
+        [("score_mlp", "probability_flow")],
     ),
 )
 def test_a_run_of_many_levels_is_sampled_and_evaluated_afterwards(energy, sampler, tmp_path):

@@ -15,6 +15,7 @@ from ebm_lab.cli.diff import results, settings
 from ebm_lab.cli.pages import page
 from ebm_lab.cli.scaffold import CHOICES
 from ebm_lab.core.files import dumps
+from tests.exhaustive import cases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,7 +93,7 @@ def test_new_overwrites_nothing(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize("kind", cases(CHOICES, ["objective", "dataset"]))
 def test_a_new_component_trains_at_once_in_the_users_folder(kind, monkeypatch, capsys, tmp_path):
     status, out, err = run(monkeypatch, capsys, "new", kind, "my_first", f"folder={tmp_path}")
     assert status == 0 and f"cd {tmp_path} && python -m pytest test_my_first.py" in out, err

@@ -87,6 +87,7 @@ def test_components_keep_to_their_device(part, tmp_path):
     assert wrong == {}, "\n".join(f"{name}: {line}" for name, lines in wrong.items() for line in lines)
 
 
+@exhaustive
 def test_every_component_is_among_the_cases():
     """An objective or sampler that is registered, but that no case trains, would not be looked at."""
     from ebm_lab.runs.parts import parse_choices

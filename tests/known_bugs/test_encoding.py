@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import ebm_lab
+from tests.exhaustive import cases, exhaustive
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [
@@ -40,7 +41,7 @@ def command(script, *arguments, cwd, **environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("terminal", TERMINALS)
+@pytest.mark.parametrize("terminal", cases(TERMINALS, ["LC_ALL=C without UTF-8"]))
 def test_a_run_under_a_path_of_any_letters_ends_well_on_any_terminal(terminal, tmp_path):
     settings = TERMINALS[terminal]
     folder = tmp_path / NAME
@@ -64,7 +65,7 @@ def test_a_run_under_a_path_of_any_letters_ends_well_on_any_terminal(terminal, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("terminal", ["ascii", "LC_ALL=C without UTF-8"])
+@pytest.mark.parametrize("terminal", cases(["ascii", "LC_ALL=C without UTF-8"], ["ascii"]))
 def test_a_mistake_with_foreign_letters_is_one_line(terminal, tmp_path):
     settings = TERMINALS[terminal]
     for script, wrong in (("train.py", 'objective="dsm–é"'), ("scripts/sample.py", f"run={NAME}")):
@@ -102,7 +103,7 @@ def test_a_config_with_foreign_letters_in_a_comment_is_read_by_any_locale(tmp_pa
     assert config["seed"] == 7
 
 
-@pytest.mark.slow
+@exhaustive
 def test_a_sweep_under_such_a_path_ends_well(tmp_path):
     folder = tmp_path / NAME
     settings = TERMINALS["LC_ALL=C without UTF-8"]

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 import ebm_lab
 from ebm_lab.cli.compose import compose_config
+from tests.exhaustive import cases
 
 SHORT = [
     "dataset=gaussian", "dataset.train=300", "dataset.held_out=100", "objective=dsm", "objective.sigma=0.1",
@@ -102,7 +103,7 @@ job()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("many", [[], ["-m", "+a=1,2"]], ids=["one job", "a sweep"])
+@pytest.mark.parametrize("many", cases([[], ["-m", "+a=1,2"]], [[]], lambda many: "a sweep" if many else "one job"))
 def test_a_script_with_its_own_hydra_main_trains(many, tmp_path):
     script = tmp_path / "theirs.py"
     script.write_text(MAIN.replace("OVERRIDES", repr(short(tmp_path))))

@@ -13,6 +13,7 @@ from ebm_lab.cli.compose import compose_config
 from ebm_lab.cli.sweep import record, show
 from ebm_lab.core.shell import override, pasteable
 from ebm_lab.training.trainer import Trainer
+from tests.exhaustive import cases
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [
@@ -48,7 +49,7 @@ def test_a_plain_path_is_shown_without_quotes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["it's a, [b]=${c} é", ":cat: \\ $HOME"])
+@pytest.mark.parametrize("name", cases(["it's a, [b]=${c} é", ":cat: \\ $HOME"], ["it's a, [b]=${c} é"]))
 def test_the_hint_of_an_interrupted_run_can_be_pasted(name, tmp_path, monkeypatch, capsys):
     def interrupt(trainer):
         signal.raise_signal(signal.SIGINT)
