@@ -9,6 +9,7 @@ import ebm_lab
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.distributions.flow import Flow
 from ebm_lab.objectives.nce import NCE
+from tests.exhaustive import exhaustive
 from tests.helpers import Points, gaussian_energy
 
 
@@ -73,7 +74,7 @@ def test_nce_keeps_the_flow_out_of_the_optimiser_and_in_its_state(generator):
     assert objective(Batch(x)).value.isfinite()
 
 
-@pytest.mark.slow
+@exhaustive
 def test_stopping_and_resuming_with_a_flow_gives_the_same_bits(tmp_path, monkeypatch):
     from tests.runs.test_resume import QUICK, same, state, stop_at
 

@@ -9,6 +9,7 @@ from ebm_lab.core.random import seeded
 from ebm_lab.core.registry import build
 from ebm_lab.distributions.fitting import fit_components, fit_gaussian, fit_mixture
 from ebm_lab.distributions.projections import are_hidden, non_gaussian_directions
+from tests.exhaustive import exhaustive
 from tests.helpers import Points
 
 D = 50
@@ -48,7 +49,7 @@ def test_points_along_a_line_do_not_matter(generator):
     assert abs(float(torch.corrcoef(torch.stack([double[1] @ a, held_out[:, 0]]))[0, 1])) > 0.95
 
 
-@pytest.mark.slow
+@exhaustive
 def test_em_finds_the_two_modes_that_random_starts_miss(generator):
     """On points that no fit has seen: the 1,326 more parameters cost less than the split gives, and more than it gives
     where it is missed."""

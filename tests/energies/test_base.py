@@ -1,5 +1,6 @@
 """Energies on a base: what they are without a network, their derivatives, and that their Z exists."""
 
+import copy
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from ebm_lab.core.errors import UserError
 from ebm_lab.core.functional import energy_and_grad, level_gradients, score_and_curvature, score_and_trace
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.core.registry import build
+from ebm_lab.distributions import fitting
 from ebm_lab.distributions.base import BaseLaw
 from ebm_lab.distributions.quadrature import cubature_log_z
 from ebm_lab.distributions.start import start_law
@@ -31,6 +33,22 @@ NETS = {
     "noise_conv": {"channels": [4, 4], "hidden": 8, "activation": "silu", **LADDER},
     "noise_unet": {"form": "half", **PLAIN},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fitted_once():
+    """Fit a mixture to the same points once for all tests: the fit depends on its arguments alone."""
+    known, fit = {}, fitting.fit_components
+
+    def remembered(x, k, starts, hidden=None):
+        key = (x.double().numpy().tobytes(), k, starts, None if hidden is None else hidden.numpy().tobytes())
+        if key not in known:
+            known[key] = fit(x, k, starts, hidden)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "fit_components", remembered)
+        yield
 
 
 def points(generator, dtype=torch.float32):
