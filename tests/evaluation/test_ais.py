@@ -32,6 +32,7 @@ from ebm_lab.runs.compatibility import faults
 from ebm_lab.samplers.hmc import HMC
 from ebm_lab.samplers.langevin import Langevin
 from ebm_lab.samplers.mala import MALA
+from tests.exhaustive import exhaustive
 from tests.helpers import Points, covariance, exact_sample, gaussian_energy
 
 FIXED = {"adapt_rate": 0.05, "temperature": 1.0, "mass": "identity", "warmup": None, "steps": 1, "step_size": 0.5}
@@ -85,7 +86,7 @@ def test_log_z_of_gaussians_in_few_dimensions(d, generator):
     assert abs(float(mean) - log_z) < 4 * float(se) and float(se) < 0.1
 
 
-@pytest.mark.slow
+@exhaustive
 def test_log_z_of_a_gaussian_of_784_dimensions(generator):
     """2,500 temperatures, float32, 40 seeds of 16 chains. Neighbours correlate: P has blocks ((a, c), (c, a)), so
     log Z = d/2 log 2 pi - d/4 log(a^2 - c^2)."""

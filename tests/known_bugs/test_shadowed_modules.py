@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import ebm_lab
+from tests.exhaustive import exhaustive
 
 ROOT = Path(ebm_lab.__file__).resolve().parent.parent
 SHORT = [
@@ -50,7 +51,7 @@ def test_a_crowded_directory_ends_no_command(crowded):
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@exhaustive
 def test_a_comparison_runs_its_cases_in_a_crowded_directory(crowded):
     arguments = ["objectives=dsm", "datasets=gaussian", "seeds=0", "unit=steps", "budget=4", "evaluate=samples"]
     small = "dataset.train=300 dataset.held_out=100 energy=mlp energy.hidden=[8] samples=4 sample_steps=2"
@@ -61,7 +62,7 @@ def test_a_comparison_runs_its_cases_in_a_crowded_directory(crowded):
     assert logs and not any("a file of the user" in log for log in logs)
 
 
-@pytest.mark.slow
+@exhaustive
 def test_a_plugin_of_the_directory_is_imported_with_its_neighbours(tmp_path):
     (tmp_path / "mine.py").write_text("import neighbour\nneighbour.tell()\n")
     (tmp_path / "neighbour.py").write_text("def tell():\n    open('told', 'w').close()\n")

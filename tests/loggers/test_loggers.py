@@ -16,6 +16,7 @@ import yaml
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.interfaces import RunInfo
 from ebm_lab.core.registry import build
+from tests.exhaustive import cases
 from tests.wandb_server import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +76,7 @@ def seconds_late(began, usual):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["no network", "401", "silent"])
+@pytest.mark.parametrize("fault", cases(["no network", "401", "silent"], ["silent"]))
 def test_a_service_that_never_opens_the_run_costs_seconds_and_the_run_is_logged_offline(fault, offline, tmp_path):
     """A closed port, a refused key, a socket that never answers."""
     with Service("ok" if fault == "no network" else fault) as service:
@@ -92,7 +93,7 @@ def test_a_service_that_never_opens_the_run_costs_seconds_and_the_run_is_logged_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", ["slow", "gone"])
+@pytest.mark.parametrize("then", cases(["slow", "gone"], ["gone"]))
 def test_a_service_lost_in_mid_run_costs_seconds_and_the_rest_waits_on_the_disk(then, offline, tmp_path):
     """The run was opened; from then on every answer takes 20 s, or every connection ends."""
     with Service("ok", then, delay=20.0) as service:
