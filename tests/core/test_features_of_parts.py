@@ -33,6 +33,7 @@ ALLOWED = {
     ("runs/compatibility.py", "issubclass Objective"): "the one place",
     ("core/functional.py", "isinstance KnowsDerivatives"): "an energy may be any function, which has no formulas",
     ("distributions/mixture.py", "isinstance GaussianMixture"): "a law, not a component",
+    ("evaluation/critic.py", "isinstance ScoreCritic"): "one of two kinds of a value, not a component",
     ("distributions/pushed.py", "isinstance Gaussian"): "a law, not a component",
     ("distributions/base.py", "getattr base"): "an energy may be any function, which has no base",
     ("core/derived.py", "isinstance KnowsDerivatives"): "an energy may be any function, which has no formulas",
