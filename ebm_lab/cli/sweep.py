@@ -97,18 +97,24 @@ def show(folder: Path) -> None:
     shared = set.intersection(*(set(job["overrides"]) for job in found)) if len(found) > 1 else set()
     shown = [m.name for m in metrics().shown("sweep") if any(m.name in job.get("results", {}) for job in found)]
     runs = [Path(job["run"]).name if job.get("run") else job.get("message", "")[:80] for job in found]
-    grids = {}
-    for last in (["run"], []):
-        grid = grids[bool(last)] = Grid(title=f"sweep {folder.name}", title_justify="left")
-        for name in ("job", "overrides", "status", *shown, *last):
+    names, rows = ["job", "overrides", "status", *shown, "run"], []
+    for job, run in zip(found, runs, strict=True):
+        results = [f"{job['results'][c]:.4g}" if c in job.get("results", {}) else "" for c in shown]
+        status = f"[{SYMBOLS.get(job['status'], 'red')}]{job['status']}[/]"
+        own = escape(" ".join(as_written(o) for o in job["overrides"] if o not in shared))
+        rows.append([str(job["job"]), own, status, *results, escape(run)])
+
+    def table(columns: int) -> Grid:
+        grid = Grid(title=f"sweep {folder.name}", title_justify="left")
+        for name in names[:columns]:
             grid.add_column(name, justify="right" if name in ("job", *shown) else "left", overflow="fold")
-        for job, run in zip(found, runs, strict=True):
-            results = [f"{job['results'][c]:.4g}" if c in job.get("results", {}) else "" for c in shown]
-            status = f"[{SYMBOLS.get(job['status'], 'red')}]{job['status']}[/]"
-            own = escape(" ".join(as_written(o) for o in job["overrides"] if o not in shared))
-            grid.add_row(str(job["job"]), own, status, *results, *([escape(run)] if last else []))
-    wide = Measurement.get(console, console.options.update(max_width=10_000), grids[True]).maximum
-    console.print(grids[fits := wide <= console.width])
+        for row in rows:
+            grid.add_row(*row[:columns])
+        return grid
+
+    whole = table(len(names))
+    fits = Measurement.get(console, console.options.update(max_width=10_000), whole).maximum <= console.width
+    console.print(whole if fits else table(len(names) - 1))
     if not fits:
         print(*(f"job {job['job']}: {run}" for job, run in zip(found, runs, strict=True)), sep="\n")
     done = sum(job["status"] in ("finished", "pruned", "diverged") for job in found)

@@ -23,6 +23,11 @@ def stream(seed: int, purpose: str, index: int = 0, device: torch.device | str =
     return torch.Generator(device).manual_seed(seed_of(seed, purpose, index))
 
 
+def seed_from(generator: Generator) -> int:
+    """Draw a 31-bit seed, for library code that takes no generator."""
+    return int(torch.randint(2**31, (), generator=generator, device=generator.device))
+
+
 _global = threading.RLock()
 
 

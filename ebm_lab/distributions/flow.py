@@ -15,7 +15,7 @@ import time
 import torch
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.random import seeded
+from ebm_lab.core.random import seed_from, seeded
 
 
 class Flow(nn.Module):
@@ -38,7 +38,7 @@ class Flow(nn.Module):
         self.register_buffer("centre", flat.mean(0))
         self.register_buffer("spread", (flat.var(0) + std**2).sqrt())
         self.widen = widen
-        d, seed = flat.shape[1], int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        d, seed = flat.shape[1], seed_from(generator)
         with seeded(seed):
             self.net = zuko.flows.NSF(d, transforms=3, passes=2, hidden_features=(64, 64), bins=8).to(flat)
         self._fit((flat - self.centre) / self.spread, std / self.spread, generator, steps, batch)

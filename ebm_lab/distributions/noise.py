@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.random import subset
+from ebm_lab.core.random import seed_from, subset
 from ebm_lab.distributions.elementary import Distribution, Gaussian, UniformBox
 from ebm_lab.distributions.flow import Flow
 from ebm_lab.distributions.mixture import GaussianMixture
@@ -54,7 +54,7 @@ def _fit_mixture(flat: Tensor, components: int, generator: Generator) -> tuple[T
         )
     from sklearn.mixture import GaussianMixture  # a slow import, needed only here
 
-    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    seed = seed_from(generator)
     spread, x = float(flat.var(0).mean()), subset(flat, 10_000).cpu().numpy()
     model = GaussianMixture(components, reg_covar=1e-3 * spread, random_state=seed).fit(x)
     return torch.from_numpy(model.weights_), torch.from_numpy(model.means_), torch.from_numpy(model.covariances_)

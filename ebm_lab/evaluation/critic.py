@@ -85,7 +85,7 @@ class CriticError(Evaluation):
         self.points, self.cells, self.arrows = points, cells, arrows
 
     def applies(self, view: EvalView) -> str | None:
-        critic = None if view.objective is None else view.objective.learnt_critic()
+        critic = _critic(view)
         if critic is None:
             return "the objective trains no critic beside the energy"
         known = true_score if isinstance(critic, ScoreCritic) else true_log_prob
@@ -94,12 +94,11 @@ class CriticError(Evaluation):
         return None
 
     def __call__(self, view: EvalView) -> Report:
-        critic = None if view.objective is None else view.objective.learnt_critic()
+        critic = _critic(view)
         assert critic is not None, "applies() asks for it"
         x = with_noise(subset(view.held_out, self.points), view.blur, view.generator)
         with frozen(view.energy):
-            score_like = isinstance(critic, ScoreCritic)
-            return self._scores(view, critic, x) if score_like else self._ratios(view, critic, x)
+            return self._scores(view, critic, x) if isinstance(critic, ScoreCritic) else self._ratios(view, critic, x)
 
     def _scores(self, view: EvalView, critic: ScoreCritic, x: Tensor) -> Report:
         truth, report = true_score(view.dataset, view.blur), Report()
@@ -170,6 +169,10 @@ class CriticError(Evaluation):
         found = exact_log_z(view, self.cells) or by_importance(view, Report())[0]
         sound = math.isfinite(found.value) and max(found.change, found.bound) <= TRUSTED
         return found.value if sound else None
+
+
+def _critic(view: EvalView) -> ScoreCritic | RatioCritic | None:
+    return None if view.objective is None else view.objective.learnt_critic()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.interfaces import Dataset
-from ebm_lab.core.random import seeded
+from ebm_lab.core.random import seed_from, seeded
 from ebm_lab.models.layers import initialise
 
 NARROWEST, WIDEST = 0.01, 1.0
@@ -23,8 +23,7 @@ density, and its entropy falls without end."""
 
 def perceptron(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
     """Return a perceptron of these widths with SiLU between its layers, and He's initialisation."""
-    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    with seeded(seed):
+    with seeded(seed_from(generator)):
         layers = [layer for i, o in pairwise(widths) for layer in (nn.Linear(i, o), nn.SiLU())]
         net = nn.Sequential(*layers[:-1])
         initialise(net)

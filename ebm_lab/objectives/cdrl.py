@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 from ebm_lab.core.functional import flat_sum, per_sample
 from ebm_lab.core.interfaces import Dataset, Sampler
 from ebm_lab.core.metrics import Metric
-from ebm_lab.core.random import seeded
+from ebm_lab.core.random import seed_from, seeded
 from ebm_lab.core.registry import register
 from ebm_lab.models.conditioning import FilmMLP
 from ebm_lab.models.levels import NoiseEnergy
@@ -39,8 +39,7 @@ class Initialiser(nn.Module):
     def __init__(self, model: NoiseEnergy, hidden: list[int], generator: Generator) -> None:
         super().__init__()
         d = model.mean.numel()
-        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-        with seeded(seed):
+        with seeded(seed_from(generator)):
             self.net = FilmMLP(d, hidden, d + 1, "silu").to(model.mean)
         nn.init.zeros_(self.net.last.weight)
         nn.init.zeros_(self.net.last.bias)

@@ -88,11 +88,8 @@ class UnbiasedCD(Contrastive):
     def needs_of(cls, **settings: Any) -> Iterable[Need]:
         return (*super().needs_of(**settings), Need("sampler", "exact"), Need("sampler", "coupled"))
 
-    def move(
-        self, x: Tensor, y: Tensor, state: dict[str, Tensor], generator: Generator | None = None
-    ) -> tuple[Chain, Tensor]:
-        """Take one move of K by both of two coupled chains, (B, *shape) each; generator: None for that of training."""
-        generator = generator or self.generator
+    def move(self, x: Tensor, y: Tensor, state: dict[str, Tensor], generator: Generator) -> tuple[Chain, Tensor]:
+        """Take one move of K by both of two coupled chains, (B, *shape) each."""
         if self.refresh:
             with frozen(self.energy):
                 x, y = coupled_independence_steps(self.energy, x, y, self.start, self.refresh, generator)
