@@ -110,8 +110,8 @@ def save(image: Tensor, path: Path) -> None:
 def montage(lines: Sequence[Line], found: dict[str, Path], path: Path) -> Path | None:
     """Draw all pictures of a data set as one, the truth first; returns None if there are none."""
     shown = [(name, found[name]) for name in dict.fromkeys(f"truth of {group(n)}" for n in lines) if name in found]
-    titles = {f"truth of {group(n)}": "truth" if group(n) == n.arm.dataset else f"truth, {n.arm.vary}" for n in lines}
-    titles |= {n.arm.name: " ".join(filter(None, (n.arm.objective, n.arm.vary))) for n in lines}
+    titles = {f"truth of {group(n)}": "truth" if group(n) == n.arm.dataset else f"truth\n{n.arm.vary}" for n in lines}
+    titles |= {n.arm.name: "\n".join(filter(None, (n.arm.objective, n.arm.vary))) for n in lines}
     shown += [(n.arm.name, found[n.arm.name]) for n in lines if n.arm.name in found]
     if not shown:
         return None
@@ -126,7 +126,7 @@ def montage(lines: Sequence[Line], found: dict[str, Path], path: Path) -> Path |
             axes.axis("off")
         for axes, (title, image) in zip(panels, images, strict=False):
             axes.imshow(image)
-            axes.set_title(title, fontsize=9)
+            axes.set_title(title, fontsize=9 if max(map(len, title.split("\n"))) < 24 else 7)
 
     save(pictures.figure(paint, 1.7 * columns, rows * (1.6 * aspect + 0.3)), path)
     return path
