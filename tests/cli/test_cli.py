@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ebm_lab.cli.main import main
 from ebm_lab.core.registry import names
 from ebm_lab.evaluation.mmd import MMD
 from ebm_lab.runs.assemble import assemble
+from tests import commands
 from tests.cli.test_recipes import FOR_BITS
 from tests.datasets.test_datasets_real import DUMPS, save, write_cifar, write_idx, write_wine
 from tests.exhaustive import cases, exhaustive
@@ -121,8 +121,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, line, tmp_path, mon
 
 
 def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "objective=dsm", "objective.sgima=1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = commands.run("train.py", "objective=dsm", "objective.sgima=1", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -385,9 +384,7 @@ def test_a_component_of_one_s_own(tmp_path, monkeypatch):
         "objective=dsm",
         *TINY,
     ]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = commands.run("train.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     path = tmp_path / done.stdout.strip().splitlines()[-1]
     with pytest.raises(ebm_lab.UserError, match="dataset=ring: not an option"):
@@ -401,18 +398,16 @@ def test_a_component_of_one_s_own(tmp_path, monkeypatch):
 @exhaustive
 def test_scripts_work_on_a_run_directory(tmp_path):
     result = ebm_lab.train(["dataset=digits", *TINY, f"output_dir={tmp_path}"], quiet=True)
-    script = [sys.executable, str(ROOT / "scripts" / "sample.py"), f"run={result.path}", "n=9", "steps=20"]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    done = commands.run("scripts/sample.py", f"run={result.path}", "n=9", "steps=20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert np.load(result.path / "samples" / "samples.npy").shape == (9, 1, 8, 8)
     assert (result.path / "samples" / "samples.png").is_file()
-    script = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"run={result.path}", "samples=20"]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    done = commands.run("scripts/evaluate.py", f"run={result.path}", "samples=20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((result.path / "evaluation" / "evaluation.json").read_text())
     assert {"mmd2", "confident_share", "e_data"} <= record.keys()
     assert "1 and 2 dimensions" in record["left_out"]["likelihood"] and not record["failed"]
-    wrong = subprocess.run([*script[:2], "run=/nope", "smaples=3"], capture_output=True, text=True, cwd=tmp_path)
+    wrong = commands.run("scripts/evaluate.py", "run=/nope", "smaples=3", cwd=tmp_path)
     assert wrong.returncode == 2 and "did you mean 'samples'?" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
@@ -496,7 +491,6 @@ def test_an_evaluation_that_fails_stops_no_other(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_sweep_gives_each_job_its_own_run(tmp_path):
     arguments = ["-m", "objective=dsm,pcd", "dataset=two_moons", *FEW, *TINY, "evaluation=[]"]
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = commands.run("train.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 2

@@ -1,6 +1,5 @@
 """The grammar of the config: recipes by domain, domains that follow from the data, components inside components."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ebm_lab.cli import grammar, recipes
 from ebm_lab.cli.compose import DOMAINS, compose_config, compose_run, config_dir, options
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.registry import names
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(f for d in DOMAINS for f in (config_dir() / "recipe" / d).glob("*.yaml"))
@@ -342,8 +342,7 @@ def test_each_job_of_a_sweep_has_the_recipe_of_its_own_choices(own, tmp_path):
         "plugins=[own_recipes]",
         "evaluation_sampler=mala,hmc",
     ]
-    command = [sys.executable, str(ROOT / "train.py"), *words, *TINY[:3], "threads=1", f"--config-dir={folder}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = commands.run("train.py", *words, *TINY[:3], "threads=1", f"--config-dir={folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     configs = [yaml.safe_load(f.read_text()) for f in sorted(tmp_path.glob("outputs/runs/*/config.yaml"))]
     found = {
@@ -356,9 +355,7 @@ def test_each_job_of_a_sweep_has_the_recipe_of_its_own_choices(own, tmp_path):
 @pytest.mark.slow
 def test_the_config_that_is_printed_is_the_one_that_runs(tmp_path):
     words = ["objective=dsm", "dataset=two_moons", "logger=none", "evaluation_sampler=hmc", "--cfg", "job"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = commands.run("train.py", *words, cwd=tmp_path)
     printed = yaml.safe_load(done.stdout)
     assert done.returncode == 0
     config = compose_config(words[:4])

@@ -1,8 +1,6 @@
 """Sweeps: a run and a record for each job, one failing job stops no other, and going on runs only what is missing."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import yaml
 from ebm_lab.cli import resume_sweep, sweep
 from ebm_lab.cli.compose import compose_config, options
 from ebm_lab.core.errors import UserError
+from tests import commands
 from tests.exhaustive import cases
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,9 +19,7 @@ TINY += ["evaluation=[likelihood]", "evaluation.likelihood.cells=20", "log_every
 
 
 def call(cwd, *arguments, script="train.py"):
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments], capture_output=True, text=True, cwd=cwd, timeout=300
-    )
+    return commands.run(script, *arguments, cwd=cwd)
 
 
 def results(folder):

@@ -1,13 +1,13 @@
 """Modules by their old names: a plugin of before still finds what it imports."""
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from ebm_lab.renamed import RENAMED
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,10 +40,9 @@ class CountRows:
 @pytest.mark.slow
 def test_a_plugin_of_before_trains_and_is_told_where_its_imports_are_now(tmp_path):
     (tmp_path / "old_plugin.py").write_text(PLUGIN, encoding="utf-8")
-    command = [sys.executable, str(ROOT / "train.py"), "plugins=[old_plugin]", "objective=dsm", "dataset=two_moons"]
-    command += ["steps=2", "logger=none", "+evaluation.count_rows.name=count_rows"]
-    command += ["dataset.train=300", "dataset.held_out=123"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    words = ["plugins=[old_plugin]", "objective=dsm", "dataset=two_moons", "dataset.train=300", "dataset.held_out=123"]
+    words += ["steps=2", "logger=none", "+evaluation.count_rows.name=count_rows"]
+    done = commands.run("train.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "ebm_lab.core.view is now ebm_lab.core.eval_view" in done.stderr
     assert "rows" in done.stdout and "123" in done.stdout

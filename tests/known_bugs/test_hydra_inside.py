@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 import ebm_lab
 from ebm_lab.cli.compose import compose_config
+from tests import commands
 from tests.exhaustive import cases
 
 SHORT = [
@@ -107,7 +108,7 @@ job()
 def test_a_script_with_its_own_hydra_main_trains(many, tmp_path):
     script = tmp_path / "theirs.py"
     script.write_text(MAIN.replace("OVERRIDES", repr(short(tmp_path))))
-    done = subprocess.run([sys.executable, script, *many], capture_output=True, text=True, cwd=tmp_path)
+    done = commands.run(script, *many, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if not line.startswith("[")]
     assert lines == ["finished", "True True theirs"] * (2 if many else 1)

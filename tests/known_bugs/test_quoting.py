@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import yaml
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.runs.assemble import assemble
+from tests import commands
 from tests.cli.test_cli import call
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -219,8 +219,7 @@ def test_what_is_typed_reaches_the_run():
 
 @pytest.mark.parametrize("value", ["a=b", "über", "x,y"])
 def test_the_command_line_says_so_with_status_2(value, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), f"output_dir={value}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, encoding="utf-8")
+    done = commands.run("train.py", f"output_dir={value}", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"'output_dir=\"{value}\"'" in done.stderr
     assert not list(tmp_path.iterdir())

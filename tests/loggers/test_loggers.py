@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.interfaces import RunInfo
 from ebm_lab.core.registry import build
+from tests import commands
 from tests.exhaustive import cases
 from tests.wandb_server import Service
 
@@ -28,10 +28,7 @@ KEY = {"WANDB_API_KEY": "0" * 40}
 
 def train(cwd, *more, run=RUN, **environment):
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"HOME": str(cwd)} | environment
-    command = [sys.executable, str(ROOT / "train.py"), *run, *more]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env=env, stdin=subprocess.DEVNULL, timeout=120
-    )
+    return commands.run("train.py", *run, *more, cwd=cwd, env=env, timeout=120)
 
 
 def told(done):
