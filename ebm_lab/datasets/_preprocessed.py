@@ -12,7 +12,7 @@ the data stay as they are, or are shifted and scaled as a whole if they are far 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
 from torch import Tensor
@@ -159,13 +159,19 @@ def _left_alone(dataset: Dataset) -> str | None:
 
 
 def _fit(train: Tensor, steps: Sequence[Step]) -> Composed:
-    train, parts = train.cpu().double(), []
-    for name in steps:
-        parts.append(_fitted(name, train))
-        train = parts[-1].forward(train)
-        if not bool(train.isfinite().all()):
-            raise UserError(f"preprocessing '{name}': training data lie outside its domain, or on its edge")
-    return Composed(tuple(parts))
+    return Composed(tuple(_parts(train, steps)))
+
+
+def _parts(train: Tensor, steps: Sequence[Step]) -> Iterator[Transform]:
+    """Fit one step after another, each to the training data as the steps before it have left them."""
+    train = train.cpu().double()
+    for i, name in enumerate(steps, 1):
+        part = _fitted(name, train)
+        yield part
+        if i < len(steps) or name in FUNCTIONS:
+            train = part.forward(train)
+            if not bool(train.isfinite().all()):
+                raise UserError(f"preprocessing '{name}': training data lie outside its domain, or on its edge")
 
 
 def _fitted(name: str, train: Tensor) -> Transform:
@@ -192,14 +198,18 @@ def _best(dataset: Dataset) -> tuple[Composed, list[str]]:
     found: dict[str, tuple[Composed, Tensor]] = {}
     for name, steps in CANDIDATES.items():
         try:
-            map = _fit(dataset.train, steps)
+            parts = []
+            for part in _parts(dataset.train, steps):
+                parts.append(part)
+                if isinstance(part, Warp) and not bool(part.s.isfinite().any()):
+                    break
         except UserError:
             if name == "scale":
                 raise
             continue
-        if "warp" in steps and not any(isinstance(p, Warp) and bool(p.s.isfinite().any()) for p in map.parts):
-            continue
-        found[name] = map, gaussian_log_prob(map, dataset.val)
+        if len(parts) == len(steps):
+            map = Composed(tuple(parts))
+            found[name] = map, gaussian_log_prob(map, dataset.val)
     log_p = {name: values for name, (_, values) in found.items()}
     best = _linear(log_p)
     most = max((log_p[name] for name in log_p if "warp" not in name), key=lambda values: float(values.mean()))

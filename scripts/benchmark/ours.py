@@ -14,7 +14,15 @@ from scripts.benchmark.timing import Work
 
 Compose = Callable[[Sequence[str]], Mapping[str, Any]]
 """Compose the config of `train.py`; passed in by the command line, the only part that imports Hydra."""
-QUIET = ("logger=none", "evaluation=[]", "device=cpu", "steps=1000000", "optim.schedule=constant", "compile=off")
+QUIET = (
+    "logger=none",
+    "evaluation=[]",
+    "device=cpu",
+    "steps=1000000",
+    "optim.schedule=constant",
+    "compile=off",
+    "preprocess=none",
+)
 
 
 def build(compose: Compose, overrides: Sequence[str], threads: int, extra: Sequence[str] = ()) -> Trainer:

@@ -16,6 +16,7 @@ from ebm_lab.distributions.start import start_law
 from ebm_lab.evaluation.ood import OutOfDistribution
 from ebm_lab.statistics.prdc import prdc, radii
 from tests.evaluation.test_evaluate_all import FAST
+from tests.exhaustive import cases
 from tests.helpers import Discrete
 
 CONTINUOUS = {"density", "fisher", "flow_likelihood", "ksd", "sm_loss"}
@@ -34,7 +35,7 @@ RUNS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", cases(RUNS, ["digits", "gray", "unsampled"]))
 def test_every_evaluation_of_every_kind_of_discrete_run(name, tmp_path):
     """Those that need real numbers are left out with a reason; the default list brings no notes at all."""
     overrides = [*RUNS[name], *TINY, f"output_dir={tmp_path}"]

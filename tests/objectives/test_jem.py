@@ -15,6 +15,7 @@ from ebm_lab.objectives.jem import JEM, label_loss
 from ebm_lab.objectives.nce import NCE
 from ebm_lab.objectives.pcd import PCD, draw_labels, joint_energy
 from ebm_lab.runs.assemble import assemble
+from tests.exhaustive import cases
 from tests.helpers import Exact, Points
 
 MEANS, STDS, WEIGHTS = torch.tensor([-1.5, 1.0]).double(), torch.tensor([0.7, 0.9]).double(), torch.tensor([0.3, 0.7])
@@ -240,7 +241,9 @@ def test_what_does_not_fit_is_refused_in_one_line(choice, line):
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("half", ["dsm", "ssm", "nce", "cd", "mle", "pcd", "ed", "mpf", "cnce", "fce"])
+@pytest.mark.parametrize(
+    "half", cases(["dsm", "ssm", "nce", "cd", "mle", "pcd", "ed", "mpf", "cnce", "fce"], ["dsm", "nce", "pcd"])
+)
 def test_every_half_trains_and_keeps_its_own_settings(half, tmp_path):
     run = ebm_lab.train(
         [*FEW, "objective=jem", f"objective.generative={half}", "steps=3", f"output_dir={tmp_path}"], quiet=True

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.exhaustive import cases
+
 ROOT = Path(__file__).resolve().parents[2]
 BRIEF = {
     "first_model": "STEPS = 3",
@@ -44,7 +46,7 @@ def test_outputs_are_stored_small_and_free_of_the_machine(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BRIEF)
+@pytest.mark.parametrize("name", cases(BRIEF, ["first_model"]))
 def test_a_notebook_runs(name, tmp_path):
     first, *others = code(name)
     assert first["metadata"]["tags"] == ["parameters"]

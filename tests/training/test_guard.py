@@ -17,6 +17,7 @@ from ebm_lab.runs.advice import advice
 from ebm_lab.runs.train import train
 from ebm_lab.training import guard
 from ebm_lab.training.guard import Guard
+from tests.exhaustive import cases
 from tests.helpers import Points
 from tests.runs.test_resume import lines, same, state, stop_at
 
@@ -285,7 +286,7 @@ def kill_at(monkeypatch, function, n, after):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [7, 1])
+@pytest.mark.parametrize("every", cases([7, 1], [7]))
 def test_a_kill_at_any_write_leaves_a_directory_that_resumes_to_the_same_bits(every, tmp_path, monkeypatch):
     """Each rename and link (or each `every`-th) of a run with a rollback in it, as the last thing that a process did;
     what it had open stays open, hence the warnings."""
