@@ -1,5 +1,6 @@
 """Write a Markdown page for each component, from the same facts as `train.py objective=dsm --help`."""
 
+import functools
 import html
 import re
 from collections.abc import Iterable
@@ -8,6 +9,8 @@ from pathlib import Path
 from ebm_lab.cli.compose import options
 from ebm_lab.cli.facts import Facts, Setting, facts_of
 from ebm_lab.cli.grammar import group_of
+from ebm_lab.core.registry import metrics
+from scripts.docs_site.equations import equation
 from scripts.docs_site.tables import Table, row_of, tables, written
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,8 +147,14 @@ def _linked(choice: str) -> str:
 def _paragraph(text: str) -> str:
     """Write a paragraph of a docstring, which may be an equation or a table."""
     if text.startswith("    "):
-        return "\n".join(["```text", *(line.removeprefix("    ") for line in text.splitlines()), "```"])
+        return equation(text, is_name)
     return text if text.startswith("|") else _prose(text)
+
+
+@functools.cache
+def is_name(text: str) -> bool:
+    """Is this the name of a metric or of an option, such as log_z or f_ebm, and no letter with an index?"""
+    return metrics().find(text) is not None or any(text in options(group) for group in GROUPS)
 
 
 def _cell(code: str) -> str:

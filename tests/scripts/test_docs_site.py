@@ -4,6 +4,7 @@
 """
 
 import functools
+import html
 import posixpath
 import re
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import yaml
 
 from ebm_lab.cli.compose import config_dir, options
-from ebm_lab.cli.facts import Facts, Setting
-from scripts.docs_site.components import GROUPS, PICTURES, page, pages
+from ebm_lab.cli.facts import Facts, Setting, facts_of
+from scripts.docs_site.components import GROUPS, PICTURES, is_name, page, pages
+from scripts.docs_site.equations import GREEK, OPERATORS, SIGNS, columns, equation, formula
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -44,8 +46,55 @@ def test_every_method_shows_its_equation_settings_and_source(group):
                 row = re.search(rf"^\| `{group}\.{key}` \| (.+?) \| (.*) \|$", text, re.MULTILINE)
                 assert row, f"{group}={option} does not tell {key}"
                 assert isinstance(value, list) or row[1] == ("must be given" if value == "???" else f"`{shown}`")
-        assert re.search(r"^```text\n.*[=~:-].*\n", text, re.MULTILINE), f"{group}={option} has no equation"
+        assert re.search(r'^<table class="equation"><tr><td>.*[=∼←:−]', text, re.MULTILINE), f"{group}={option}"
         assert "\n## References\n\n- " in text, f"{group}={option} has no source"
+
+
+SET = {
+    "1/2 E_x | sigma s(x + sigma eps) |^2": "½ <i>E</i><sub><i>x</i></sub> | σ <i>s</i>(<i>x</i> + σ ε) |<sup>2</sup>",
+    "grad_theta E_{q_k}[ x~ ]": ("∇<sub>θ</sub> <i>E</i><sub><i>q</i><sub><i>k</i></sub></sub>[ <i>x\u0303</i> ]"),
+    "x <- x - r^-1/2,    z ~ p_c": (
+        "<i>x</i> ← <i>x</i> − <i>r</i><sup>−½</sup>,&emsp;<i>z</i> ∼ <i>p</i><sub><i>c</i></sub>"
+    ),
+    "(C C')^(1/2) gap_i step_size": "(<i>C</i> <i>C</i>′)<sup>½</sup> gap<sub><i>i</i></sub> step_size",
+    "max_theta max_prob": "max<sub>θ</sub> max_prob",
+    "ais_log_z = log_z": "ais_log_z = log_z",
+}
+
+
+@pytest.mark.parametrize("plain", SET)
+def test_an_equation_is_set_with_symbols_and_indices(plain):
+    assert formula(plain, lambda name: name.endswith("log_z")) == SET[plain]
+
+
+def test_names_of_metrics_and_of_options_are_no_letters_with_an_index():
+    assert is_name("log_z") and is_name("f_ebm") and not is_name("p_theta") and not is_name("x_neg")
+
+
+def test_what_stands_in_columns_becomes_a_table():
+    assert columns("    bits:    x = 1   if so\n    others:  x_i = c") == [
+        ["bits:", "x = 1   if so"],
+        ["others:", "x_i = c"],
+    ]
+
+
+def letters(text):
+    """What is left of an equation, plain or set, without brackets, spaces and the marks of indices."""
+    text = html.unescape(re.sub(r"</?(?:i|sub|sup|code|table|tr|td)\b[^>]*>", "", text))
+    for plain, sign in {**GREEK, **OPERATORS, **SIGNS, "1/2": "½", "'": "′"}.items():
+        text = text.replace(sign, plain)
+    return re.sub(r"[\s_^{}()~`\u0303]", "", text)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_equation_loses_a_letter_or_keeps_a_mark(group):
+    found = [block for option in options(group) for block in facts_of(group, option).method if block.startswith("    ")]
+    assert len(found) > 5
+    for block in found:
+        shown = equation(block, is_name)
+        assert letters(shown) == letters(block), block
+        plain = re.sub(r"<code>.*?</code>|<[^>]+>", "", shown)
+        assert "^" not in plain and " ~ " not in plain, block
 
 
 def test_a_page_shows_the_rows_of_the_documents_and_its_picture():
