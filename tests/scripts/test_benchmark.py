@@ -43,6 +43,7 @@ from scripts.benchmark.process import high_water
 from scripts.benchmark.targets import misses
 from scripts.benchmark.timing import calibrate, median_interval, race, rank, rotated, timed
 from scripts.benchmark.whole import publish
+from tests.exhaustive import cases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -392,7 +393,7 @@ SMALL = [c for c in SINGLE if "perceptron 2-" in c.where]
 DRAWN = [c for c in sampler_cases() if "perceptron 2-" in c.where]
 
 
-@pytest.mark.parametrize("case", [*SINGLE, *DRAWN], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", cases([*SINGLE, *DRAWN], [*SMALL, *DRAWN], lambda c: c.name))
 def test_contestants_send_equally_many_points_through_the_network(case, images, monkeypatch):
     """ours and the reference, exactly: of a perceptron by its first layer, of convolutions by all of them. What an
     energy knows of its own derivatives calls no layer, and is switched off."""

@@ -317,7 +317,9 @@ def test_a_kill_at_any_write_leaves_a_directory_that_resumes_to_the_same_bits(ev
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [["steps=150"], ["objective=dsm", "dataset=two_moons", "steps=300"]])
+@pytest.mark.parametrize(
+    "overrides", cases([["steps=150"], ["objective=dsm", "dataset=two_moons", "steps=300"]], [["steps=150"]], " ".join)
+)
 def test_healthy_training_is_left_alone(overrides, tmp_path):
     more = ["evaluation=[]", "logger=none", "log_every=10", "threads=1", f"output_dir={tmp_path}"]
     result = ebm_lab.train([*overrides, *more], quiet=True)

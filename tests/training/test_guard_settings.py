@@ -9,6 +9,7 @@ import torch
 import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.runs.train import EXIT
+from tests.exhaustive import cases
 from tests.training.test_guard import finite, record
 
 MOONS = "dataset=two_moons dataset.train=2000 dataset.held_out=500 energy.hidden=[32,32] batch_size=128"
@@ -165,9 +166,13 @@ def known(key, config):
     return True
 
 
+LONG = "CD by Langevin at step 0.14 with nothing that holds the energy, finite while it explodes"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides, steps, ends, seen, advice", list(CASES.values()), ids=list(CASES))
-def test_a_bad_setting_never_passes_in_silence(overrides, steps, ends, seen, advice, tmp_path):
+@pytest.mark.parametrize("name", cases(CASES, [name for name in CASES if name != LONG]))
+def test_a_bad_setting_never_passes_in_silence(name, tmp_path):
+    overrides, steps, ends, seen, advice = CASES[name]
     rows = np.random.default_rng(0).normal(size=(200, 2))
     rows[3, 1] = np.nan
     np.save(tmp_path / "nan.npy", rows)
