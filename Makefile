@@ -41,7 +41,7 @@ studies: .venv/installed  ## Make the runs, tables and pictures of docs/studies.
 	$(BIN)/python scripts/labels.py out=docs
 	$(BIN)/python scripts/discrete.py out=docs
 
-benchmark: .venv/installed  ## Compare speed with a plain loop and other libraries for docs/performance.md, about forty minutes
+benchmark: .venv/installed  ## Compare speed with a plain loop and other libraries for docs/performance.md, about an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python scripts/benchmark.py out=docs
 

@@ -40,6 +40,8 @@ def run(
     for name in peers.PEERS:
         if name not in found:
             say(f"{name} is not installed and is left out; pip install -e '.[bench]' brings it")
+    # Asked for once: the first part that is written changes a working tree that holds docs/benchmark.json.
+    here = {**machine, "torch": torch.__version__, "commit": git_commit(), "peers": found}
     do: dict[str, Callable[[], Any]] = {
         "samplers": lambda: runner.races("samplers", compose, rounds, threads, say),
         "steps": lambda: runner.races("steps", compose, rounds, threads, say),
@@ -59,7 +61,7 @@ def run(
         record["parts"][part] = {
             "command": command,
             "rounds": rounds,
-            "machine": {**machine, "torch": torch.__version__, "commit": git_commit(), "peers": found},
+            "machine": here,
             "minutes": round((spent.elapsed - began.elapsed) / 60, 1),
             "results": results,
         }
