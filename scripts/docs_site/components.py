@@ -99,19 +99,22 @@ def _at_a_glance(group: str, option: str) -> list[str]:
 
 
 def _measured(group: str, option: str) -> list[str]:
-    """Return the cost of an objective, and how near it comes to the truth, by docs/results.md."""
-    rows = [(t.heading.partition(":")[0], t.chosen(MEASURED)) for t in _rows("docs/results.md", group, option)]
+    """Return the cost of an objective, and how near it comes to the truth, by the first table of each data set in
+    docs/results.md."""
+    rows = {}
+    for found in _rows("docs/results.md", group, option):
+        rows.setdefault(found.heading.partition(":")[0], found.chosen(MEASURED))
     if not rows:
         return []
-    titles = ["data set", *(title for title, _ in rows[0][1])]
-    table = Table("", titles, [[name, *(cell for _, cell in cells)] for name, cells in rows])
+    titles = ["data set", *(title for title, _ in next(iter(rows.values())))]
+    table = Table("", titles, [[name, *(cell for _, cell in cells)] for name, cells in rows.items()])
     return [
         "",
         "## Cost and error",
         "",
         written(table),
         "",
-        "From the [results](../results.md), which tell the budget.",
+        "From the [results](../results.md), which tell the budget and the base.",
     ]
 
 
