@@ -93,7 +93,7 @@ def test_new_overwrites_nothing(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", cases(CHOICES, ["objective", "dataset"]))
+@pytest.mark.parametrize("kind", cases(CHOICES, ["objective"]))
 def test_a_new_component_trains_at_once_in_the_users_folder(kind, monkeypatch, capsys, tmp_path):
     status, out, err = run(monkeypatch, capsys, "new", kind, "my_first", f"folder={tmp_path}")
     assert status == 0 and f"cd {tmp_path} && python -m pytest test_my_first.py" in out, err

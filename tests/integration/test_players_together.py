@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from tests.exhaustive import exhaustive
 from tests.integration import methods, players_together  # noqa: F401 (registers)
 from tests.training.test_distributed import Joined, two_processes
 
@@ -17,7 +18,7 @@ def together(tmp_path_factory):
     return [torch.load(folder / f"players{r}.pt", weights_only=False) for r in range(2)]
 
 
-@pytest.mark.slow
+@exhaustive
 def test_two_processes_take_the_steps_of_one_on_the_same_batches(together):
     """In float64, with the draws of both put together; after 12 steps, of which each process has half of every batch.
     That they stop and resume with the bits of a straight run has been seen where they ran (players_together.py)."""

@@ -15,7 +15,7 @@ import ebm_lab
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.loggers.wandb import refusal
-from tests.exhaustive import cases
+from tests.exhaustive import cases, exhaustive
 from tests.loggers.test_loggers import KEY, LATE, ROOT, logger, seconds_late, service, told, train  # noqa: F401 (fixtures)
 from tests.wandb_server import Service
 
@@ -175,7 +175,7 @@ def test_an_offline_run_that_was_resumed_is_uploaded_whole(tmp_path):
     assert [row["_step"] for row in rows] == sorted(row["_step"] for row in rows)
 
 
-@pytest.mark.slow
+@exhaustive
 def test_a_key_refused_in_mid_run_is_told_at_its_end(tmp_path):
     with Service("ok", "401") as there:
         done = train(tmp_path, "evaluation=[]", **KEY, WANDB_BASE_URL=there.url)

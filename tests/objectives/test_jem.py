@@ -15,7 +15,7 @@ from ebm_lab.objectives.jem import JEM, label_loss
 from ebm_lab.objectives.nce import NCE
 from ebm_lab.objectives.pcd import PCD, draw_labels, joint_energy
 from ebm_lab.runs.assemble import assemble
-from tests.exhaustive import cases
+from tests.exhaustive import cases, exhaustive
 from tests.helpers import Exact, Points
 
 MEANS, STDS, WEIGHTS = torch.tensor([-1.5, 1.0]).double(), torch.tensor([0.7, 0.9]).double(), torch.tensor([0.3, 0.7])
@@ -322,6 +322,7 @@ def test_a_density_that_is_its_base_does_not_end_the_classifier(labels, tmp_path
     assert float((found == run.dataset.labels["test"]).double().mean()) > 0.85
 
 
+@exhaustive
 def test_of_many_levels_the_classes_are_learnt_at_each(tmp_path):
     """Two modes 4 std apart: p_sigma(y | x) of the mixture is known at every level, and samples of a class keep to it
     along the levels; guidance draws them further from the other class."""

@@ -240,9 +240,9 @@ class Wells(KnowsDerivatives):
 
 
 def test_replica_exchange_crosses_barriers_and_keeps_the_law():
-    """5,000 chains, all from zeros: gwg stays there, and with hot replicas every number of ones has its probability
+    """2,000 chains, all from zeros: gwg stays there, and with hot replicas every number of ones has its probability
     within 4.5 standard errors. The hot replicas begin as copies of x, so that the first calls do not count."""
-    sites, n = Sites((8,)), 5_000
+    sites, n = Sites((8,)), 2_000
     energy, data = Wells(), Discrete(torch.cat(list(sites.every(torch.zeros(1)))))
     points = torch.cat(list(sites.every(torch.zeros(1).double())))
     p = (-energy(points)).softmax(0)

@@ -43,7 +43,7 @@ from scripts.benchmark.process import high_water
 from scripts.benchmark.targets import misses
 from scripts.benchmark.timing import calibrate, median_interval, race, rank, rotated, timed
 from scripts.benchmark.whole import publish
-from tests.exhaustive import cases
+from tests.exhaustive import cases, exhaustive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -210,7 +210,7 @@ def _fail():
     raise UserError("key=1: must be 2")
 
 
-@pytest.mark.slow
+@exhaustive
 def test_only_the_lab_s_contestants_keep_freed_memory(images, monkeypatch):
     """One race on images from end to end; the setting is told by what it was asked for."""
     case = next(c for c in step_cases() if c.name.startswith("mpf, conv"))
@@ -639,6 +639,7 @@ def test_what_the_loop_does_beside_its_steps_is_charged_to_the_loop(tmp_path, mo
     assert 0.3 < sorted(slowed)[1] - sorted(usual)[1] < 0.6  # two log lines a block
 
 
+@exhaustive
 def test_the_high_water_mark_rises_with_what_is_held():
     before = high_water()
     held = torch.ones(int(max(3e8, 1.5e6 * before) // 4))

@@ -107,7 +107,7 @@ ON_BITS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", cases(ON_BITS, ["gwg"]))
+@pytest.mark.parametrize("name", cases(ON_BITS, []))
 def test_one_step_on_bits_equals_the_eager_one_from_50_shared_states(name):
     """A chain's draw that falls within rounding of its threshold parts the two for one step: 50 states have none."""
     equal_steps([*BITS, *ON_BITS[name]], 50, 3e-5)

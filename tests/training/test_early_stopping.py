@@ -14,6 +14,7 @@ from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.distributions.base import BaseLaw, MixtureBase
 from ebm_lab.runs.load import load_run
 from ebm_lab.training.early_stopping import PATIENCE, EarlyStopping, contrast_with_base
+from tests.exhaustive import exhaustive
 from tests.helpers import Points
 from tests.runs.test_resume import same, state
 
@@ -125,7 +126,7 @@ def test_the_contrast_sees_weights_of_modes_that_a_score_does_not(generator):
     assert float((watch.losses() - watch.best).mean()) == pytest.approx(0.5**2 / 4 / 4, rel=0.25)
 
 
-@pytest.mark.slow
+@exhaustive
 def test_chains_that_learn_few_points_by_heart_end_at_the_base_or_better(tmp_path):
     """100 points in 12 dimensions: pcd has no loss of its own that tells, but its energy has a base."""
     own = [o for o in FEW if not o.startswith("objective")]

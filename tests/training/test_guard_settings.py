@@ -166,11 +166,12 @@ def known(key, config):
     return True
 
 
-LONG = "CD by Langevin at step 0.14 with nothing that holds the energy, finite while it explodes"
+MORE = ("CD by Langevin", "SSM at", "MLE at", "HMC at", "DSM with", "images without")
+"""How the cases begin that other cases resemble, the first of them a run of 8,000 steps."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", cases(CASES, [name for name in CASES if name != LONG]))
+@pytest.mark.parametrize("name", cases(CASES, [name for name in CASES if not name.startswith(MORE)]))
 def test_a_bad_setting_never_passes_in_silence(name, tmp_path):
     overrides, steps, ends, seen, advice = CASES[name]
     rows = np.random.default_rng(0).normal(size=(200, 2))

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from ebm_lab.training.memory import _libc_version
+from tests.exhaustive import exhaustive
 
 CODE = """
 import resource, sys, torch
@@ -34,7 +35,7 @@ def faults(how: str, megabytes: int, **environment: str) -> tuple[str, float]:
     return kept, float(count)
 
 
-@pytest.mark.slow
+@exhaustive
 @glibc
 def test_large_blocks_are_used_again_and_the_largest_given_back():
     page = os.sysconf("SC_PAGE_SIZE")
