@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 _forked = get_context("forkserver")
 _forked.set_forkserver_preload(["tests.preloaded"])
+_WRITE = os.O_WRONLY | os.O_CREAT
 
 
 def run(script: str | Path, *words: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 300.0):
@@ -54,6 +55,3 @@ def _become(words: list[str], cwd: Path, environment: dict[str, str], folder: Pa
         # An interpreter's end, which multiprocessing leaves out in part.
         threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
         atexit._run_exitfuncs()
-
-
-_WRITE = os.O_WRONLY | os.O_CREAT

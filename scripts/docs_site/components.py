@@ -9,6 +9,7 @@ from pathlib import Path
 from ebm_lab.cli.compose import options
 from ebm_lab.cli.facts import Facts, Setting, facts_of
 from ebm_lab.cli.grammar import group_of
+from ebm_lab.core.metrics import Table as MetricTable
 from ebm_lab.core.registry import metrics
 from scripts.docs_site.equations import equation
 from scripts.docs_site.tables import Table, row_of, tables, written
@@ -154,10 +155,15 @@ def _paragraph(text: str) -> str:
     return text if text.startswith("|") else _prose(text)
 
 
-@functools.cache
 def is_name(text: str) -> bool:
     """Is this the name of a metric or of an option, such as log_z or f_ebm, and no letter with an index?"""
-    return metrics().find(text) is not None or any(text in options(group) for group in GROUPS)
+    declared, chosen = _names()
+    return text in chosen or declared.find(text) is not None
+
+
+@functools.cache
+def _names() -> tuple[MetricTable, set[str]]:
+    return metrics(), {option for group in GROUPS for option in options(group)}
 
 
 def _cell(code: str) -> str:

@@ -57,6 +57,8 @@ SET = {
         "<i>x</i> ← <i>x</i> − <i>r</i><sup>−½</sup>,&emsp;<i>z</i> ∼ <i>p</i><sub><i>c</i></sub>"
     ),
     "(C C')^(1/2) gap_i step_size": "(<i>C</i> <i>C</i>′)<sup>½</sup> gap<sub><i>i</i></sub> step_size",
+    "alpha beta gamma delta eps theta lambda mu nu xi pi sigma tau phi omega Gamma": "α β γ δ ε θ λ μ ν ξ π σ τ φ ω Γ",
+    "grad sum prod int sqrt <-> -> >= <= || ..": "∇ ∑ ∏ ∫ √ ↔ → ≥ ≤ ‖ …",
     "max_theta max_prob": "max<sub>θ</sub> max_prob",
     "ais_log_z = log_z": "ais_log_z = log_z",
 }
