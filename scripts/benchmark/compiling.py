@@ -16,7 +16,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ebm_lab.training.compile.policy import should_compile
@@ -24,8 +23,8 @@ from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import ours
 from scripts.benchmark.cases import NETWORKS, filled
 from scripts.benchmark.field import images_file
-from scripts.benchmark.forked import alone
-from scripts.benchmark.timing import calibrate, timed
+from scripts.benchmark.forked import Apart
+from scripts.benchmark.timing import Work, race
 
 CHOICES = {
     **{f"{o}, two_moons": (f"objective={o}", "dataset=two_moons") for o in ("cd", "pcd", "dsm", "ssm", "sm", "nce")},
@@ -43,11 +42,18 @@ def costs(compose: ours.Compose, say: Callable[[str], None]) -> list[dict[str, A
 
 
 def cost(compose: ours.Compose, name: str, choice: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure one choice; the eager and the compiled step take turns, so that a busy machine slows both."""
     with tempfile.TemporaryDirectory() as cache:
-        eager = alone(partial(step, compose, choice, OFF, cache))
-        first, later = (alone(partial(step, compose, choice, ON, cache)) for _ in range(2))
-    record = {"name": name, "eager": eager["step"], "compiled": first["step"], "cold": first["made"]}
-    record |= {"warm": later["made"]}
+        makers = {how: partial(prepared, compose, choice, how, cache) for how in (OFF, ON)}
+        with Apart(makers[OFF]) as eager, Apart(makers[ON]) as compiled:
+            eager.told()
+            second = {"cold": compiled.told()}
+            result = race({OFF: eager, ON: compiled}, OFF, rounds=15, block=0.1)
+        with Apart(makers[ON]) as later:
+            second["warm"] = later.told()
+    record: dict[str, Any] = {"name": name, "eager": result.seconds_of(OFF, "cpu")}
+    record["compiled"] = record["eager"] * result.ratio(ON, "cpu").middle
+    record |= {k: spent - record["compiled"] for k, spent in second.items()}
     saved = record["eager"] - record["compiled"]
     record["even"] = {k: record[k] / saved if saved > 0 else float("inf") for k in ("cold", "warm")}
     cold, warm = (f"{record[k]:.1f} CPU-s, even after {record['even'][k]:,.0f} steps" for k in ("cold", "warm"))
@@ -58,8 +64,8 @@ def cost(compose: ours.Compose, name: str, choice: Sequence[str], say: Callable[
     return record
 
 
-def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> dict[str, float]:
-    """Measure the CPU-seconds of a step, and those of preparing it."""
+def prepared(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> tuple[Work, float]:
+    """Return the step, prepared, and the CPU-seconds of its second run, which compiles it if it is to be."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     keep_freed_memory()
     trainer = ours.build(compose, [*choice, how], 1)
@@ -70,11 +76,7 @@ def step(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> 
     work()
     began = spent()
     work()
-    second = spent() - began
-    block_of = partial(timed, work)
-    repeats = calibrate(block_of, 0.1)
-    each = median(block_of(repeats)[0] for _ in range(9))
-    return {"step": each, "made": second - each}
+    return work, spent() - began
 
 
 PLANS = ((1, 1), (10, 1), (1, 5))
