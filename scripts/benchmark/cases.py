@@ -145,6 +145,18 @@ def step_cases() -> list[Case]:
     return found
 
 
+def level_cases() -> list[Case]:
+    """One training step of a U-Net of many noise levels, as a score and as an energy, on images."""
+    data = [o for o in NETWORKS["28x28"] if o.startswith("dataset")]
+    own = ["objective=multi_dsm", *COUNTS["multi_dsm"], "batch_size=64", "energy.norm=group", "energy.patch=2"]
+    own += [o for o in PLAIN if not o.startswith("energy.")]
+    nets = {"score": ("energy=score_unet",), "energy": ("energy=noise_unet", "energy.form=half")}
+    return [
+        Case("levels", "multi_dsm", f"U-Net as {what}, 28 x 28 pixels, batch 64", (*data, *net, *own), 64)
+        for what, net in nets.items()
+    ]
+
+
 def has_chains(objective: str) -> bool:
     """Return whether a step of the objective runs chains."""
     return COUNTS[objective][: len(CHAIN)] == CHAIN

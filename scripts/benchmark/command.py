@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from ebm_lab.core.errors import UserError, one_of
 
-PARTS = ("samplers", "steps", "compile", "policy", "bfloat16", "loop", "startup", "memory", "growth", "gap")
+PARTS = ("samplers", "steps", "levels", "compile", "policy", "bfloat16", "loop", "startup", "memory", "growth", "gap")
 
 
 def benchmark(
@@ -20,10 +20,10 @@ def benchmark(
 ) -> None:
     """Race the lab against a plain hand-written loop (the reference, 1), other libraries and the floor.
 
-    only: comma-separated parts out of samplers, steps, compile, policy, bfloat16, loop, startup, memory, growth, gap,
-    or all; rounds: of each race, at least 31 for a useful interval; threads: of each race, as 1,2; seeds: number of
-    seeds of gap; out: the directory for benchmark.json, benchmark.png and performance.md, in which parts that are not
-    asked for stay as they were. Other libraries take part if installed: pip install -e '.[bench]'.
+    only: comma-separated parts out of samplers, steps, levels, compile, policy, bfloat16, loop, startup, memory,
+    growth, gap, or all; rounds: of each race, at least 31 for a useful interval; threads: of each race, as 1,2; seeds:
+    number of seeds of gap; out: the directory for benchmark.json, benchmark.png and performance.md, in which parts that
+    are not asked for stay as they were. Other libraries take part if installed: pip install -e '.[bench]'.
     """
     parts, counts = chosen(only), counted(threads)
     from pathlib import Path

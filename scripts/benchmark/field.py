@@ -5,6 +5,7 @@ For a contestant that a case cannot have there is a line that says why.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.distributions.start import start_law
+from ebm_lab.models.levels import NoiseEnergy, ScoreNetwork
 from ebm_lab.training.trainer import Trainer
 from scripts.benchmark import floor, ours, peers, plain, plain_losses
 from scripts.benchmark.cases import Case, filled
@@ -165,7 +167,7 @@ def plain_step(job: Job) -> Work:
     else:
         makers: dict[str, Callable[[], plain_losses.LossFn]] = {
             "dsm": lambda: p.dsm(net, c["sigma"]),
-            "multi_dsm": lambda: p.multi_dsm(net, getattr(net, "energy"), c["low"], c["high"]),  # noqa: B009
+            "multi_dsm": lambda: many_levels(net, c["low"], c["high"]),
             "ssm": lambda: p.ssm(net),
             "sm": lambda: p.sm(net),
             "fdssm": lambda: p.fdssm(net, c["step"] * job.data[0].numel() ** 0.5),
@@ -178,3 +180,11 @@ def plain_step(job: Job) -> Work:
         }
         loss = makers[job.objective]()
     return plain.Loop(net, loss, job.data, job.batch, extra)
+
+
+def many_levels(net: nn.Module, low: float, high: float) -> plain_losses.LossFn:
+    """Build the reference's loss of an energy or a score of many noise levels."""
+    if isinstance(net, ScoreNetwork):
+        return plain_losses.multi_dsm_of_score(net, partial(net.score, create_graph=True), low, high)
+    assert isinstance(net, NoiseEnergy)
+    return plain_losses.multi_dsm(net, net.energy, low, high)

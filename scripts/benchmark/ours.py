@@ -50,6 +50,7 @@ class Variant:
 BF16 = ("precision=float32", "precision=bfloat16")
 VARIANTS = (
     Variant("ours compiled", "steps", (), "", "compile=off", "compile=on"),
+    Variant("ours compiled", "levels", (), "", "compile=off", "compile=on"),
     Variant("ours bf16", "samplers", ("langevin",), "pixels", *BF16),
     Variant("ours bf16", "steps", ("cd", "dsm", "ssm"), "pixels", *BF16),
 )

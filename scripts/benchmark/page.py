@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmark.field import KEPT, REFERENCE
-from scripts.benchmark.targets import misses
+from scripts.benchmark.targets import energy_over_score, misses
 
 OVER = "ours / floor"
 COLUMNS = ("ours", "ours compiled", "ours bf16", KEPT, "torchebm", "ebmkit", "floor", OVER)
-TITLES = {"samplers": "Samplers", "steps": "One training step"}
+TITLES = {"samplers": "Samplers", "steps": "One training step", "levels": "One training step at many noise levels"}
 
 
 def write(record: Mapping[str, Any], out: Path, picture: bool) -> Path:
@@ -29,6 +29,7 @@ def write(record: Mapping[str, Any], out: Path, picture: bool) -> Path:
         environment.get_template("performance.md").render(
             parts=parts,
             tables=[t for kind in TITLES for t in tables(kind, parts.get(kind, {}).get("results", ()))],
+            energy_over_score=energy_over_score(parts),
             misses=list(misses(parts)),
             commands=commands(parts),
             left_out=record.get("left_out", {}),

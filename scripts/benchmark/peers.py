@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebm_lab.models.levels import ScoreNetwork
 from scripts.benchmark.plain import Loop
 from scripts.benchmark.timing import Work
 
@@ -165,6 +166,8 @@ def ebmkit_step(job: Job, **loop: Any) -> Loop | str:
         "ed": lambda: losses.EnergyDiscrepancy(sigma=c["blur"], m_particles=c["samples"]),
         "multi_dsm": lambda: losses.MultiSigmaDenoisingScoreMatching(torch.tensor(c["sigmas"])),
     }
+    if isinstance(job.net, ScoreNetwork):
+        return "has no score networks"
     if job.objective not in makers:
         return "has no CD from data" if job.objective == "cd" else "has no such loss"
     loss = makers[job.objective]()

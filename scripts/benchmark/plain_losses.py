@@ -46,6 +46,16 @@ def multi_dsm(net: nn.Module, energy: Callable[[Tensor, Tensor], Tensor], low: f
     return loss
 
 
+def multi_dsm_of_score(net: nn.Module, score: Callable[[Tensor, Tensor], Tensor], low: float, high: float) -> LossFn:
+    def loss(x: Tensor) -> Tensor:
+        sigma = torch.exp(math.log(low) + math.log(high / low) * torch.rand(len(x)))
+        z = torch.randn_like(x)
+        s = wide(sigma, x)
+        return 0.5 * total((z + s * score(x + s * z, sigma)) ** 2).mean()
+
+    return loss
+
+
 def ssm(net: nn.Module) -> LossFn:
     def loss(x: Tensor) -> Tensor:
         x = x.clone().requires_grad_(True)

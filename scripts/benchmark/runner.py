@@ -11,20 +11,21 @@ import torch
 
 from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import peers
-from scripts.benchmark.cases import Case, sampler_cases, step_cases
+from scripts.benchmark.cases import Case, level_cases, sampler_cases, step_cases
 from scripts.benchmark.field import KEPT, REFERENCE, contestants, images_file, references
 from scripts.benchmark.forked import side_by_side
 from scripts.benchmark.ours import Compose, variants
 from scripts.benchmark.timing import CLOCKS, Race, Work, race
 
 Say = Callable[[str], None]
+CASES: dict[str, Callable[[], list[Case]]] = {"samplers": sampler_cases, "steps": step_cases, "levels": level_cases}
 
 
 def races(
     kind: str, compose: Compose, rounds: int, threads: Sequence[int], say: Say, cases: Sequence[Case] = ()
 ) -> list[dict[str, Any]]:
     """Race every case of a kind under each number of threads."""
-    cases = cases or (sampler_cases() if kind == "samplers" else step_cases())
+    cases = cases or CASES[kind]()
     others, records = list(peers.versions()), []
     with tempfile.TemporaryDirectory() as folder:
         images = images_file(Path(folder))

@@ -6,7 +6,7 @@ from typing import Any
 
 OURS = ("ours", "ours compiled")
 NOWHERE_ABOVE = 1.05
-LOOP, START, GROWTH = 1.03, 3.0, 1.1
+LOOP, START, GROWTH, ENERGY = 1.03, 3.0, 1.1, 2.2
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ TARGETS = (
         Target("steps", what, "perceptron 2-", most, ("ours",))  # as it is, for most runs are too short to compile
         for what, most in (("cd", 0.65), ("pcd", 0.65), ("ssm", 0.55), ("dsm", 0.70), ("nce", 0.70))
     ),
+    Target("levels", "multi_dsm", "U-Net", 1.00, ("ours",)),
+    Target("levels", "multi_dsm", "U-Net", 0.75, ("ours compiled",)),
     Target("samplers", "langevin", "perceptron", 0.75, ("ours",)),
     Target("samplers", "langevin", "convolutions", 0.85, ("ours",)),
     Target("samplers", "langevin", "convolutions", 0.45, ("ours bf16",)),
@@ -58,10 +60,13 @@ def best(record: Mapping[str, Any], who: Sequence[str] = OURS) -> str | None:
 
 def misses(parts: Mapping[str, Any]) -> Iterator[Miss]:
     """List all misses, in the order of the parts that were run."""
-    for kind in ("samplers", "steps"):
+    for kind in ("samplers", "steps", "levels"):
         for record in parts.get(kind, {}).get("results", ()):
             if record["threads"] == 1:
                 yield from race_misses(record)
+    share = energy_over_score(parts)
+    if share is not None and share > ENERGY:
+        yield Miss("levels, U-Net as energy", f"at most {ENERGY:g} steps of the score", f"{share:.2f}")
     for record in parts.get("loop", {}).get("results", ()):
         if record["overhead"]["middle"] > LOOP:
             extra = 100 * (record["overhead"]["middle"] - 1)
@@ -75,6 +80,13 @@ def misses(parts: Mapping[str, Any]) -> Iterator[Miss]:
     yield from gap_misses(parts.get("gap", {}).get("results", ()))
 
 
+def energy_over_score(parts: Mapping[str, Any]) -> float | None:
+    """Return our time of one eager step of the U-Net as an energy over that as a score, CPU time of one thread."""
+    records = [r for r in parts.get("levels", {}).get("results", ()) if r["threads"] == 1]
+    seconds = {r["where"].split(",")[0]: r["results"]["ours"]["cpu"]["seconds"] for r in records}
+    return seconds["U-Net as energy"] / seconds["U-Net as score"] if seconds else None
+
+
 def race_misses(record: Mapping[str, Any]) -> Iterator[Miss]:
     name, results = f"{record['what']}, {record['where']}", record["results"]
     profile = ", ".join(f"`{op}` {100 * share:.0f} %" for op, share in record["profile"].items())
@@ -86,7 +98,7 @@ def race_misses(record: Mapping[str, Any]) -> Iterator[Miss]:
         if ratio is None:
             yield Miss(name, f"{t.who[0]} at most {t.most:.2f}", "did not take part", profile)
         elif ratio["middle"] > t.most:
-            eager = ", not compiled" if t.kind == "steps" and t.who == ("ours",) else ""
+            eager = ", not compiled" if t.kind != "samplers" and t.who == ("ours",) else ""
             yield Miss(name, f"at most {t.most:.2f}{eager}", _interval(ratio), profile)
     who = best(record)
     if who is None:

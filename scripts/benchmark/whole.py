@@ -45,6 +45,7 @@ def run(
     do: dict[str, Callable[[], Any]] = {
         "samplers": lambda: runner.races("samplers", compose, rounds, threads, say),
         "steps": lambda: runner.races("steps", compose, rounds, threads, say),
+        "levels": lambda: runner.races("levels", compose, rounds, threads, say),
         "compile": lambda: compiling.costs(compose, say),
         "policy": lambda: compiling.policies(compose, measured(record, out)),
         "bfloat16": lambda: rounding.errors(compose, say),

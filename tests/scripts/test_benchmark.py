@@ -342,6 +342,23 @@ def test_the_noise_of_the_reference_is_the_gaussian_fit():
     assert ((s.T.cov() - covariance).abs() < 5 * (2 / 100_000) ** 0.5 * covariance.diagonal().max()).all()
 
 
+def test_the_reference_has_one_loss_of_many_levels_for_an_energy_and_its_score(images):
+    """E = |x|^2 / 2 (1 + sigma^2) is the truth for N(0, I) data; on the same draws as a score, its gradient."""
+    score = lambda x, sigma: -x / _wide(1 + sigma**2, x)  # noqa: E731
+    energy = lambda x, sigma: 0.5 * (x**2).flatten(1).sum(1) / (1 + sigma**2)  # noqa: E731
+    x = torch.randn(50_000, 2, generator=torch.Generator().manual_seed(1))
+    values = []
+    for loss in (
+        plain_losses.multi_dsm(nn.Identity(), energy, 0.5, 2.0),
+        plain_losses.multi_dsm_of_score(nn.Identity(), score, 0.5, 2.0),
+    ):
+        torch.manual_seed(0)
+        values.append(loss(x).item())
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    known = math.log((1 + 2.0**2) / (1 + 0.5**2)) / 2 / math.log(4)  # the mean over ln sigma of sigma^2 / (1 + sigma^2)
+    assert values[0] == pytest.approx(1 - known, abs=0.02)
+
+
 class Normal(nn.Module):
     def forward(self, x):
         return 0.5 * (x**2).flatten(1).sum(1)
@@ -694,6 +711,12 @@ def test_misses_are_found_and_only_they():
     gaps = {"dataset": "d", "objective": "o", "best": "p", "peers": {"p": {"gap": 0.1}}}
     parts = {
         "steps": {"results": records},
+        "levels": {
+            "results": [
+                _record("multi_dsm", "U-Net as score, images", "levels", ours=0.5, ours_compiled=0.4),
+                _record("multi_dsm", "U-Net as energy, images", "levels", ours=1.2, ours_compiled=0.7),
+            ]
+        },
         "startup": {"results": {"startup_seconds": 5.5}},
         "loop": {"results": [{"name": "l", "overhead": {"middle": 1.02}}]},
         "growth": {"results": [{"what": "k", "slope": {"ours": 1.3}}]},
@@ -707,6 +730,8 @@ def test_misses_are_found_and_only_they():
         ("mpf", "lower bound at most 1.05"),
         ("nce", "at most 0.70, not compiled"),
         ("nce", "not slower than torchebm"),
+        ("multi_dsm", "at most 1.00, not compiled"),
+        ("levels", "at most 2.2 steps of the score"),
         ("start-up to the first step", "at most 3 s"),
         ("growth with k", "slope at most 1.1"),
         ("gap", "below p's 0.100 nats at half the CPU time"),
@@ -728,6 +753,13 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
     record = {
         "parts": {
             "steps": {**part, "results": races},
+            "levels": {
+                **part,
+                "results": [
+                    _record("multi_dsm", "U-Net as score, images", "levels", ours=0.5),
+                    _record("multi_dsm", "U-Net as energy, images", "levels", ours=0.8),
+                ],
+            },
             "compile": {**part, "results": [COMPILED]},
             "policy": {**part, "results": [compiling.policy(COMPILED, 4000, 512, 5)]},
             "bfloat16": {
@@ -750,6 +782,9 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
     for told in (
         "0.90 (0.88 to 0.92) | 0.50 (0.48 to 0.52) | 1.20 (1.18 to 1.22) | 0.30",
         "| 0.30 (0.28 to 0.32) | 3.00 |",
+        "## One training step at many noise levels, 1 thread, CPU time",
+        "| multi_dsm, U-Net as energy, images | 1 | 1,250 | 0.80 (0.78 to 0.82) |",
+        "U-Net as an energy costs 1.60 of its steps",
         "0.250 in 3.0 s, no Z |  | 0.125 in 2.9 s | inf in 1.4 s",
         "| l | 2.00 | 1.0100 (1.0090 to 1.0110) |",
         "| c | 2.00 | 1.00 | 12.0 | 12,000 | 1.5 | 1,500 |",
@@ -760,7 +795,7 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
         "| m | 150 (+50) |  |  |  |",
         "| k (u) | 1 to 10 | 1, 10 | 1.00 |  |",
         "- sm, images: too long",
-        "- ebmkit: has no such loss (`ssm`)",
+        "- ebmkit: has no such loss (`ssm`, `multi_dsm`)",
         "| gap, ssm, two_moons | below torchebm's 0.250 nats at half the CPU time | inf nats |",
     ):
         assert told in text, told
