@@ -63,6 +63,7 @@ class MLP(Activated, Anchored):
         if net is None:
             return None
         net, mean, scale, bound = net.detached(), self.mean, self.scale, self.bound
+        anchor = self.anchor_gradient()
 
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
             if len(x) > ROWS:
@@ -72,8 +73,8 @@ class MLP(Activated, Anchored):
             u = ((x - mean) / scale).flatten(1)
             f, grad = net.value_and_grad(u if bound is None else bound(u))
             grad = grad if bound is None else bound.turn(u, grad)
-            q, pull = self.anchor_with_gradient(x)
-            return f + q, grad.view(x.shape) / scale + pull
+            q, pull = anchor(x)
+            return f + q, _sum(grad.view(x.shape), 1 / scale, pull)
 
         return at
 
@@ -81,12 +82,18 @@ class MLP(Activated, Anchored):
         net = perceptron(self.net, smooth=True) if type(self).forward is MLP.forward else None
         if net is None:
             return None
-        u, turned = ((x - self.mean) / self.scale).flatten(1), v.flatten(2) / self.scale
+        u, turned = ((x - self.mean) / self.scale).flatten(1), v.flatten(2)
+        turned = turned / self.scale if len(v) else turned
         if self.bound is None:
             f, grad, bend = net.derivatives(u, turned)
         else:
             f, inner, bend = net.derivatives(self.bound(u), self.bound.turn(u, turned))
             grad, bend = self.bound.turn(u, inner), bend + self.bound.bend(u, turned, inner) if len(v) else bend
-        q, pull = self.anchor_with_gradient(x)
+        q, pull = self.anchor_gradient()(x)
         bend = bend + self.anchor_curvature(x, v) if len(v) else bend
-        return f + q, grad.view(x.shape) / self.scale + pull, bend
+        return f + q, _sum(grad.view(x.shape), 1 / self.scale, pull), bend
+
+
+def _sum(grad: Tensor, factor: float, pull: Tensor | float) -> Tensor:
+    """Compute factor grad + pull."""
+    return torch.add(pull, grad, alpha=factor) if isinstance(pull, Tensor) else factor * grad

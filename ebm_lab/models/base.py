@@ -12,7 +12,7 @@ With J = dw / dz, which is symmetric, and g, H the derivatives of f in w:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -118,9 +118,9 @@ class Anchored(Based):
         """What the energy adds to the network, (B,)."""
         return self.quadratic(x) if self.law is None else self.law(x)  # type: ignore
 
-    def anchor_with_gradient(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """The same, with its gradient, (B, *shape)."""
-        return (self.law or self.quadratic).with_gradient(x)  # type: ignore
+    def anchor_gradient(self) -> Callable[[Tensor], tuple[Tensor | float, Tensor | float]]:
+        """Return x -> the same, with its gradient, (B, *shape)."""
+        return self.quadratic.gradient() if self.law is None else self.law.with_gradient  # type: ignore
 
     def anchor_curvature(self, x: Tensor, v: Tensor) -> Tensor | float:
         """sum_k v_k' Hess v_k of the anchor, (B,), for v (K, B, *shape)."""

@@ -1,6 +1,6 @@
 """Building blocks shared by several energies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -104,13 +104,21 @@ class Quadratic(nn.Module):
 
     def with_gradient(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """Compute the value, (B,), and the gradient, (B, *shape)."""
+        return self.gradient()(x)
+
+    def gradient(self) -> Callable[[Tensor], tuple[Tensor | float, Tensor | float]]:
+        """Return `with_gradient` for many calls, with its constants computed once."""
         if self.width is None:
-            return 0.0, 0.0
-        whiten, flat = self.whiten, x.flatten(1) - self.mean
-        u = flat @ whiten.T if whiten.ndim else flat * whiten
-        pull = u * (1 / self.width**2)
-        pull = pull @ whiten if whiten.ndim else pull * whiten
-        return u.square().sum(1) / (2 * self.width**2), pull.view(x.shape)
+            return lambda x: (0.0, 0.0)
+        mean, whiten, inverse = self.mean, self.whiten, 1 / self.width**2
+        stiffness = None if whiten.ndim else whiten.square() * inverse
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            flat = x.flatten(1) - mean
+            pull = (flat @ whiten.T * inverse) @ whiten if stiffness is None else flat * stiffness
+            return (flat * pull).sum(1) * 0.5, pull.view(x.shape)
+
+        return at
 
     def curvature(self, v: Tensor) -> Tensor | float:
         """Compute sum_k v_k' Hess v_k, (B,), for v (K, B, *shape)."""

@@ -22,18 +22,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from ebm_lab.models.products import linear, outer
 
 Slopes = Callable[[Tensor, bool], tuple[Tensor, Tensor, Tensor, Tensor | None]]
-"""(h, third) -> act, act', act'' and, if `third`, act''' at h."""
+"""(h, third) -> act, act', act'' and, if `third`, act''' at h, whose memory may be used for them."""
 
 
 def _silu(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Compute a = h s, s = sigmoid(h):  a' = s + a (1 - s),  a'' = (1 - s) (2 a' - a),  a''' = (2 - 3 s) a'' - (1 - s)
     a'."""
     s = h.sigmoid()
-    a, v = h * s, s - 1
-    a1 = (s + a).addcmul_(a, s, value=-1)
+    a = h.mul_(s)
+    a1 = torch.lerp(a, s.new_ones(()), s)
+    v = s - 1 if third else s.sub_(1)
     a2 = torch.sub(a, a1, alpha=2).mul_(v)
     return a, a1, a2, torch.rsub(s, 2, alpha=3).mul_(a2).addcmul_(v, a1) if third else None
 
@@ -75,31 +77,6 @@ BACK: dict[type[nn.Module], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 """p act'(h) in one pass over memory, from h and a = act(h)."""
 USUAL = {kind: kind().extra_repr() for kind in BACK}
 """The `extra_repr` of each activation with torch's default settings."""
-
-
-def _onednn(x: Tensor, y: Tensor) -> bool:
-    """Return whether to call oneDNN: not while a step is traced, since the compiler chooses its own products."""
-    cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available() and _get_current_dispatch_mode() is None
-    return cpu and x.dtype == y.dtype == torch.float32
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute x W' + b, (N, i) -> (N, o), without a graph; by oneDNN where it is faster (twice, on CPUs that MKL
-    neglects)."""
-    if len(x) >= 64 and min(weight.shape) >= 16 and _onednn(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    if bias is None and len(weight) < 16:  # few outputs: half the time, and the same bits
-        return (weight @ x.T).T.contiguous()
-    return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
-
-
-def outer(y: Tensor, x: Tensor) -> Tensor:
-    """Compute sum_n y_n x_n', (o, i) for y (N, o) and x (N, i), without a graph; by oneDNN where it is faster."""
-    if x.shape[1] < 16:
-        return (x.T @ y).T.contiguous()
-    if _onednn(y, x) and min(*y.shape, x.shape[1]) >= 64:
-        return torch.ops.mkldnn._linear_pointwise(y.T, x.T, None, "none", [], "")
-    return y.T @ x
 
 
 class Perceptron(NamedTuple):
@@ -171,14 +148,15 @@ class Derivatives(torch.autograd.Function):
         weights, biases, k = params[:-2:2], params[1:-2:2], len(v)
         stack, below = torch.cat([u[None], v]) if k else u[None], []
         for weight, bias in zip(weights, biases, strict=True):
-            before = linear(stack.flatten(0, 1), weight).view(k + 1, len(u), -1)
-            before[0] += bias
+            before = linear(stack.flatten(0, 1), weight, None if k else bias).view(k + 1, len(u), -1)
+            if k:
+                before[0] += bias
             a, s1, s2, s3 = slopes(before[0], k > 0)
             below.append((stack, before[1:], s1, s2, s3))
             stack = torch.cat([a[None], s1 * before[1:]]) if k else a[None]
         p, curvature, layers = params[-2].expand(len(u), -1), u.new_zeros(len(u)), []
         for weight, (inputs, tau, s1, s2, s3) in zip(reversed(weights), reversed(below), strict=True):
-            g, bend, bend_2, spread = p * s1, p * s2, None, None
+            g, bend, bend_2, spread = p * s1, p * s2 if k else s2.mul_(p), None, None
             if s3 is not None:
                 spread, bend_2 = tau.square().sum(0), p * s3
                 curvature = curvature + (bend * spread).sum(1)
@@ -209,7 +187,7 @@ class Derivatives(torch.autograd.Function):
         grads: list[Tensor | None] = [None if f_bar is None else f_bar.sum(0, keepdim=True), last]
         z, r = None if f_bar is None else f_bar[:, None] * params[-2], None
         for (weight, layer), (mu, m, pull) in zip(reversed(layers), reversed(moved), strict=True):
-            rows = y = layer.bend * m
+            rows = y = m.mul_(layer.bend)
             if z is not None:
                 y.addcmul_(layer.s1, z)
             if c is not None:

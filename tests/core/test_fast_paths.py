@@ -14,7 +14,9 @@ from ebm_lab.core.functional import energy_and_grad, gradient_of, score_and_curv
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.energies.gaussian import Gaussian
 from ebm_lab.energies.mlp import MLP
-from ebm_lab.models.perceptron import linear, outer, perceptron
+from ebm_lab.models import products
+from ebm_lab.models.perceptron import perceptron
+from ebm_lab.models.products import linear, outer
 from ebm_lab.objectives.dsm import DSM
 from ebm_lab.objectives.sm import SM
 from ebm_lab.objectives.ssm import SSM, sliced_score_matching
@@ -125,7 +127,16 @@ def test_values_and_parameter_gradients_are_those_of_a_double_backward(what, act
     close([g for g in fast_grads if g is not None], [g for g in slow_grads if g is not None])
 
 
-def test_float32_at_the_sizes_that_onednn_takes(both):
+@pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
+def library(request, monkeypatch):
+    """Take the products from either library, whatever the CPU; return whether it is oneDNN."""
+    if request.param and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "mkl_is_slow", lambda: request.param)
+    return request.param
+
+
+def test_float32_at_the_sizes_that_onednn_takes(both, library):
     energy, _ = mlp(hidden=(128, 128), event=(2,), dtype=torch.float32)
     x, v = torch.randn(256, 2), torch.randn(1, 256, 2)
 
@@ -142,13 +153,22 @@ def test_float32_at_the_sizes_that_onednn_takes(both):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n, i, o", [(1, 128, 128), (200, 2, 128), (200, 128, 2), (200, 128, 64), (64, 16, 16)])
-def test_products_are_the_plain_ones(n, i, o, dtype, generator):
+def test_products_are_the_plain_ones(n, i, o, dtype, generator, library):
     x, w, b, y = (torch.randn(s, generator=generator, dtype=dtype) for s in ((n, i), (o, i), (o,), (n, o)))
     tolerance = 1e-10 if dtype == torch.float64 else 2e-5 * i
     close(linear(x, w), x @ w.T, tolerance)
     close(linear(x, w, b), x @ w.T + b, tolerance)
     close(linear(x, w.T.contiguous().T), x @ w.T, tolerance)
     close(outer(y, x), y.T @ x, tolerance if dtype == torch.float64 else 2e-5 * n)
+
+
+def test_onednn_is_called_where_mkl_is_slow_and_nowhere_else(library, generator):
+    x, w = (torch.randn(128, 128, generator=generator) for _ in range(2))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        linear(x, w)
+        outer(x, w)
+    calls = sum(e.count for e in seen.key_averages() if e.key == "mkldnn::_linear_pointwise")
+    assert calls == (2 if library else 0)
 
 
 @pytest.mark.parametrize("variance_reduced", [False, True])

@@ -1,28 +1,19 @@
 """Rewrite the matrix products of a traced graph into the form that is fastest on this CPU.
 
 A product in which a dimension is at most NARROW needs only a few multiplications per number: written as a sum of
-products, it becomes a loop that is compiled together with the operations around it. For the other products, on CPUs
-not made by Intel, MKL does not use the widest instructions (AVX-512) and runs at half speed; oneDNN, which torch also
-contains, uses them. Both forms add the same float32 numbers in another order.
+products, it becomes a loop that is compiled together with the operations around it. The other products are oneDNN's
+where MKL's are slow (ebm_lab/models/products.py). Both forms add the same float32 numbers in another order.
 """
 
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
+from ebm_lab.models.products import mkl_is_slow
+
 NARROW = 4
 aten = torch.ops.aten
-
-
-@functools.cache
-def mkl_is_slow() -> bool:
-    """Return whether this CPU has AVX-512 instructions that MKL does not use."""
-    file = Path("/proc/cpuinfo")
-    if not (torch.backends.mkldnn.is_available() and file.is_file()):
-        return False
-    return "avx512" in (text := file.read_text(encoding="utf-8")) and "GenuineIntel" not in text
 
 
 @functools.cache
