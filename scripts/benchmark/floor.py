@@ -14,6 +14,7 @@ updated.
 import torch
 from torch import Tensor, nn
 
+from ebm_lab.models.products import linear
 from scripts.benchmark.nets import PlainConv, PlainMLP
 from scripts.benchmark.plain import freeze
 from scripts.benchmark.timing import Work
@@ -36,13 +37,6 @@ class Passes:
         return list(torch.autograd.grad(self.net(x).mean(), list(self.net.parameters())))
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute x W' + b by oneDNN if the matrices are large: it is twice as fast as MKL on some CPUs."""
-    if torch.backends.mkldnn.is_available() and len(x) >= 64 and min(weight.shape) >= 16:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
-
-
 class HandMade(Passes):
     """The gradients of the perceptron, written by hand."""
 
@@ -57,7 +51,7 @@ class HandMade(Passes):
         """Return the input of each layer, and the output of each hidden one before its activation."""
         into, before = [u], []
         for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            before.append(product(into[-1], w, b))
+            before.append(linear(into[-1], w, b))
             into.append(nn.functional.silu(before[-1]))
         return into, before
 
@@ -67,7 +61,7 @@ class HandMade(Passes):
         _, before = self.hidden(u)
         d = self.weights[-1].expand(len(x), -1)
         for w, h in zip(reversed(self.turned[:-1]), reversed(before), strict=True):
-            d = product(silu_backward(d, h), w)
+            d = linear(silu_backward(d, h), w)
         return u.mul_(self.pull).add_(d).div_(self.scale)
 
     @torch.no_grad()
@@ -79,7 +73,7 @@ class HandMade(Passes):
         for i in reversed(range(len(self.weights))):
             found += [d.sum(0), d.T @ into[i]]
             if i:
-                d = silu_backward(product(d, self.turned[i]), before[i - 1])
+                d = silu_backward(linear(d, self.turned[i]), before[i - 1])
         return found[::-1]
 
 
