@@ -111,14 +111,18 @@ class Quadratic(nn.Module):
         if self.width is None:
             return lambda x: (0.0, 0.0)
         mean, whiten, inverse = self.mean, self.whiten, 1 / self.width**2
-        stiffness = None if whiten.ndim else whiten.square() * inverse
+        stiffness = whiten.square() * inverse
 
-        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+        def isotropic(x: Tensor) -> tuple[Tensor, Tensor]:
             flat = x.flatten(1) - mean
-            pull = (flat @ whiten.T * inverse) @ whiten if stiffness is None else flat * stiffness
+            pull = flat * stiffness
             return (flat * pull).sum(1) * 0.5, pull.view(x.shape)
 
-        return at
+        def general(x: Tensor) -> tuple[Tensor, Tensor]:
+            u = (x.flatten(1) - mean) @ whiten.T
+            return u.square().sum(1) * (0.5 * inverse), (u * inverse @ whiten).view(x.shape)
+
+        return general if whiten.ndim else isotropic
 
     def curvature(self, v: Tensor) -> Tensor | float:
         """Compute sum_k v_k' Hess v_k, (B,), for v (K, B, *shape)."""

@@ -444,10 +444,12 @@ def test_a_document_takes_its_numbers_from_the_studies(study, tmp_path):
     asks += '{% if figure("methods", "two_moons", "dsm") < figure("methods", "two_moons", "none") %} less{% endif %}'
     source.write_text(asks + ' {{ value("methods", "two_moons", "dsm", "step") }}\n{{ tables("methods") }}')
     (docs / "results" / "run.evaluation.json").write_text('{"step": 3684, "feature_fid": 1.50049, "notes": []}')
-    source.write_text(source.read_text() + ' {{ measured("run", "feature_fid") }} at {{ measured("run", "step") }}')
+    (docs / "results" / "own.summary.json").write_text('{"feature_fid": 0.78}')
+    asks = ' {{ measured("own", "feature_fid") }} {{ measured("run", "feature_fid") }} at {{ measured("run", "step") }}'
+    source.write_text(source.read_text() + asks)
     results.render(source, docs / "results", docs / "results.md")
     text = (docs / "results.md").read_text()
-    assert text.endswith(" 1.5 at 3,684")
+    assert text.endswith(" 0.78 1.5 at 3,684")
     assert text.startswith("dsm 0.2 (0.1 to 0.7) less 10\n") and "](results/methods_two_moons_gap.svg)" in text
     for wrong, said in (
         ('{{ value("methods", "two_moons", "nce") }}', "no row 'two_moons nce"),

@@ -9,10 +9,10 @@ The source is a Jinja template beside the document, with the functions
     {% if figure(...) < figure(...) %}                      the median as a number, infinite if there is none; makes a
                                                             claim appear only if the study supports it
     {% for data in datasets("<study>") %}                   the names of its data sets
-    {{ measured("<name>", "<metric>", digits=3) }}          a number of <name>.evaluation.json
+    {{ measured("<name>", "<metric>", digits=3) }}          a number of <name>.evaluation.json or <name>.summary.json
 
 A study consists of the files that `compare.py publish=<folder> name=<study>` wrote; an evaluation is a copy of the file
-that `evaluate.py` wrote for one run.
+that `evaluate.py` wrote for one run, and a summary that of the run itself.
 """
 
 import math
@@ -83,9 +83,13 @@ def functions(folder: Path, base: Path) -> dict[str, Callable]:
         return page.label(ranked[n - 1])
 
     def measured(name: str, metric: str, digits: int = 3) -> str:
-        file = folder / f"{name}.evaluation.json"
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; it is a copy of a run's evaluation/evaluation.json")
+        files = [folder / f"{name}.{kind}.json" for kind in ("evaluation", "summary")]
+        file = next((f for f in files if f.is_file()), None)
+        if file is None:
+            raise UserError(
+                f"{files[0]}: no such file; it is a copy of a run's evaluation/evaluation.json. Nor is there "
+                f"{files[1].name}, a copy of a run's summary.json"
+            )
         record = loads(file.read_text(encoding="utf-8"))
         if metric not in record:
             raise one_of(f"metric of {file.name}", metric, [k for k, v in record.items() if isinstance(v, float | int)])
