@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.twice import twice
 
 EnergyFn = Callable[[Tensor], Tensor]
 GradientFn = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -135,7 +136,8 @@ def gradient_of(energy: EnergyFn) -> GradientFn:
 def _by_autograd(energy: EnergyFn, x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaf = x if create_graph and x.requires_grad else x.detach().requires_grad_(True)
-        e = evaluate(energy, leaf)
+        with twice(create_graph):
+            e = evaluate(energy, leaf)
         (grad,) = torch.autograd.grad(e.sum(), leaf, create_graph=create_graph)
     return (e, grad) if create_graph else (e.detach(), grad)
 
@@ -183,13 +185,13 @@ def score_and_trace(energy: EnergyFn, x: Tensor, chunk: int) -> tuple[Tensor, Te
         return e, -grad, -torch.stack([first, *_chunks(lambda v: _curvature(energy, x, v), x, chunk, chunk)]).sum(0)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(True)
-        e, grad = energy_and_grad(energy, leaf, create_graph=True)
+        e, grad = _for_many_rows(energy, leaf)
         if chunk >= d:
             return e, -grad, -_diagonal_sum(grad, leaf, _basis(x, 0, d))
 
         def part(v: Tensor) -> Tensor:
             fresh = x.detach().requires_grad_(True)
-            return _diagonal_sum(energy_and_grad(energy, fresh, create_graph=True)[1], fresh, v)
+            return _diagonal_sum(_for_many_rows(energy, fresh)[1], fresh, v)
 
         return e, -grad, -torch.stack(_chunks(part, x, 0, chunk)).sum(0)
 
@@ -209,6 +211,12 @@ def _curvature(energy: EnergyFn, x: Tensor, v: Tensor) -> Tensor:
     known = _derivatives(energy, x, v)
     assert known is not None, "score_and_trace has checked that there is a formula"
     return known[2]
+
+
+def _for_many_rows(energy: EnergyFn, leaf: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute E and its gradient by operations that a batch of backward passes at once can take."""
+    with twice(None):
+        return energy_and_grad(energy, leaf, create_graph=True)
 
 
 def _diagonal_sum(grad: Tensor, leaf: Tensor, v: Tensor) -> Tensor:

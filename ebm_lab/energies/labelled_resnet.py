@@ -17,6 +17,7 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.base import AnchoredImages
+from ebm_lab.models.curved import Conv2d
 from ebm_lab.models.labelled import Condition, Labelled
 from ebm_lab.models.layers import Activated, Activation, ConfineShape, make_activation
 from ebm_lab.models.levels import require_images
@@ -48,7 +49,7 @@ class LabelledResNet(Activated, Labelled, AnchoredImages):
         super().__init__()
         depth, _, _ = require_images(dataset, "labelled_resnet")
         self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
-        self.stem = nn.Conv2d(depth, channels[0], 3, padding=1)
+        self.stem = Conv2d(depth, channels[0], 3, padding=1)
         self.blocks, widths = residual_blocks(channels, blocks, activation)
         self.last, self.head = make_activation(activation), nn.Linear(channels[-1], self.outputs(dataset, condition))
         initialise_blocks(self.blocks)

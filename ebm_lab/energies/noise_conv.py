@@ -19,6 +19,7 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.conditioning import Film
+from ebm_lab.models.curved import Conv2d
 from ebm_lab.models.ladder import Sigma
 from ebm_lab.models.layers import Activated, Activation, make_activation
 from ebm_lab.models.levels import NoiseEnergy, require_images
@@ -49,7 +50,7 @@ class NoiseConv(Activated, NoiseEnergy):
         self.layers, c_in = nn.ModuleList(), depth
         for i, c_out in enumerate(channels):
             stride = 1 if i == 0 else 2
-            self.layers.append(nn.Conv2d(c_in, c_out, 3, stride, padding=1))
+            self.layers.append(Conv2d(c_in, c_out, 3, stride, padding=1))
             height, width, c_in = -(-height // stride), -(-width // stride), c_out
         self.layers.to(memory_format=channels_last)
         self.layers.append(nn.Linear(channels[-1] * height * width, hidden))

@@ -30,6 +30,7 @@ from ebm_lab.core.interfaces import Dataset
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.base import AnchoredImages
+from ebm_lab.models.curved import Conv2d
 from ebm_lab.models.layers import Activated, Activation, ConfineShape, make_activation
 from ebm_lab.models.levels import require_images
 from ebm_lab.models.residual import initialise_blocks, residual_blocks
@@ -60,7 +61,7 @@ class ResNet(Activated, AnchoredImages):
         super().__init__()
         depth, _, _ = require_images(dataset, "resnet")
         self.build_anchor(dataset, base, confine, confine_shape, confine_floor)
-        self.stem = nn.Conv2d(depth, channels[0], 3, padding=1)
+        self.stem = Conv2d(depth, channels[0], 3, padding=1)
         self.blocks, _ = residual_blocks(channels, blocks, activation)
         self.last, self.head = make_activation(activation), nn.Linear(channels[-1], 1)
         initialise_blocks(self.blocks)

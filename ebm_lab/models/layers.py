@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ebm_lab.core.features import NON_SMOOTH, Offers, Part
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.models.curved import Conv2d, SiLU
 
 Activation = Literal["silu", "softplus", "tanh", "gelu", "relu", "leaky_relu"]
 _MODULES: dict[str, type[nn.Module]] = {
@@ -31,7 +32,8 @@ class Activated(Part):
 
 
 def make_activation(name: str) -> nn.Module:
-    return _MODULES[name]()
+    """Return the activation; `silu` with its own second derivative (models/curved.py)."""
+    return SiLU() if name == "silu" else _MODULES[name]()
 
 
 def initialise(net: nn.Module) -> None:
@@ -48,11 +50,9 @@ def initialise(net: nn.Module) -> None:
 
 
 def perceptron_layers(widths: Sequence[int], activation: Activation) -> list[nn.Module]:
-    """Return linear layers from each of `widths` to the next, each followed by an activation."""
-    layers: list[nn.Module] = []
-    for i, o in pairwise(widths):
-        layers += [nn.Linear(i, o), make_activation(activation)]
-    return layers
+    """Return linear layers from each of `widths` to the next, each followed by an activation of torch's own, whose
+    derivatives models/perceptron.py knows."""
+    return [layer for i, o in pairwise(widths) for layer in (nn.Linear(i, o), _MODULES[activation]())]
 
 
 def conv_layers(
@@ -64,7 +64,7 @@ def conv_layers(
     layers: list[nn.Module] = []
     for i, (c_in, c_out) in enumerate(zip([depth, *channels], channels, strict=False)):
         stride = 1 if i == 0 else 2
-        layers += [nn.Conv2d(c_in, c_out, 3, stride, padding=1), make_activation(activation)]
+        layers += [Conv2d(c_in, c_out, 3, stride, padding=1), make_activation(activation)]
         height, width = -(-height // stride), -(-width // stride)
     flat = channels[-1] * height * width
     return [*layers, nn.Flatten(), nn.Linear(flat, hidden), make_activation(activation)]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ebm_lab.models.curved import Conv2d
 from ebm_lab.models.layers import Activation, make_activation
 
 
@@ -15,11 +16,11 @@ class Block(nn.Module):
         super().__init__()
         self.branch = nn.Sequential(
             make_activation(activation),
-            nn.Conv2d(c_in, c_out, 3, padding=1),
+            Conv2d(c_in, c_out, 3, padding=1),
             make_activation(activation),
-            nn.Conv2d(c_out, c_out, 3, padding=1),
+            Conv2d(c_out, c_out, 3, padding=1),
         )
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.skip = Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.pool = nn.AvgPool2d(2, ceil_mode=True) if halve else nn.Identity()
 
     def forward(self, h: Tensor) -> Tensor:

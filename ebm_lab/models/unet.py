@@ -19,12 +19,14 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, channels_last, nn
 from torch.nn.functional import interpolate
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.models.conditioning import Film
+from ebm_lab.models.curved import Conv2d, GroupNorm
 from ebm_lab.models.layers import make_activation
 
 Norm = Literal["none", "group"]
@@ -34,7 +36,7 @@ GROUPS = 8
 
 def make_norm(norm: Norm, width: int, affine: bool = True) -> nn.Module:
     """Return the normalisation of `width` channels; affine: whether it has scales and shifts of its own."""
-    return nn.GroupNorm(math.gcd(GROUPS, width), width, affine=affine) if norm == "group" else nn.Identity()
+    return GroupNorm(math.gcd(GROUPS, width), width, affine=affine) if norm == "group" else nn.Identity()
 
 
 class Block(nn.Module):
@@ -42,7 +44,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, activation: str, norm: Norm = "none") -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.first, self.second = Conv2d(width, width, 3, padding=1), Conv2d(width, width, 3, padding=1)
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
         nn.init.zeros_(self.second.weight)
         self.act = make_activation(activation)
@@ -50,7 +52,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, film: tuple[Tensor, Tensor]) -> Tensor:
         gamma, beta = (t[..., None, None] for t in film)
-        return x + self.second(self.act(self.between(self.first(self.act(self.before(x)))) * gamma + beta))
+        h = self.between(self.first(self.act(self.before(x))))
+        return x + self.second(self.act(torch.addcmul(beta, h, gamma)))
 
 
 class UNet(nn.Module):
@@ -78,12 +81,12 @@ class UNet(nn.Module):
         self.split = nn.PixelUnshuffle(patch) if patch > 1 else nn.Identity()
         self.join = nn.PixelShuffle(patch) if patch > 1 else nn.Identity()
         self.act = make_activation(activation)
-        self.enter = nn.Conv2d(depth * patch**2, first, 3, padding=1)
+        self.enter = Conv2d(depth * patch**2, first, 3, padding=1)
         self.down_blocks = nn.ModuleList(Block(c, activation, norm) for c in widths)
         self.up_blocks = nn.ModuleList(Block(c, activation, norm) for c in widths)
-        self.downs = nn.ModuleList(nn.Conv2d(i, o, 3, 2, padding=1) for i, o in zip(channels, deeper, strict=False))
-        self.ups = nn.ModuleList(nn.Conv2d(o, i, 3, padding=1) for i, o in zip(channels, deeper, strict=False))
-        self.leave = nn.Conv2d(first, depth * patch**2, 3, padding=1)
+        self.downs = nn.ModuleList(Conv2d(i, o, 3, 2, padding=1) for i, o in zip(channels, deeper, strict=False))
+        self.ups = nn.ModuleList(Conv2d(o, i, 3, padding=1) for i, o in zip(channels, deeper, strict=False))
+        self.leave = Conv2d(first, depth * patch**2, 3, padding=1)
         self.film = Film([*widths, *reversed(widths)], film_width)
         self.last_norm = make_norm(norm, first)
         self.to(memory_format=channels_last)

@@ -22,6 +22,7 @@ from ebm_lab.runs.data_record import SPLITS, DataRecord, fingerprints
 from ebm_lab.runs.settings import RunSettings, import_plugins, pick_device, pick_threads, run_settings
 from ebm_lab.training.distributed import Processes
 from ebm_lab.training.evaluations import Evaluations, Sampling
+from ebm_lab.training.floats import flush_denormals
 from ebm_lab.training.numerics import fix_workspace
 
 
@@ -85,6 +86,7 @@ def build_parts(
     dataset = build_dataset(config, settings, device) if dataset is None else dataset
     threads = pick_threads(settings.threads, dataset)
     torch.set_num_threads(threads)
+    flush_denormals()
 
     wiring: dict[str, Any] = {
         "dataset": dataset,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ebm_lab.energies.conv import Conv
 from ebm_lab.energies.gaussian import Gaussian
 from ebm_lab.energies.mlp import MLP
+from ebm_lab.models import curved
 
 
 class PlainMLP(nn.Module):
@@ -55,7 +56,7 @@ class PlainGaussian(nn.Module):
 
 def plain(energy: nn.Module) -> nn.Module:
     """Copy an energy of the lab to plain torch; return it as it is if other libraries do not have it either."""
-    energy = copy.deepcopy(energy)
+    energy = usual(copy.deepcopy(energy))
     if isinstance(energy, Gaussian):
         return PlainGaussian(energy.mean.detach(), energy.factor.detach().tril())
     if isinstance(energy, MLP | Conv):
@@ -66,6 +67,16 @@ def plain(energy: nn.Module) -> nn.Module:
         kind = PlainMLP if isinstance(energy, MLP) else PlainConv
         return kind(layers, quadratic.mean.view(shape), 1 / float(quadratic.whiten), quadratic.width or float("inf"))
     return energy
+
+
+USUAL = {curved.SiLU: nn.SiLU, curved.Conv2d: nn.Conv2d, curved.GroupNorm: nn.GroupNorm}
+
+
+def usual(net: nn.Module) -> nn.Module:
+    """Let the lab's own layers compute as those of torch that they extend, in place."""
+    for module in net.modules():
+        module.__class__ = USUAL.get(type(module), type(module))
+    return net
 
 
 def _image_shape(flat: Tensor) -> tuple[int, int]:
