@@ -25,7 +25,7 @@ GROUPS = {
 """The groups whose options have pages, with the title and the first sentence of each index."""
 PICTURES = {
     ("dataset", "two_moons"): ("two_moons_density.png", "python train.py objective=dsm dataset=two_moons"),
-    ("dataset", "fashion_mnist"): ("fashion_pcd.png", "python train.py experiment=fashion_pcd dataset.root=data"),
+    ("dataset", "fashion_mnist"): ("fashion_score.png", "python train.py experiment=fashion_score dataset.root=data"),
     ("dataset", "binary_digits"): ("discrete_digits.png", "python train.py dataset=binary_digits"),
     ("energy", "rbm"): ("discrete_filters.png", "python train.py dataset=binary_digits"),
     ("objective", "pcd"): ("digits_pcd.png", "python train.py"),

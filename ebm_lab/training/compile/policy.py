@@ -1,8 +1,9 @@
 """When to compile: `auto` compiles only if the run is long enough to recover the compile time.
 
 How long that is depends on the size of a step, which is estimated by the count of numbers in a batch. The decision does
-not use a clock, since that could decide otherwise another day and so change the results. `python scripts/benchmark.py
-only=compile,policy` measures the cost of either choice: docs/performance.md.
+not use a clock, since that could decide otherwise another day and so change the results. From one processor to another,
+the number of steps from which compiling pays moves by up to a factor of two, so that no such rule is right everywhere.
+`python scripts/benchmark.py only=compile,policy` measures the cost of either choice: docs/performance.md.
 """
 
 LARGE = 50_000
