@@ -26,7 +26,10 @@ from ebm_lab.core.registry import register
 
 
 def langevin_step(x: Tensor, grad: Tensor, z: Tensor, eps: float, noise_scale: float = 1.0) -> Tensor:
-    """Take one step from x with grad = grad E(x) and standard normal z, all (B, *shape)."""
+    """Take one step from x with grad = grad E(x) and standard normal z, all (B, *shape):
+
+    x - eps^2 / 2 grad + noise_scale eps z
+    """
     return torch.add(x, grad, alpha=-(eps**2) / 2).add(z, alpha=eps * noise_scale)
 
 
