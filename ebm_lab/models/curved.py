@@ -17,7 +17,7 @@ turn, as sliced score matching does.
 Yuxin Wu and Kaiming He, Group Normalization, 2018, arXiv:1803.08494, equation 1.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -233,8 +233,8 @@ class Conv2d(nn.Conv2d):
     """W * x + b, as in the header."""
 
     def forward(self, input: Tensor) -> Tensor:
-        padding = self.padding
-        other = self.padding_mode != "zeros" or self.groups != 1 or self.dilation != (1, 1) or isinstance(padding, str)
-        if _usual(input) or other:
+        other = self.padding_mode != "zeros" or self.groups != 1 or self.dilation != (1, 1)
+        if _usual(input) or other or isinstance(self.padding, str):
             return super().forward(input)
+        padding = cast(tuple[int, ...], self.padding)
         return _convolve(input, self.weight, self.bias, _Shape(list(self.stride), list(padding)))
