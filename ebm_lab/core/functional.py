@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.twice import twice
+from ebm_lab.core.twice import mixed_precision, twice
 
 EnergyFn = Callable[[Tensor], Tensor]
 GradientFn = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -52,8 +52,7 @@ class KnowsDerivatives(nn.Module):
 
 def _formulas(energy: EnergyFn) -> KnowsDerivatives | None:
     """Return the energy if its formulas may be used. In mixed precision they may not."""
-    mixed = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-    return energy if isinstance(energy, KnowsDerivatives) and not mixed else None
+    return energy if isinstance(energy, KnowsDerivatives) and not mixed_precision() else None
 
 
 @torch.no_grad()

@@ -7,12 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 _TWICE: ContextVar[bool | None] = ContextVar("twice", default=False)
 
 
 def differentiated_twice() -> bool:
     """Return whether the energy that is being computed will be differentiated twice."""
     return _TWICE.get() is True
+
+
+def mixed_precision() -> bool:
+    """Return whether operations are cast to a lower precision here; no formula for a derivative may then be used."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Convolution, group normalisation and SiLU whose second derivatives are cheap.
 
 A loss of the score differentiates an energy's gradient once more. Torch then takes the gradient of a convolution's
-weights by a convolution with a kernel of the image's size, which is two to three times as expensive as it need be, and
-splits the derivatives of the other two layers into dozens of operations. With cotangents g of the layer and c of its
+weights by a convolution with a kernel of the image's size, which is more expensive than it need be, and splits the
+derivatives of the other two layers into dozens of operations. With cotangents g of the layer and c of its
 derivative in x:
 
     conv(x) = W * x + b:    g -> W' * g                          once more: W * c,  and to W as from x = c
@@ -22,15 +22,14 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ebm_lab.core.twice import differentiated_twice
+from ebm_lab.core.twice import differentiated_twice, mixed_precision
 
 _aten = torch.ops.aten
 
 
 def _usual(x: Tensor) -> bool:
     """Return whether torch's own layer does: no second derivative is asked for, or the precision is mixed."""
-    mixed = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-    return mixed or not (differentiated_twice() and x.requires_grad and torch.is_grad_enabled())
+    return mixed_precision() or not (differentiated_twice() and x.requires_grad and torch.is_grad_enabled())
 
 
 class _SiLU(torch.autograd.Function):

@@ -102,12 +102,8 @@ class Quadratic(nn.Module):
         u = centred @ self.whiten.T if self.whiten.ndim else centred * self.whiten
         return u.square().sum(1) / (2 * self.width**2)
 
-    def with_gradient(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """Compute the value, (B,), and the gradient, (B, *shape)."""
-        return self.gradient()(x)
-
     def gradient(self) -> Callable[[Tensor], tuple[Tensor | float, Tensor | float]]:
-        """Return `with_gradient` for many calls, with its constants computed once."""
+        """Return x -> the value, (B,), and the gradient, (B, *shape), with their constants computed once."""
         if self.width is None:
             return lambda x: (0.0, 0.0)
         mean, whiten, inverse = self.mean, self.whiten, 1 / self.width**2

@@ -1,7 +1,7 @@
 """Let the processor take numbers too small for full precision, below 1.2e-38 in float32, as 0.
 
 The gradient of a classifier that is sure of every point consists of such numbers, and many processors compute with them
-a hundred times more slowly: a training step of noise-contrastive estimation on images took five times as long.
+far more slowly: noise-contrastive estimation on images then spends most of its time on them.
 """
 
 import torch
