@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import EnergyFn, KnowsDerivatives, rows_of, score
+from ebm_lab.core.functional import EnergyFn, GradientFn, KnowsDerivatives, rows_of, score
 
 Known = tuple[Tensor, Tensor, Tensor]
 """What `derivatives(x, v)` returns: E(x), grad_x E and sum_k v_k' (Hess E) v_k."""
@@ -31,6 +31,16 @@ class Model(KnowsDerivatives):
     def rows(self, index: Tensor) -> "Model":
         """Return the model bound to rows `index` (n,) of its batch; itself if it is bound to no batch."""
         return self
+
+    def gradient_given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> GradientFn | None:
+        """Return `gradient()` at labels y or levels sigma, or None if there is no formula for it."""
+        return None
+
+    def derivatives_given(
+        self, x: Tensor, v: Tensor, *, y: Tensor | None = None, sigma: Tensor | float | None = None
+    ) -> Known | None:
+        """Return `derivatives(x, v)` at labels y or levels sigma, or None if there is no formula for it."""
+        return None
 
 
 FACTS = ("ladder", "classes", "prior", "mean", "scale")
@@ -117,16 +127,28 @@ class Conditioned(Derived):
 
     def forward(self, x: Tensor, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Tensor:
         self.fits(x)
-        return self.energy(x, **{**self.shared, **self.bound, **_not_none(y, sigma)})
+        return self.energy(x, **{**self.held, **_not_none(y, sigma)})
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """The condition, by name."""
+        return {**self.shared, **self.bound}
+
+    def gradient(self) -> GradientFn | None:
+        return cast(Model, self.energy).gradient_given(**self.held)
+
+    def derivatives(self, x: Tensor, v: Tensor) -> Known | None:
+        self.fits(x)
+        return cast(Model, self.energy).derivatives_given(x, v, **self.held)
 
     def given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> Model:
-        merged = {**self.shared, **self.bound, **_not_none(y, sigma)}
+        merged = {**self.held, **_not_none(y, sigma)}
         return condition(cast(Model, self.energy), merged.get("y"), merged.get("sigma"))
 
     def logits(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Compute -E(x, y) of every label, (B, K), at the levels to which this energy is bound, or at `sigma`."""
         self.fits(x)
-        held = {**self.shared, **self.bound, **_not_none(None, sigma)}
+        held = {**self.held, **_not_none(None, sigma)}
         return self.energy.logits(x, **{name: value for name, value in held.items() if name == "sigma"})
 
     def score(self, x: Tensor, sigma: Tensor | float | None = None, create_graph: bool = False) -> Tensor:

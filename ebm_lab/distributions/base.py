@@ -10,6 +10,7 @@ to lambda alone. With the odds r_k(x) and the pulls g_k = S_k^-1 (x - m_k), the 
 
     -grad log base = sum_k r_k g_k
     -v' Hess v = sum_k r_k v' S_k^-1 v - sum_k r_k (g_k . v - sum_j r_j g_j . v)^2
+    -d log base_sigma / d log sigma = sigma^2 sum_k r_k (tr (S_k + sigma^2 I)^-1 - |(S_k + sigma^2 I)^-1 (x - m_k)|^2)
 
 and the Student law, with c = (nu + d) / (nu + q) and g = S^-1 (x - m):
 
@@ -50,8 +51,12 @@ class Base(nn.Module, ABC):
         """Compute -log base_sigma(x) in nats, (B, *shape) -> (B,), for a level sigma or one per sample (B,)."""
 
     @abstractmethod
-    def with_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return -log base, (B,), and its gradient, (B, *shape)."""
+    def with_gradient(self, x: Tensor, sigma: Sigma | None = None) -> tuple[Tensor, Tensor]:
+        """Return -log base_sigma, (B,), and its gradient, (B, *shape)."""
+
+    def rate(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Compute -d log base_sigma / d log sigma, (B,), for levels sigma (B,); 0 for a law without levels."""
+        return x.new_zeros(len(x))
 
     @abstractmethod
     def curvature(self, x: Tensor, v: Tensor) -> Tensor:
@@ -111,11 +116,16 @@ class MixtureBase(Base):
     def forward(self, x: Tensor, sigma: Sigma | None = None) -> Tensor:
         return -self._along(x, sigma)[2].logsumexp(0)
 
-    def with_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, variances, logits = self._along(x, None)
+    def with_gradient(self, x: Tensor, sigma: Sigma | None = None) -> tuple[Tensor, Tensor]:
+        y, variances, logits = self._along(x, sigma)
         pull = logits.softmax(0)[..., None] * (y / variances)
         pull = pull if self.axes is None else pull @ self.axes.mT
         return -logits.logsumexp(0), pull.sum(0).view(x.shape)
+
+    def rate(self, x: Tensor, sigma: Tensor) -> Tensor:
+        y, variances, logits = self._along(x, sigma)
+        stiff = 1 / variances
+        return sigma**2 * (logits.softmax(0) * (stiff - (y * stiff) ** 2).sum(-1)).sum(0)
 
     def curvature(self, x: Tensor, v: Tensor) -> Tensor:
         y, variances, logits = self._along(x, None)
@@ -167,7 +177,7 @@ class StudentBase(Base):
         log_z = (log_z + 0.5 * self.variances.double().log().sum()).to(q)
         return log_z + 0.5 * (self.nu + d) * torch.log1p(q / self.nu)
 
-    def with_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def with_gradient(self, x: Tensor, sigma: Sigma | None = None) -> tuple[Tensor, Tensor]:
         z, q = self._along(x)
         pull = ((self.nu + self.dimensions) / (self.nu + q))[:, None] * z
         return self._value(q), ((pull / self.variances.sqrt()) @ self.axes.mT).view(x.shape)

@@ -35,7 +35,7 @@ class ProductBase(Base):
     def forward(self, x: Tensor, sigma: Sigma | None = None) -> Tensor:
         return self._log_z() - x.flatten(1) @ self.logits.flatten()
 
-    def with_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def with_gradient(self, x: Tensor, sigma: Sigma | None = None) -> tuple[Tensor, Tensor]:
         return self(x), (-self.logits).expand_as(x)
 
     def curvature(self, x: Tensor, v: Tensor) -> Tensor:

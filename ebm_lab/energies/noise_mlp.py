@@ -7,18 +7,23 @@ Each hidden layer is scaled and shifted as a function of log sigma (models/condi
 so that Z exists at every level.
 """
 
-from typing import Annotated
+from collections.abc import Container
+from typing import Annotated, cast
 
+import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from ebm_lab.core.functional import GradientFn, per_sample
 from ebm_lab.core.interfaces import Dataset
+from ebm_lab.core.model import Known
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.fitting import BaseName
 from ebm_lab.models.conditioning import FilmMLP
 from ebm_lab.models.ladder import Sigma
 from ebm_lab.models.layers import Activated, Activation
 from ebm_lab.models.levels import NoiseEnergy
+from ebm_lab.models.perceptron import BACK, SMOOTH
 
 
 @register("energy", "noise_mlp")
@@ -48,3 +53,60 @@ class NoiseMLP(Activated, NoiseEnergy):
     def network(self, u: Tensor, sigma: Tensor) -> Tensor:
         """Compute the outputs of the last layer, (B, outputs), of the arguments of `correction`."""
         return self.net(u.flatten(1), self.ladder.height(sigma))
+
+    def _formulas(self, known: Container[type]) -> bool:
+        """Return whether the formulas below hold for this class and activation."""
+        return type(self).correction is NoiseMLP.correction and type(self.net.act) in known
+
+    def gradient(self) -> GradientFn | None:
+        return self.gradient_given()
+
+    def gradient_given(self, *, y: Tensor | None = None, sigma: Tensor | float | None = None) -> GradientFn | None:
+        level = self.ladder.sigma_min if sigma is None else sigma
+        if (isinstance(level, Tensor) and level.ndim) or not self._formulas(BACK):
+            return None
+        with torch.no_grad():
+            _, one, v = self.inputs(self.mean, level)
+            net = self.net.at(self.ladder.height(one)).detached()
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            x = x.detach()
+            base, pull = self.base_gradient(x, level)
+            u = self.inputs(x, level)[0].flatten(1)
+            f, grad = net.value_and_grad(u if self.bound is None else self.bound(u))
+            grad = grad if self.bound is None else self.bound.turn(u, grad)
+            return base + f, pull + grad.view(x.shape) / v
+
+        return at
+
+    def derivatives(self, x: Tensor, v: Tensor) -> Known | None:
+        return self.derivatives_given(x, v)
+
+    def derivatives_given(
+        self, x: Tensor, v: Tensor, *, y: Tensor | None = None, sigma: Tensor | float | None = None
+    ) -> Known | None:
+        if len(v) or not self._formulas(SMOOTH):
+            return None
+        level = self.ladder.sigma_min if sigma is None else sigma
+        (base, pull), (u, levels, width) = self.base_gradient(x, level), self.inputs(x, level)
+        u, c = u.flatten(1), self.ladder.height(levels)
+        seen = u if self.bound is None else self.bound(u)
+        if len(c) == 1 < len(x):
+            f, grad, _ = self.net.at(c).derivatives(seen, seen.new_empty(0, *seen.shape))
+        else:
+            f, grad, _ = self.net.derivatives(seen, c)
+        grad = grad if self.bound is None else self.bound.turn(u, grad)
+        return base + f, pull + grad.view(x.shape) / per_sample(width, x), x.new_zeros(len(x))
+
+    def known_rates(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """df / d log sigma = -r u . grad_u f + df/dc dc / d log sigma, with r = d log v / d log sigma = (sigma / v)^2
+        and the height c."""
+        if not self._formulas(SMOOTH):
+            return None
+        (base, pull), (u, _, width) = self.base_gradient(x, sigma), self.inputs(x, sigma)
+        u, r = u.flatten(1), (sigma / width) ** 2
+        seen = u if self.bound is None else self.bound(u)
+        f, grad, rise = self.net.derivatives(seen, self.ladder.height(sigma), rates=True)
+        grad = grad if self.bound is None else self.bound.turn(u, grad)
+        rate = self.base_rate(x, sigma) - r * (u * grad).sum(1) + self.ladder.height_rate * cast(Tensor, rise)
+        return base + f, pull + grad.view(x.shape) / per_sample(width, x), rate

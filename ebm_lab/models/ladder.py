@@ -53,8 +53,12 @@ class Ladder:
 
     def height(self, sigma: Tensor) -> Tensor:
         """Rescale log sigma to -1 at sigma_min and 1 at sigma_max, the form in which networks receive it."""
-        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        return (sigma.log() - low) * (2 / (high - low)) - 1
+        return (sigma.log() - math.log(self.sigma_min)) * self.height_rate - 1
+
+    @property
+    def height_rate(self) -> float:
+        """The derivative of the height in log sigma."""
+        return 2 / math.log(self.sigma_max / self.sigma_min)
 
 
 def largest_distance(x: Tensor, points: int = 4000) -> float:

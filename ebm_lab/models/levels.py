@@ -20,10 +20,11 @@ from torch import Tensor
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Part, features_of
-from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, per_sample, score
+from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, level_gradients, per_sample, score
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.model import Model
 from ebm_lab.core.random import stream
+from ebm_lab.core.twice import mixed_precision
 from ebm_lab.distributions.base import BaseLaw
 from ebm_lab.distributions.elementary import Distribution, IsotropicGaussian
 from ebm_lab.distributions.fitting import BaseName
@@ -101,6 +102,30 @@ class NoiseEnergy(NoiseLevels, Based):
             return self.law(x, sigma), self.bound(u), sigma
         d = self.mean.numel()
         return 0.5 * flat_sum(u * u) + d * (v.log() + 0.5 * math.log(2 * math.pi)), u, sigma
+
+    def base_gradient(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return the base's part of the energy, (B,), and its gradient in x, (B, *shape)."""
+        if self.law is not None:
+            return self.law.with_gradient(x, sigma)
+        base, u, sigma = self.anchored(x, sigma)
+        return base, u / per_sample((sigma**2 + self.scale**2).sqrt(), x)
+
+    def base_rate(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return d base / d log sigma, (B,), for sigma (B,): (sigma / v)^2 (d - |u|^2) without a fitted law."""
+        if self.law is None:
+            u, sigma, v = self.inputs(x, sigma)
+            return (sigma / v) ** 2 * (self.mean.numel() - flat_sum(u * u))
+        return self.law.rate(x, sigma)
+
+    def level_gradients(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute E(x, sigma), (B,), grad_x E, (B, *shape), and dE / d log sigma, (B,), with a graph to the parameters;
+        sigma (B,)."""
+        known = None if mixed_precision() else self.known_rates(x, sigma)
+        return level_gradients(self.energy, x, sigma) if known is None else known
+
+    def known_rates(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return what `level_gradients` does, or None if there is no formula for it."""
+        return None
 
     def energy(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Compute E(x, sigma), (B, *shape) -> (B,)."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ebm_lab.models.curved import SiLU
 from ebm_lab.models.products import linear, outer
 
 Slopes = Callable[[Tensor, bool], tuple[Tensor, Tensor, Tensor, Tensor | None]]
@@ -62,12 +63,14 @@ def _gelu(h: Tensor, third: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None
 _aten = torch.ops.aten
 SMOOTH: dict[type[nn.Module], Slopes] = {
     nn.SiLU: _silu,
+    SiLU: _silu,
     nn.Softplus: _softplus,
     nn.Tanh: _tanh,
     nn.GELU: _gelu,
 }
 BACK: dict[type[nn.Module], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     nn.SiLU: lambda p, h, a: _aten.silu_backward(p, h),
+    SiLU: lambda p, h, a: _aten.silu_backward(p, h),
     nn.Softplus: lambda p, h, a: _aten.softplus_backward(p, h, 1, 20),
     nn.Tanh: lambda p, h, a: _aten.tanh_backward(p, a),
     nn.GELU: lambda p, h, a: _aten.gelu_backward(p, h),

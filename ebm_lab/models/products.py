@@ -6,9 +6,11 @@ torch also contains, uses them. Elsewhere MKL is the faster one. Both add the sa
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
@@ -45,3 +47,18 @@ def outer(y: Tensor, x: Tensor) -> Tensor:
     if min(*y.shape, x.shape[1]) >= 64 and _onednn(y, x):
         return torch.ops.mkldnn._linear_pointwise(y.T, x.T, None, "none", [], "")
     return y.T @ x
+
+
+class Linear(torch.autograd.Function):
+    """x W' + b, as `linear` computes it, differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        return linear(g, weight.T), outer(g, x), g.sum(0) if ctx.needs_input_grad[2] else None

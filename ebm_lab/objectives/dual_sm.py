@@ -23,7 +23,7 @@ from pydantic import PositiveFloat
 from torch import Generator, Tensor
 
 from ebm_lab.core.features import Need
-from ebm_lab.core.functional import flat_sum, level_gradients, per_sample
+from ebm_lab.core.functional import flat_sum, per_sample
 from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.core.registry import register
 from ebm_lab.models.levels import NoiseEnergy, log_z_at_the_top
@@ -73,7 +73,7 @@ class DualSM(Objective):
         if self.antithetic:
             x, z, sigma = torch.cat([x, x]), torch.cat([z, -z]), torch.cat([sigma, sigma])
         y = x + per_sample(sigma, x) * z
-        _, grad, rate = level_gradients(model.energy, y, sigma)
+        _, grad, rate = model.level_gradients(y, sigma)
         space, time = dual_scores(grad, 0.5 * rate, x, y, sigma**2)  # dU / d log sigma = 2 t dU/dt
         space, time = space.mean(), time.mean()
         loss = space + self.time_weight * time

@@ -33,7 +33,7 @@ from pydantic import FiniteFloat, NonNegativeFloat, PositiveFloat
 from torch import Generator, Tensor
 
 from ebm_lab.core.features import Need
-from ebm_lab.core.functional import flat_sum, level_gradients, per_sample
+from ebm_lab.core.functional import flat_sum, per_sample
 from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.core.registry import register
 from ebm_lab.models.levels import NoiseEnergy, NoiseLevels
@@ -112,7 +112,7 @@ class MultiDSM(Objective):
         noisy = x + per_sample(sigma, x) * z
         metrics = {}
         if self.time_weight:
-            _, grad, rate = level_gradients(cast(NoiseEnergy, model).energy, noisy, sigma)
+            _, grad, rate = cast(NoiseEnergy, model).level_gradients(noisy, sigma)
             space, time = self.space(-grad, z, sigma), time_loss(rate, z).mean()
             loss, metrics["time"] = space + self.time_weight * time, time.detach()
         else:

@@ -20,6 +20,7 @@ from ebm_lab.training.early_stopping import EarlyStopping
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients
 from ebm_lab.training.guard import Guard
+from ebm_lab.training.nested import objectives
 from ebm_lab.training.numerics import cast_to
 from ebm_lab.training.optim.adam import Adam
 from ebm_lab.training.optimiser import Optimiser
@@ -138,7 +139,9 @@ def decide_compile(parts: Parts) -> bool:
             f"compile=auto, on or off"
         )
     numbers = s.batch_size * parts.dataset.mean.numel() // (s.accumulate * parts.processes.world)
-    return should_compile(s.compile, s.steps * s.accumulate, numbers, s.runs_alike, parts.generator.device.type)
+    chains = any(o.sampler is not None for o in objectives(parts.objective).values())
+    device = parts.generator.device.type
+    return should_compile(s.compile, s.steps * s.accumulate, numbers, chains, s.runs_alike, device)
 
 
 def decide_early_stopping(parts: Parts) -> EarlyStopping | None:

@@ -4,12 +4,14 @@
 
 and, from that, the cost of `compile=auto` (ebm_lab/training/compile/policy.py) beyond the better choice.
 
-Compiling is measured twice, in fresh processes: with an empty cache on disk, and with the cache that the first process
-left, as the other runs of a sweep find it. Its cost is the CPU time of the second step, including the compilers that it
-starts, less that of a compiled step.
+Compiling is measured twice, in fresh processes: with code that is new to torch's cache on disk, and with the cache that
+the first process left, as the other runs of a sweep find it. Its cost is the CPU time of the second step, including the
+compilers that it starts, less that of a compiled step. What torch does once on a machine, before it first compiles
+anything (it tries the compiler and translates its own headers), is done beforehand.
 """
 
 import os
+import shutil
 import tempfile
 import time
 from bisect import bisect_left
@@ -17,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ebm_lab.training.compile.policy import should_compile
 from ebm_lab.training.memory import keep_freed_memory
@@ -36,14 +40,22 @@ ON, OFF = "compile=on", "compile=off"
 
 def costs(compose: ours.Compose, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure the costs of every choice."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as used:
         images = images_file(Path(folder))
-        return [cost(compose, name, filled(choice, images), say) for name, choice in CHOICES.items()]
+        with Apart(partial(primed, used)) as first:
+            first.told()
+        return [cost(compose, name, filled(choice, images), used, say) for name, choice in CHOICES.items()]
 
 
-def cost(compose: ours.Compose, name: str, choice: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure one choice; the eager and the compiled step take turns, so that a busy machine slows both."""
+def cost(
+    compose: ours.Compose, name: str, choice: Sequence[str], used: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure one choice; the eager and the compiled step take turns, so that a busy machine slows both.
+
+    used: torch's cache on a machine where it has compiled before, but not this code.
+    """
     with tempfile.TemporaryDirectory() as cache:
+        shutil.copytree(used, cache, dirs_exist_ok=True)
         makers = {how: partial(prepared, compose, choice, how, cache) for how in (OFF, ON)}
         with Apart(makers[OFF]) as eager, Apart(makers[ON]) as compiled:
             eager.told()
@@ -62,6 +74,16 @@ def cost(compose: ours.Compose, name: str, choice: Sequence[str], say: Callable[
         f"; with a cache {warm}"
     )
     return record
+
+
+def primed(cache: str) -> tuple[None, None]:
+    """Let torch do in `cache` what it does once on a machine."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    from torch._inductor import config
+
+    config.compile_threads = 1
+    torch.compile(torch.sin)(torch.zeros(64))
+    return None, None
 
 
 def prepared(compose: ours.Compose, choice: Sequence[str], how: str, cache: str) -> tuple[Work, float]:
@@ -90,29 +112,30 @@ def policies(compose: ours.Compose, costs: Sequence[Mapping[str, Any]]) -> list[
         images = images_file(Path(folder))
         for record in costs:
             choice = filled(CHOICES[record["name"]], images)
-            config, dataset = compose(choice), ours.build(compose, choice, 1).evaluations.dataset
-            numbers = config["batch_size"] * dataset.mean.numel()
-            rows += [policy(record, times * config["steps"], numbers, runs) for times, runs in PLANS]
+            config, trainer = compose(choice), ours.build(compose, choice, 1)
+            numbers = config["batch_size"] * trainer.evaluations.dataset.mean.numel()
+            chains = trainer.state.objective.sampler is not None
+            rows += [policy(record, times * config["steps"], numbers, chains, runs) for times, runs in PLANS]
     return rows
 
 
-def policy(record: Mapping[str, Any], steps: int, numbers: int, runs: int) -> dict[str, Any]:
+def policy(record: Mapping[str, Any], steps: int, numbers: int, chains: bool, runs: int) -> dict[str, Any]:
     """Compute the costs of one plan; `over` is the cost of `auto` beyond the better choice, relative to it."""
     eager = runs * steps * record["eager"]
     compiled = runs * steps * record["compiled"] + record["cold"] + (runs - 1) * record["warm"]
-    picks = "compiled" if should_compile("auto", steps, numbers, runs) else "eager"
+    picks = "compiled" if should_compile("auto", steps, numbers, chains, runs) else "eager"
     over = (compiled if picks == "compiled" else eager) / min(eager, compiled) - 1
-    row = {"name": record["name"], "steps": steps, "numbers": numbers, "runs": runs, "eager": eager}
-    return {**row, "compiled": compiled, "picks": picks, "over": over, **extremes(record, numbers)}
+    row = {"name": record["name"], "steps": steps, "numbers": numbers, "chains": chains, "runs": runs, "eager": eager}
+    return {**row, "compiled": compiled, "picks": picks, "over": over, **extremes(record, numbers, chains)}
 
 
-def extremes(record: Mapping[str, Any], numbers: int) -> dict[str, float]:
+def extremes(record: Mapping[str, Any], numbers: int, chains: bool) -> dict[str, float]:
     """Compute the largest excess cost of `auto` in one run of any length.
 
     auto_from: the number of steps from which it compiles; early: its excess over an eager run there; missed: its excess
     over a compiled run, one step before.
     """
-    first = bisect_left(range(10**7), True, key=lambda steps: should_compile("auto", steps, numbers))
+    first = bisect_left(range(10**7), True, key=lambda steps: should_compile("auto", steps, numbers, chains))
     eager, compiled = record["eager"], record["compiled"]
     early = (first * compiled + record["cold"]) / (first * eager) - 1
     missed = (first - 1) * eager / ((first - 1) * compiled + record["cold"]) - 1

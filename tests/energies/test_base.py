@@ -8,7 +8,7 @@ import torch
 
 from ebm_lab.core import functional
 from ebm_lab.core.errors import UserError
-from ebm_lab.core.functional import energy_and_grad, level_gradients, score_and_curvature, score_and_trace
+from ebm_lab.core.functional import energy_and_grad, score_and_curvature, score_and_trace
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.core.registry import build
 from ebm_lab.distributions import fitting
@@ -162,7 +162,7 @@ def test_the_rate_of_a_level_is_that_of_the_blurred_law(base, generator):
     data = points(generator, torch.float64)
     energy = stirred(NoiseMLP(data, hidden=[8], activation="silu", base=base, **LADDER).double())
     x, sigma, h = data.train[:8], torch.linspace(0.2, 4, 8).double(), 1e-4
-    _, grad, rate = level_gradients(energy.energy, x, sigma)
+    _, grad, rate = energy.level_gradients(x, sigma)
     up, down = (energy.energy(x, sigma * math.exp(step)) for step in (h, -h))
     torch.testing.assert_close(rate, (up - down) / (2 * h), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(grad, -energy.score(x, sigma), rtol=1e-9, atol=1e-9)

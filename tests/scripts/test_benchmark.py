@@ -529,6 +529,7 @@ def test_the_price_of_compiling_is_told_cold_and_warm(monkeypatch):
 
     monkeypatch.setattr(compiling, "Apart", Here)
     monkeypatch.setattr(compiling, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(compiling, "primed", lambda cache: (None, None))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.setattr(compiling, "CHOICES", {"c": ()})
     monkeypatch.setattr(compiling.ours, "build", lambda compose, overrides, threads: overrides[-1])
@@ -550,23 +551,23 @@ def test_the_price_of_compiling_is_told_cold_and_warm(monkeypatch):
 )
 def test_what_auto_costs_is_the_sum_of_steps_and_compiling(steps, runs, eager, compiled, picks, over):
     """Steps of 2 and 1 ms, compiling for 12 and 1.5 s."""
-    row = compiling.policy(COMPILED, steps, 512, runs)
+    row = compiling.policy(COMPILED, steps, 512, True, runs)
     assert (row["eager"], row["compiled"], row["over"]) == pytest.approx((eager, compiled, over), abs=1e-9)
-    assert row["picks"] == picks and row["auto_from"] == 8800
-    assert (row["early"], row["missed"]) == pytest.approx((20.8 / 17.6 - 1, 0.0))
+    assert row["picks"] == picks and row["auto_from"] == 8000
+    assert (row["early"], row["missed"]) == pytest.approx((20.0 / 16.0 - 1, 0.0))
 
 
-def test_the_rule_is_no_more_than_a_fifth_worse_in_the_cases_of_the_page():
-    """A step that takes e eagerly and c compiled pays from n steps on. Processors move n by a factor of up to 2, so a
-    rule in between is off by up to sqrt(2); it then costs (1 - c / e) (sqrt(2) - 1) more: a fifth for c = e / 2.
+def test_the_rule_is_no_more_than_a_tenth_worse_in_the_cases_of_the_page():
+    """Objectives and processors differ in the number of steps from which compiling pays, by a factor f about that of
+    the rule; the rule then costs (1 - c / e) (f - 1) more, for steps of e eager and c compiled: a tenth for f = 1.2 and
+    c = e / 2.
     """
     recorded = json.loads((ROOT / "docs" / "benchmark.json").read_text(encoding="utf-8"))["parts"]
     costs = {record["name"]: record for record in recorded["compile"]["results"]}
-    rows = [
-        compiling.policy(costs[r["name"]], r["steps"], r["numbers"], r["runs"]) for r in recorded["policy"]["results"]
-    ]
-    assert rows == recorded["policy"]["results"] and {r["name"] for r in rows} == set(costs) == set(compiling.CHOICES)
-    assert max(r["over"] for r in rows) <= 0.2 and max(r["early"] for r in rows) <= 0.2
+    plans = recorded["policy"]["results"]
+    rows = [compiling.policy(costs[r["name"]], r["steps"], r["numbers"], r["chains"], r["runs"]) for r in plans]
+    assert rows == plans and {r["name"] for r in rows} == set(costs) == set(compiling.CHOICES)
+    assert max(r["over"] for r in rows) <= 0.1 and max(r["early"] for r in rows) <= 0.1
 
 
 def test_the_policy_needs_measured_costs(tmp_path):
@@ -764,7 +765,7 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
                 ],
             },
             "compile": {**part, "results": [COMPILED]},
-            "policy": {**part, "results": [compiling.policy(COMPILED, 4000, 512, 5)]},
+            "policy": {**part, "results": [compiling.policy(COMPILED, 4000, 512, True, 5)]},
             "bfloat16": {
                 **part,
                 "results": [{"dataset": "d", "objective": "o", "error": 0.0123, "most": 2.5, "refused": True}],
@@ -792,7 +793,7 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
         "| l | 2.00 | 1.0100 (1.0090 to 1.0110) |",
         "| c | 2.00 | 1.00 | 12.0 | 12,000 | 1.5 | 1,500 |",
         "| c | 5 x 4,000 | 40.0 | 38.0 | compiled | 0.0 |",
-        "| c | 8,800 | 18.2 | 0 |",
+        "| c | 8,000 | 25.0 | 0 |",
         "| d | `o` | 1.2 (250) | refused |",
         "4.50 s, of which 3.50 s",
         "| m | 150 (+50) |  |  |  |",

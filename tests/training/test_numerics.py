@@ -137,8 +137,8 @@ def test_a_run_is_deterministic_from_its_first_step_to_its_last(tmp_path, monkey
 
 
 def test_auto_compiles_on_no_device_but_those_it_was_measured_on():
-    assert should_compile("auto", 10**6, 10**6) and not should_compile("auto", 10**6, 10**6, 1, "cuda")
-    assert should_compile("on", 1, 1, 1, "cuda") and not should_compile("off", 10**6, 1, 1, "cpu")
+    assert should_compile("auto", 10**6, 10**6, False) and not should_compile("auto", 10**6, 10**6, False, 1, "cuda")
+    assert should_compile("on", 1, 1, False, 1, "cuda") and not should_compile("off", 10**6, 1, False, 1, "cpu")
 
 
 def test_the_policy_is_told_the_runs_device(monkeypatch):

@@ -17,40 +17,43 @@ SMALL = LARGE - 1
 
 
 @pytest.mark.parametrize(
-    "steps, numbers, alike, compiles",
+    "steps, numbers, chains, alike, compiles",
     [
-        (8799, SMALL, 1, False),
-        (8800, SMALL, 1, True),
-        (1999, LARGE, 1, False),
-        (2000, LARGE, 1, True),
-        (4839, SMALL, 2, False),  # 8800 (0.1 + 0.9 / 2) = 4840
-        (4840, SMALL, 2, True),
-        (880, SMALL, 10**9, False),  # however many they are, each pays for finding the code
-        (881, SMALL, 10**9, True),
+        (4999, SMALL, False, 1, False),
+        (5000, SMALL, False, 1, True),
+        (7999, SMALL, True, 1, False),
+        (8000, SMALL, True, 1, True),
+        (1249, LARGE, True, 1, False),
+        (1250, LARGE, False, 1, True),
+        (2749, SMALL, False, 2, False),  # 5000 (0.1 + 0.9 / 2) = 2750
+        (2750, SMALL, False, 2, True),
+        (500, SMALL, False, 10**9, False),  # however many they are, each pays for finding the code
+        (501, SMALL, False, 10**9, True),
     ],
 )
-def test_auto_compiles_what_is_long_enough(steps, numbers, alike, compiles):
-    assert should_compile("auto", steps, numbers, alike) == compiles
-    assert all(should_compile(wish, steps, numbers, alike) for wish in ("on", True))
-    assert not any(should_compile(wish, steps, numbers, alike) for wish in ("off", False))
+def test_auto_compiles_what_is_long_enough(steps, numbers, chains, alike, compiles):
+    assert should_compile("auto", steps, numbers, chains, alike) == compiles
+    assert all(should_compile(wish, steps, numbers, chains, alike) for wish in ("on", True))
+    assert not any(should_compile(wish, steps, numbers, chains, alike) for wish in ("off", False))
 
 
 @pytest.mark.parametrize(
-    "steps, numbers, compiles", [(879, SMALL, False), (880, SMALL, True), (199, LARGE, False), (200, LARGE, True)]
+    "steps, numbers, compiles", [(499, SMALL, False), (500, SMALL, True), (124, LARGE, False), (125, LARGE, True)]
 )
 def test_cached_counts_on_the_code_of_an_earlier_run(steps, numbers, compiles):
-    assert should_compile("cached", steps, numbers) == should_compile("cached", steps, numbers, 9) == compiles
-    assert not should_compile("cached", steps, numbers, device="cuda")
+    assert should_compile("cached", steps, numbers, False) == compiles
+    assert should_compile("cached", steps, numbers, False, 9) == compiles
+    assert not should_compile("cached", steps, numbers, False, device="cuda")
 
 
 @pytest.mark.parametrize(
     "steps, alike, given, settled",
     [
-        (880, 1, "cached", "on"),
-        (879, 1, "cached", "off"),
-        (8799, 1, "auto", "off"),
-        (8800, 1, "auto", "on"),
-        (4840, 2, "auto", "on"),
+        (500, 1, "cached", "on"),
+        (499, 1, "cached", "off"),
+        (4999, 1, "auto", "off"),
+        (5000, 1, "auto", "on"),
+        (2750, 2, "auto", "on"),
         (5, 1, "on", "on"),
         (9999, 9, "off", "off"),
         (5, 1, True, "on"),
@@ -66,14 +69,20 @@ def test_auto_is_settled_once_and_kept_for_resuming(steps, alike, given, settled
 
 
 def test_passes_count_as_steps():
-    """Two passes of half the numbers, 4,400 times, recover what 8,800 steps do."""
+    """Two passes of half the numbers, 2,500 times, recover what 5,000 steps do."""
     long = [*POINTS, "logger=none", "objective=dsm", "batch_size=40000", "accumulate=2"]
-    assert assemble(compose_config([*long, "steps=4399"]))[1]["compile"] == "off"
-    assert assemble(compose_config([*long, "steps=4400"]))[1]["compile"] == "on"
+    assert assemble(compose_config([*long, "steps=2499"]))[1]["compile"] == "off"
+    assert assemble(compose_config([*long, "steps=2500"]))[1]["compile"] == "on"
+
+
+def test_an_objective_with_chains_needs_more_steps():
+    long = [*POINTS, "logger=none", "steps=7999"]
+    assert assemble(compose_config([*long, "objective=dsm"]))[1]["compile"] == "on"
+    assert assemble(compose_config([*long, "objective=cd"]))[1]["compile"] == "off"
 
 
 def test_size_is_the_numbers_of_a_batch():
-    long = [*POINTS, "logger=none", "objective=dsm", "steps=2000"]
+    long = [*POINTS, "logger=none", "objective=dsm", "steps=1250"]
     assert assemble(compose_config([*long, "batch_size=24999"]))[1]["compile"] == "off"
     assert assemble(compose_config([*long, "batch_size=25000"]))[1]["compile"] == "on"
 
