@@ -38,7 +38,10 @@ TARGETS = (
     "ebm_lab/evaluation/*.py",
     "ebm_lab/statistics/*.py",
     *(f"ebm_lab/distributions/{name}.py" for name in ("elementary", "flow")),
-    *(f"ebm_lab/models/{name}.py" for name in ("perceptron", "players", "probability_flow", "recovery")),
+    *(
+        f"ebm_lab/models/{name}.py"
+        for name in ("perceptron", "conditioned_perceptron", "conditioning", "players", "probability_flow", "recovery")
+    ),
     *(
         f"ebm_lab/training/{name}.py"
         for name in ("compile/step", "compile/passes", "compile/policy", "ema", "gradients", "meter")

@@ -101,7 +101,7 @@ class _Derivatives(torch.autograd.Function):
             m = linear(mu, layer.weight)
             k = gamma * m  # type: ignore
             if along_gamma is not None:
-                k.addcmul_(along_gamma, layer.o).add_(along_beta)
+                k.addcmul_(along_gamma, layer.o).add_(cast(Tensor, along_beta))
             moved.append((mu, m, k, gamma, along_gamma))
             mu = layer.s1 * k
         last = mu.sum(0, keepdim=True)
