@@ -94,11 +94,14 @@ def test_values_are_split_outside_brackets():
     assert pieces("a, b,,c") == ["a", "b", "c"]
     assert varied("energy.hidden=[64],[64,64]") == ["energy.hidden=[64]", "energy.hidden=[64,64]"]
     assert varied(None) == [""]
-    for wrong in ("optim.lr", "optim.lr=", "steps=1,2", "seed=1"):
+    for wrong in ("optim.lr", "optim.lr=", "steps=1,2", "seed=1", "[optim.lr=1]"):
         with pytest.raises(UserError, match="vary"):
             varied(wrong)
     with pytest.raises(UserError, match="budget"):
         mine(["steps=3"], "overrides")
+    with pytest.raises(UserError, match=r"overrides=\[energy.base=auto\]: not of the form key=value"):
+        mine(["[energy.base=auto]"], "overrides")
+    mine(["+a.b=x", "sampler@evaluation.sampler=hmc", "energy.hidden=[64,64]"], "overrides")
 
 
 def test_the_first_seed_of_all_comes_before_the_second_of_any():

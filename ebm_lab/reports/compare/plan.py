@@ -137,7 +137,7 @@ def mine(overrides: Sequence[str], name: str) -> None:
     """Raise UserError for an override of a key that the comparison sets itself."""
     for override in overrides:
         key, equals, _ = override.lstrip("+~").partition("=")
-        if not equals:
+        if not equals or not re.fullmatch(r"[\w.@/-]+", key):
             raise UserError(f"{name}={override}: not of the form key=value")
         if key in RESERVED:
             raise UserError(f"{name}={override}: '{key}' is set by the comparison itself (budget, unit, seeds, ...)")
