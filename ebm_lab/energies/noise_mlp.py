@@ -25,6 +25,9 @@ from ebm_lab.models.layers import Activated, Activation
 from ebm_lab.models.levels import NoiseEnergy
 from ebm_lab.models.perceptron import BACK, SMOOTH
 
+WHAT_THEY_ARE_OF = ("forward", "energy", "anchored", "inputs", "correction", "network")
+"""Methods that the formulas for derivatives presume."""
+
 
 @register("energy", "noise_mlp")
 class NoiseMLP(Activated, NoiseEnergy):
@@ -55,8 +58,10 @@ class NoiseMLP(Activated, NoiseEnergy):
         return self.net(u.flatten(1), self.ladder.height(sigma))
 
     def _formulas(self, known: Container[type]) -> bool:
-        """Return whether the formulas below hold for this class and activation."""
-        return type(self).correction is NoiseMLP.correction and type(self.net.act) in known
+        """Return whether the formulas below hold: the class changes nothing that they are of, and the activation's
+        derivatives are known."""
+        same = all(getattr(type(self), name) is getattr(NoiseMLP, name) for name in WHAT_THEY_ARE_OF)
+        return same and type(self.net.act) in known
 
     def gradient(self) -> GradientFn | None:
         return self.gradient_given()

@@ -117,6 +117,20 @@ def test_what_the_formulas_do_not_cover_is_differentiated_automatically(name, ac
     close(energy.level_gradients(x(), sigma)[:2], energy_and_grad(energy.given(sigma=sigma), x(), create_graph=True))
 
 
+def test_a_class_of_its_own_has_no_formulas():
+    """Whatever it changes of the energy."""
+
+    class Doubled(NoiseMLP):
+        def energy(self, x, sigma):
+            return 2 * super().energy(x, sigma)
+
+    energy, sigma = model(), LEVELS["one of each"]
+    expected = [2 * part for part in energy.level_gradients(x(), sigma)]
+    energy.__class__ = Doubled
+    close(list(energy.level_gradients(x(), sigma)), expected)
+    close(energy_and_grad(energy.given(sigma=sigma), x())[1], expected[1])
+
+
 def test_mixed_precision_uses_no_formula(monkeypatch):
     energy = model().float()
     monkeypatch.setattr(NoiseMLP, "known_rates", lambda *_: pytest.fail("a formula was used"))
