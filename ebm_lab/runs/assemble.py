@@ -13,14 +13,13 @@ from ebm_lab.runs.advice import advice
 from ebm_lab.runs.parts import Parts, build_parts
 from ebm_lab.training.batches import Batches
 from ebm_lab.training.compile.passes import CompiledPasses
-from ebm_lab.training.compile.policy import should_compile
+from ebm_lab.training.compile.policy import should_compile, takes_gradients
 from ebm_lab.training.compile.step import CompiledSteps
 from ebm_lab.training.distributed import Processes
 from ebm_lab.training.early_stopping import EarlyStopping
 from ebm_lab.training.ema import EMA
 from ebm_lab.training.gradients import Gradients
 from ebm_lab.training.guard import Guard
-from ebm_lab.training.nested import objectives
 from ebm_lab.training.numerics import cast_to
 from ebm_lab.training.optim.adam import Adam
 from ebm_lab.training.optimiser import Optimiser
@@ -139,9 +138,9 @@ def decide_compile(parts: Parts) -> bool:
             f"compile=auto, on or off"
         )
     numbers = s.batch_size * parts.dataset.mean.numel() // (s.accumulate * parts.processes.world)
-    chains = any(o.sampler is not None for o in objectives(parts.objective).values())
+    gradients = takes_gradients(parts.objective)
     device = parts.generator.device.type
-    return should_compile(s.compile, s.steps * s.accumulate, numbers, chains, s.runs_alike, device)
+    return should_compile(s.compile, s.steps * s.accumulate, numbers, gradients, s.runs_alike, device)
 
 
 def decide_early_stopping(parts: Parts) -> EarlyStopping | None:

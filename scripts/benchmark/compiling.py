@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from ebm_lab.runs.assemble import takes_gradients
 from ebm_lab.training.compile.policy import should_compile
 from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import ours
@@ -114,28 +115,35 @@ def policies(compose: ours.Compose, costs: Sequence[Mapping[str, Any]]) -> list[
             choice = filled(CHOICES[record["name"]], images)
             config, trainer = compose(choice), ours.build(compose, choice, 1)
             numbers = config["batch_size"] * trainer.evaluations.dataset.mean.numel()
-            chains = trainer.state.objective.sampler is not None
-            rows += [policy(record, times * config["steps"], numbers, chains, runs) for times, runs in PLANS]
+            gradients = takes_gradients(trainer.state.objective)
+            rows += [policy(record, times * config["steps"], numbers, gradients, runs) for times, runs in PLANS]
     return rows
 
 
-def policy(record: Mapping[str, Any], steps: int, numbers: int, chains: bool, runs: int) -> dict[str, Any]:
+def policy(record: Mapping[str, Any], steps: int, numbers: int, gradients: bool, runs: int) -> dict[str, Any]:
     """Compute the costs of one plan; `over` is the cost of `auto` beyond the better choice, relative to it."""
     eager = runs * steps * record["eager"]
     compiled = runs * steps * record["compiled"] + record["cold"] + (runs - 1) * record["warm"]
-    picks = "compiled" if should_compile("auto", steps, numbers, chains, runs) else "eager"
+    picks = "compiled" if should_compile("auto", steps, numbers, gradients, runs) else "eager"
     over = (compiled if picks == "compiled" else eager) / min(eager, compiled) - 1
-    row = {"name": record["name"], "steps": steps, "numbers": numbers, "chains": chains, "runs": runs, "eager": eager}
-    return {**row, "compiled": compiled, "picks": picks, "over": over, **extremes(record, numbers, chains)}
+    row = {
+        "name": record["name"],
+        "steps": steps,
+        "numbers": numbers,
+        "gradients": gradients,
+        "runs": runs,
+        "eager": eager,
+    }
+    return {**row, "compiled": compiled, "picks": picks, "over": over, **extremes(record, numbers, gradients)}
 
 
-def extremes(record: Mapping[str, Any], numbers: int, chains: bool) -> dict[str, float]:
+def extremes(record: Mapping[str, Any], numbers: int, gradients: bool) -> dict[str, float]:
     """Compute the largest excess cost of `auto` in one run of any length.
 
     auto_from: the number of steps from which it compiles; early: its excess over an eager run there; missed: its excess
     over a compiled run, one step before.
     """
-    first = bisect_left(range(10**7), True, key=lambda steps: should_compile("auto", steps, numbers, chains))
+    first = bisect_left(range(10**7), True, key=lambda steps: should_compile("auto", steps, numbers, gradients))
     eager, compiled = record["eager"], record["compiled"]
     early = (first * compiled + record["cold"]) / (first * eager) - 1
     missed = (first - 1) * eager / ((first - 1) * compiled + record["cold"]) - 1

@@ -8,52 +8,54 @@ from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.runs.assemble import assemble
 from ebm_lab.training.compile import passes as compiled
-from ebm_lab.training.compile.policy import LARGE, should_compile
+from ebm_lab.training.compile.policy import LARGE, MEDIUM, should_compile
 from tests.exhaustive import cases
 from tests.runs.test_resume import same, state
 from tests.training.test_compiled import CHAINS, POINTS, run
 
-SMALL = LARGE - 1
+SMALL = MEDIUM - 1
 
 
 @pytest.mark.parametrize(
-    "steps, numbers, chains, alike, compiles",
+    "steps, numbers, gradients, alike, compiles",
     [
         (4999, SMALL, False, 1, False),
         (5000, SMALL, False, 1, True),
         (7999, SMALL, True, 1, False),
         (8000, SMALL, True, 1, True),
+        (4999, MEDIUM, True, 1, False),
+        (5000, MEDIUM, True, 1, True),
         (1249, LARGE, True, 1, False),
         (1250, LARGE, False, 1, True),
-        (2749, SMALL, False, 2, False),  # 5000 (0.1 + 0.9 / 2) = 2750
-        (2750, SMALL, False, 2, True),
-        (500, SMALL, False, 10**9, False),  # however many they are, each pays for finding the code
-        (501, SMALL, False, 10**9, True),
+        (4399, SMALL, True, 2, False),  # 8000 (0.1 + 0.9 / 2) = 4400
+        (4400, SMALL, True, 2, True),
+        (800, SMALL, True, 10**9, False),  # however many they are, each pays for finding the code
+        (801, SMALL, True, 10**9, True),
     ],
 )
-def test_auto_compiles_what_is_long_enough(steps, numbers, chains, alike, compiles):
-    assert should_compile("auto", steps, numbers, chains, alike) == compiles
-    assert all(should_compile(wish, steps, numbers, chains, alike) for wish in ("on", True))
-    assert not any(should_compile(wish, steps, numbers, chains, alike) for wish in ("off", False))
+def test_auto_compiles_what_is_long_enough(steps, numbers, gradients, alike, compiles):
+    assert should_compile("auto", steps, numbers, gradients, alike) == compiles
+    assert all(should_compile(wish, steps, numbers, gradients, alike) for wish in ("on", True))
+    assert not any(should_compile(wish, steps, numbers, gradients, alike) for wish in ("off", False))
 
 
 @pytest.mark.parametrize(
-    "steps, numbers, compiles", [(499, SMALL, False), (500, SMALL, True), (124, LARGE, False), (125, LARGE, True)]
+    "steps, numbers, compiles", [(799, SMALL, False), (800, SMALL, True), (124, LARGE, False), (125, LARGE, True)]
 )
 def test_cached_counts_on_the_code_of_an_earlier_run(steps, numbers, compiles):
-    assert should_compile("cached", steps, numbers, False) == compiles
-    assert should_compile("cached", steps, numbers, False, 9) == compiles
-    assert not should_compile("cached", steps, numbers, False, device="cuda")
+    assert should_compile("cached", steps, numbers, True) == compiles
+    assert should_compile("cached", steps, numbers, True, 9) == compiles
+    assert not should_compile("cached", steps, numbers, True, device="cuda")
 
 
 @pytest.mark.parametrize(
     "steps, alike, given, settled",
     [
-        (500, 1, "cached", "on"),
-        (499, 1, "cached", "off"),
-        (4999, 1, "auto", "off"),
-        (5000, 1, "auto", "on"),
-        (2750, 2, "auto", "on"),
+        (800, 1, "cached", "on"),
+        (799, 1, "cached", "off"),
+        (7999, 1, "auto", "off"),
+        (8000, 1, "auto", "on"),
+        (4400, 2, "auto", "on"),
         (5, 1, "on", "on"),
         (9999, 9, "off", "off"),
         (5, 1, True, "on"),
@@ -75,10 +77,13 @@ def test_passes_count_as_steps():
     assert assemble(compose_config([*long, "steps=2500"]))[1]["compile"] == "on"
 
 
-def test_an_objective_with_chains_needs_more_steps():
-    long = [*POINTS, "logger=none", "steps=7999"]
-    assert assemble(compose_config([*long, "objective=dsm"]))[1]["compile"] == "on"
-    assert assemble(compose_config([*long, "objective=cd"]))[1]["compile"] == "off"
+def test_an_objective_that_takes_gradients_needs_more_steps():
+    """Chains do, and losses of the score; what compares energies does not."""
+    for name, settled in {"nce": "on", "fdssm": "on", "cd": "off", "dsm": "off", "multi_dsm": "off"}.items():
+        config = compose_config(
+            ["dataset=two_moons", "logger=none", "steps=7999", "batch_size=64", f"objective={name}"]
+        )
+        assert assemble(config)[1]["compile"] == settled, name
 
 
 def test_size_is_the_numbers_of_a_batch():
