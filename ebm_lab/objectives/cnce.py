@@ -19,6 +19,7 @@ Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, e
 
 import math
 from abc import abstractmethod
+from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
@@ -53,10 +54,14 @@ def shifted_nce(energy: EnergyFn, x: Tensor, v: Tensor) -> Tensor:
     return 0.5 * (behind + ahead)
 
 
+Width = PositiveFloat | Literal["auto"]
+
+
 class Displaced(Objective):
     """Compare each datum with its displaced copies.
 
-    `width_min`, `width_max`: range of the kernel's width, log-uniform for each pair, in units of the data's scale.
+    `width_min`, `width_max`: range of the kernel's width, log-uniform for each pair, in units of the data's scale; `auto`
+    is 0.05 and 2 in up to three dimensions, and 0.5 and 8 in more, where narrow pairs say less than wide ones.
     `pull` in [0, 1): how far the kernel pulls towards the data's mean (0: symmetric). `copies`: displaced copies per
     datum. `data_noise`: std of Gaussian noise added to the data, in units of the data's scale.
     """
@@ -71,19 +76,27 @@ class Displaced(Objective):
         dataset: Dataset,
         generator: Generator,
         *,
-        width_min: PositiveFloat,
-        width_max: PositiveFloat,
+        width_min: Width,
+        width_max: Width,
         pull: NonNegativeFloat,
         copies: PositiveInt,
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy)
+        wide = dataset.mean.numel() > 3
+        width_min = self._chosen("width_min", width_min, 0.5 if wide else 0.05)
+        width_max = self._chosen("width_max", width_max, 8.0 if wide else 2.0)
         if width_max < width_min:
             raise UserError(f"objective.width_max={width_max}: must be at least width_min={width_min}")
         if pull >= 1:
             raise UserError(f"objective.pull={pull}: must be less than 1")
         self.generator, self.copies, self.data_noise = generator, copies, data_noise * dataset.scale
         self.kernel = Kernel(dataset.mean, pull, width_min * dataset.scale, width_max * dataset.scale)
+
+    def _chosen(self, name: str, value: Width, auto: float) -> float:
+        if value == "auto":
+            self.resolved[name] = value = auto
+        return value
 
     @abstractmethod
     def equation(self, x: Tensor, x_new: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ Yang Song and Diederik P. Kingma, How to Train Your Energy-Based Models, 2021, s
 
 from functools import partial
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.discrete import known_sites
@@ -27,7 +27,7 @@ from ebm_lab.core.interfaces import Batch, Dataset, Loss
 from ebm_lab.core.registry import register
 from ebm_lab.objectives._data_noise import refuse_noise
 from ebm_lab.objectives._neighbours import compare_neighbours, neighbour_loss, probability_flow, unseen
-from ebm_lab.objectives.cnce import Displaced, conditional_odds
+from ebm_lab.objectives.cnce import Displaced, Width, conditional_odds
 
 
 def minimum_probability_flow(
@@ -51,8 +51,8 @@ class MPF(Displaced):
         dataset: Dataset,
         generator: Generator,
         *,
-        width_min: PositiveFloat,
-        width_max: PositiveFloat,
+        width_min: Width,
+        width_max: Width,
         pull: NonNegativeFloat,
         copies: PositiveInt,
         data_noise: NonNegativeFloat,

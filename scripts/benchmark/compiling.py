@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 
-from ebm_lab.runs.assemble import takes_gradients
-from ebm_lab.training.compile.policy import should_compile
+from ebm_lab.training.compile.policy import should_compile, takes_gradients
 from ebm_lab.training.memory import keep_freed_memory
 from scripts.benchmark import ours
 from scripts.benchmark.cases import NETWORKS, filled

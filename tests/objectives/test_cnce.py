@@ -136,3 +136,16 @@ def test_wrong_widths_and_pulls_are_one_line(generator):
         CNCE(energy, x, generator, **{**good, "width_max": 0.05})
     with pytest.raises(UserError, match="objective.pull=1.0: must be less than 1"):
         MPF(energy, x, generator, **{**good, "pull": 1.0})
+
+
+@pytest.mark.parametrize("d, widths", [(1, (0.05, 2.0)), (3, (0.05, 2.0)), (4, (0.5, 8.0)), (50, (0.5, 8.0))])
+def test_auto_widths_go_by_the_dimension(d, widths, generator):
+    """In units of the data's scale; and they stand in the run's config, so that a resumed run keeps them."""
+    data = Points(3 * torch.randn(500, d, generator=generator))
+    others = {"pull": 0.0, "copies": 1, "data_noise": 0.0}
+    energy = gaussian_energy(torch.zeros(d).double(), torch.eye(d).double())
+    auto = CNCE(energy, data, generator, width_min="auto", width_max="auto", **others)
+    assert (auto.kernel.narrow, auto.kernel.wide) == pytest.approx([w * data.scale for w in widths])
+    assert (auto.resolved["width_min"], auto.resolved["width_max"]) == widths
+    half = CNCE(energy, data, generator, width_min=0.1, width_max="auto", **others)
+    assert half.kernel.narrow == pytest.approx(0.1 * data.scale) and "width_min" not in half.resolved

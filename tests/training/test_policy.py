@@ -80,9 +80,7 @@ def test_passes_count_as_steps():
 def test_an_objective_that_takes_gradients_needs_more_steps():
     """Chains do, and losses of the score; what compares energies does not."""
     for name, settled in {"nce": "on", "fdssm": "on", "cd": "off", "dsm": "off", "multi_dsm": "off"}.items():
-        config = compose_config(
-            ["dataset=two_moons", "logger=none", "steps=7999", "batch_size=64", f"objective={name}"]
-        )
+        config = compose_config([*POINTS, "logger=none", "steps=7999", f"objective={name}"])
         assert assemble(config)[1]["compile"] == settled, name
 
 
