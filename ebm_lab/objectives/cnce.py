@@ -60,8 +60,8 @@ Width = PositiveFloat | Literal["auto"]
 class Displaced(Objective):
     """Compare each datum with its displaced copies.
 
-    `width_min`, `width_max`: range of the kernel's width, log-uniform for each pair, in units of the data's scale; `auto`
-    is 0.05 and 2 in up to three dimensions, and 0.5 and 8 in more, where narrow pairs say less than wide ones.
+    `width_min`, `width_max`: range of the kernel's width, log-uniform for each pair, in units of the data's scale;
+    `auto` is 0.05 and 2 in up to three dimensions, and 0.5 and 8 in more, where narrow pairs say less than wide ones.
     `pull` in [0, 1): how far the kernel pulls towards the data's mean (0: symmetric). `copies`: displaced copies per
     datum. `data_noise`: std of Gaussian noise added to the data, in units of the data's scale.
     """
