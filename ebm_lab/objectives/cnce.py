@@ -61,7 +61,8 @@ class Displaced(Objective):
     """Compare each datum with its displaced copies.
 
     `width_min`, `width_max`: range of the kernel's width, log-uniform for each pair, in units of the data's scale;
-    `auto` is 0.05 and 2 in up to three dimensions, and 0.5 and 8 in more, where narrow pairs say less than wide ones.
+    `auto` is 0.05 and 2 in d <= 3 dimensions, and 1.6 / sqrt(d) and 25 / sqrt(d) in more, which displace by lengths of
+    1.6 to 25; narrow pairs say less there.
     `pull` in [0, 1): how far the kernel pulls towards the data's mean (0: symmetric). `copies`: displaced copies per
     datum. `data_noise`: std of Gaussian noise added to the data, in units of the data's scale.
     """
@@ -83,9 +84,9 @@ class Displaced(Objective):
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy)
-        wide = dataset.mean.numel() > 3
-        width_min = self._chosen("width_min", width_min, 0.5 if wide else 0.05)
-        width_max = self._chosen("width_max", width_max, 8.0 if wide else 2.0)
+        d = dataset.mean.numel()
+        width_min = self._chosen("width_min", width_min, 0.05 if d <= 3 else 1.6 / d**0.5)
+        width_max = self._chosen("width_max", width_max, 2.0 if d <= 3 else 25 / d**0.5)
         if width_max < width_min:
             raise UserError(f"objective.width_max={width_max}: must be at least width_min={width_min}")
         if pull >= 1:

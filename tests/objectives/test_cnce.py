@@ -138,7 +138,7 @@ def test_wrong_widths_and_pulls_are_one_line(generator):
         MPF(energy, x, generator, **{**good, "pull": 1.0})
 
 
-@pytest.mark.parametrize("d, widths", [(1, (0.05, 2.0)), (3, (0.05, 2.0)), (4, (0.5, 8.0)), (50, (0.5, 8.0))])
+@pytest.mark.parametrize("d, widths", [(1, (0.05, 2.0)), (3, (0.05, 2.0)), (4, (0.8, 12.5)), (100, (0.16, 2.5))])
 def test_auto_widths_go_by_the_dimension(d, widths, generator):
     """In units of the data's scale; and they stand in the run's config, so that a resumed run keeps them."""
     data = Points(3 * torch.randn(500, d, generator=generator))
