@@ -140,7 +140,6 @@ def _moments(x: "Tensor", made: "Composition", first: "LoadedRun", log_z: float 
     those of the law itself on a grid around data and samples where log Z is known and most of its mass is there."""
     import torch
 
-    from ebm_lab.core.functional import evaluate
     from ebm_lab.distributions.quadrature import framed_log_density
 
     raw = first.dataset.transform.inverse(x.cpu()).double()
@@ -149,9 +148,8 @@ def _moments(x: "Tensor", made: "Composition", first: "LoadedRun", log_z: float 
     found = {"samples_mean": raw.mean(0), "samples_std": raw.std(0, correction=min(1, len(raw) - 1))}
     if log_z is None:
         return {k: v.tolist() for k, v in found.items()}
-    nodes, log_p = framed_log_density(made.model, torch.cat([x, made.points]), 200)
-    top = int(log_p.argmax())
-    inside = float(-evaluate(made.model, nodes[top : top + 1]).detach() - log_p[top]) - log_z
+    nodes, log_p, inside_log_z = framed_log_density(made.model, torch.cat([x, made.points]), 200)
+    inside = float(inside_log_z) - log_z
     if (share := math.exp(min(inside, 0.0))) < 0.99:
         made.notes.append(
             f"{1 - share:.1%} of the law's mass lies outside the place of data and samples, which the picture shows"

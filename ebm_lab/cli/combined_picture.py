@@ -32,7 +32,7 @@ def picture(x: Tensor, made: "Composition", first: "LoadedRun") -> Tensor | None
         laws[made.op] = made.model
     found = {}
     for name, energy in laws.items():
-        nodes, log_p = framed_log_density(_in_raw_units(energy, first), around, CELLS)
+        nodes, log_p, _ = framed_log_density(_in_raw_units(energy, first), around, CELLS)
         found[name] = (nodes, log_p.cpu())
     return _line(raw, found) if raw.shape[1] == 1 else _plane(raw, around, found)
 

@@ -63,8 +63,11 @@ def grid_points(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, float]:
 
 
 @torch.no_grad()
-def framed_log_density(energy: EnergyFn, data: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Compute (nodes, log p), (N, d) and (N,) in float64: -E normalised on a grid around the data, for pictures.
+def framed_log_density(
+    energy: EnergyFn, data: Tensor, cells: int, log_z: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute (nodes, log p, log Z), (N, d), (N,) and 0-d in float64, for pictures: -E - log Z on a grid around the
+    data, and log Z by that grid unless it is given.
 
     A coordinate that never changes is drawn as wide as the other, or from 1 below to 1 above."""
     width = data.amax(0) - data.amin(0)
@@ -73,7 +76,8 @@ def framed_log_density(energy: EnergyFn, data: Tensor, cells: int) -> tuple[Tens
     middle, reach = (data.amin(0) + data.amax(0)) / 2, 0.65 * width
     nodes, log_cell = grid_points(middle - reach, middle + reach, cells)
     e = in_parts(partial(evaluate, energy), nodes, 65_536).double()
-    return nodes, -e - (torch.logsumexp(-e, 0) + log_cell)
+    log_z = torch.logsumexp(-e, 0) + log_cell if log_z is None else log_z
+    return nodes, -e - log_z, log_z
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ def raw_densities(
     x (n, d) of the data, the log density in nats of the model and, where it is known, of the truth there, (N,), and the
     raw points of x."""
     if not has_raw_units(dataset):
-        nodes, log_p = framed_log_density(energy, x, cells)
+        nodes, log_p, _ = framed_log_density(energy, x, cells)
         return nodes, log_p, dataset.log_prob(nodes), x
     transform = dataset.transform
 
@@ -66,7 +66,10 @@ def raw_densities(
         return evaluate(energy, z.to(dataset.mean)).double().cpu() - transform.log_det_at(z)
 
     raw = raw_points(x, dataset)
-    nodes, log_p = framed_log_density(raw_energy, central(raw), cells)
+    log_z = framed_log_density(energy, x, cells)[
+        2
+    ]  # Z is the same in all units, and a narrow law fills a grid only here
+    nodes, log_p, _ = framed_log_density(raw_energy, central(raw), cells, log_z.cpu())
     z = transform.forward(nodes.double())
     truth = dataset.log_prob(z)
     return nodes, log_p, None if truth is None else truth.double().cpu() + transform.log_det_at(z), raw
