@@ -437,6 +437,18 @@ def test_the_markdown_has_a_row_per_arm_and_best_first(study):
     assert "<script>" not in "".join(rows) and all(n.count(" | ") == rows[0].count(" | ") for n in rows)
 
 
+def test_publishing_again_replaces_a_study_s_own_pictures_alone(study, tmp_path):
+    """A picture that is no longer drawn goes; those of a study whose name begins alike stay."""
+    page.publish(study, tmp_path, "hard")
+    page.publish(study, tmp_path, "hard_cnce")
+    (tmp_path / "hard_two_moons_models.png").write_text("of an earlier version")
+    page.publish(study, tmp_path, "hard")
+    assert {p.name for p in tmp_path.glob("*_two_moons_*")} == {
+        "hard_two_moons_gap.svg",
+        "hard_cnce_two_moons_gap.svg",
+    }
+
+
 def test_a_document_takes_its_numbers_from_the_studies(study, tmp_path):
     docs = tmp_path / "docs"
     (study / "rings_gap.svg").write_text("of another command")

@@ -156,13 +156,14 @@ def tables(csv: Path, facts: Path, folder: Path, prefix: str, base: Path) -> str
 def publish(out: Path, folder: Path, study: str) -> list[Path]:
     """Copy the files of a comparison that a document needs to `folder`, under the study's name."""
     folder.mkdir(parents=True, exist_ok=True)
+    earlier = folder / f"{study}.csv"
+    for name in {safe(r["dataset"]) for r in read_csv(earlier)} if earlier.is_file() else ():
+        for kind in ("gap.svg", "models.png"):
+            (folder / f"{study}_{name}_{kind}").unlink(missing_ok=True)
     sources = {out / "comparison.csv": f"{study}.csv", out / "facts.json": f"{study}.json"}
     for name in dict.fromkeys(safe(r["dataset"]) for r in read_csv(out / "comparison.csv")):
         pictures = [out / f"{name}_gap.svg", out / f"{name}_models.png"]
         sources |= {path: f"{study}_{path.name}" for path in pictures if path.is_file()}
-    for path in folder.glob(f"{study}_*"):
-        if path.name.endswith(("_gap.svg", "_models.png")):
-            path.unlink()
     return [Path(shutil.copyfile(source, folder / name)) for source, name in sources.items()]
 
 
