@@ -92,26 +92,25 @@ class NoiseMLP(Activated, NoiseEnergy):
     ) -> Known | None:
         if len(v) or not self._formulas(SMOOTH):
             return None
-        level = self.ladder.sigma_min if sigma is None else sigma
-        (base, pull), (u, levels, width) = self.base_gradient(x, level), self.inputs(x, level)
+        e, grad, _ = self._derivatives(x, self.ladder.sigma_min if sigma is None else sigma, rates=False)
+        return e, grad, x.new_zeros(len(x))
+
+    def known_rates(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        return cast(Known, self._derivatives(x, sigma, rates=True)) if self._formulas(SMOOTH) else None
+
+    def _derivatives(self, x: Tensor, sigma: Tensor | float, rates: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute E, grad_x E and, if `rates`, dE / d log sigma, to which the network adds
+        -r u . grad_u f + df/dc dc / d log sigma, with r = d log v / d log sigma = (sigma / v)^2 and the height c."""
+        (base, pull), (u, levels, width) = self.base_gradient(x, sigma), self.inputs(x, sigma)
         u, c = u.flatten(1), self.ladder.height(levels)
         seen = u if self.bound is None else self.bound(u)
         if len(c) == 1 < len(x):
-            f, grad, _ = self.net.at(c).derivatives(seen, seen.new_empty(0, *seen.shape))
+            (f, grad, _), rise = self.net.at(c).derivatives(seen, seen.new_empty(0, *seen.shape)), None
         else:
-            f, grad, _ = self.net.derivatives(seen, c)
+            f, grad, rise = self.net.derivatives(seen, c, rates)
         grad = grad if self.bound is None else self.bound.turn(u, grad)
-        return base + f, pull + grad.view(x.shape) / per_sample(width, x), x.new_zeros(len(x))
-
-    def known_rates(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """df / d log sigma = -r u . grad_u f + df/dc dc / d log sigma, with r = d log v / d log sigma = (sigma / v)^2
-        and the height c."""
-        if not self._formulas(SMOOTH):
-            return None
-        (base, pull), (u, _, width) = self.base_gradient(x, sigma), self.inputs(x, sigma)
-        u, r = u.flatten(1), (sigma / width) ** 2
-        seen = u if self.bound is None else self.bound(u)
-        f, grad, rise = self.net.derivatives(seen, self.ladder.height(sigma), rates=True)
-        grad = grad if self.bound is None else self.bound.turn(u, grad)
-        rate = self.base_rate(x, sigma) - r * (u * grad).sum(1) + self.ladder.height_rate * cast(Tensor, rise)
-        return base + f, pull + grad.view(x.shape) / per_sample(width, x), rate
+        e, slope = base + f, pull + grad.view(x.shape) / per_sample(width, x)
+        if rise is None:
+            return e, slope, None
+        rate = self.base_rate(x, levels) - (levels / width) ** 2 * (u * grad).sum(1) + self.ladder.height_rate * rise
+        return e, slope, rate
