@@ -13,7 +13,9 @@ the best step,
 
     t = mean(d) / (std(d) / sqrt(n))
 
-is the rise in its own standard errors. Training stops after `PATIENCE` values in a row with t > `RISE`, and a run ends
+is the rise in its own standard errors. Training stops after `PATIENCE` values in a row with t > `RISE`, unless the last
+of these lies more than `END` such errors below the highest: a score does not see the weights of separated modes, which
+then wander and come back, whereas a model that learns its training points by heart becomes worse and worse. A run ends
 with the weights of the best step if t > `END` at its end.
 
 Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012, eq. 8.
@@ -76,6 +78,10 @@ class EarlyStopping:
         """The losses at the best step so far, (n,)."""
         self.rises = 0
         """Values in a row, up to now, that were above the best by more than RISE standard errors."""
+        self.highest: Tensor | None = None
+        """The losses at the highest of these, (n,)."""
+        self.falls = False
+        """Has the loss turned back from the highest of these?"""
 
     def losses(self) -> Tensor:
         """Compute the loss of each batch, (n,) in float64 on the CPU. The objective's random stream and all that it
@@ -110,9 +116,13 @@ class EarlyStopping:
 
     def rise(self, losses: Tensor) -> float:
         """Return t, the rise of these losses above the best in standard errors; 0 before there is a best."""
-        if self.best is None or len(losses) < 2:
+        return self._rise_from(self.best, losses)
+
+    @staticmethod
+    def _rise_from(before: Tensor | None, losses: Tensor) -> float:
+        if before is None or len(losses) < 2:
             return 0.0
-        d = losses - self.best
+        d = losses - before
         mean, error = float(d.mean()), float(d.std() / math.sqrt(len(d)))
         return 0.0 if mean == 0 else mean / error if error > 0 else math.copysign(math.inf, mean)
 
@@ -120,19 +130,24 @@ class EarlyStopping:
         """Compute the mean loss, and remember whether it is the best so far, or rises."""
         losses = self.losses()
         self.rises = self.rises + 1 if self.rise(losses) > RISE else 0
+        if self.rises <= 1 or self.highest is None or float(losses.mean()) > float(self.highest.mean()):
+            self.highest = losses
+        self.falls = self._rise_from(self.highest, losses) < -END
         if self.best is None or float(losses.mean()) < float(self.best.mean()):
             self.best = losses
         return float(losses.mean())
 
     @property
     def over(self) -> bool:
-        """Has the loss risen for so long that training should stop?"""
-        return self.rises >= PATIENCE
+        """Has the loss risen for so long, without turning back, that training should stop?"""
+        return self.rises >= PATIENCE and not self.falls
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "rises": self.rises, "metric": self.metric}
+        turn = {"highest": self.highest, "falls": self.falls}
+        return {"best": self.best, "rises": self.rises, "metric": self.metric, **turn}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("metric", "loss") == self.metric:  # older runs of energies with a base watched the objective's own
-            best = state["best"]  # a checkpoint is read to the run's device, and the losses lie on the CPU
-            self.best, self.rises = None if best is None else best.cpu(), state["rises"]
+            self.rises, self.falls = state["rises"], state.get("falls", False)
+            best, highest = state["best"], state.get("highest")  # read to the run's device; the losses lie on the CPU
+            self.best, self.highest = (None if t is None else t.cpu() for t in (best, highest))

@@ -78,6 +78,30 @@ def test_it_is_over_after_rises_in_a_row(watched):
     assert [over for _, over in seen] == 8 * [False] + [True]
 
 
+def test_a_loss_that_turns_back_does_not_end_the_run(watched, generator):
+    """Five values above the best, the last two of them lower than the third; it is over where they rise beyond it,
+    also after a checkpoint."""
+    told, watch = watched
+    seen = []
+    for weight in (1.0, 2.0, 3.0, 4.0, 3.5, 3.9, 4.1):
+        told.weight = weight
+        watch.look()
+        seen.append(watch.over)
+        state = watch.state_dict()
+        watch = EarlyStopping(told, Points(watch.held_out), generator, seed=3)
+        watch.load_state_dict(state)
+        assert watch.over is seen[-1]
+    assert seen == 6 * [False] + [True]
+
+
+def test_what_an_earlier_row_rose_to_is_forgotten(watched):
+    told, watch = watched
+    for weight in (1.0, 9.0, 0.9, 2.0, 2.1, 2.2, 2.3):
+        told.weight = weight
+        watch.look()
+    assert watch.rises == PATIENCE and watch.over
+
+
 class Corrected(torch.nn.Module):
     """E = -log base + f, with f(x) = `slope` x_1 + `step` where x_1 > 0 and a constant."""
 
