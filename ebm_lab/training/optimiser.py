@@ -2,7 +2,7 @@
 
 Decoupled weight decay, before each update:  theta <- (1 - lr decay) theta
 
-`auto` decays where an energy corrects a base, E = -log base + f, in d dimensions by min(1, d / 50), else not at all: it
+`auto` decays where an energy corrects a base, E = -log base + f, in d dimensions by min(1/2, d / 20), else not at all: it
 draws f towards 0, the base itself, and the more dimensions there are, the sooner f learns its training points by heart.
 
 Ilya Loshchilov and Frank Hutter, Decoupled Weight Decay Regularization, 2019.
@@ -19,8 +19,8 @@ from ebm_lab.distributions.base import base_of
 from ebm_lab.training.schedules import Schedule, factor
 
 Decay = NonNegativeFloat | Literal["auto"]
-DIMENSIONS = 50
-"""The dimensions from which on `auto` decays by 1."""
+MOST, PER_DIMENSION = 0.5, 0.05
+"""`auto` decays by PER_DIMENSION d, at most by MOST."""
 
 
 def decay_of(setting: Decay, energy: nn.Module | None) -> float:
@@ -28,7 +28,7 @@ def decay_of(setting: Decay, energy: nn.Module | None) -> float:
     if setting != "auto":
         return setting
     base = base_of(energy)
-    return 0.0 if base is None else min(1.0, base.base.dimensions / DIMENSIONS)
+    return 0.0 if base is None else min(MOST, PER_DIMENSION * base.base.dimensions)
 
 
 class Optimiser:
