@@ -18,6 +18,10 @@ that the model misses, or those that it invents, more or less. The minimiser is 
 
 This JS is twice the Jensen-Shannon divergence. h is kept within (-5, 5) by h = 5 tanh(. / 5), where Yu et al. clip it.
 
+With `adds_energy` the critic is a network c added to the energy, h = c(x) + E(x) - mean E, where E counts as fixed and
+its mean is that over some fixed training points. The optimum is c = log p + constant, which stays where it is while the
+energy moves; a network alone has to follow each step of the energy.
+
 Lantao Yu, Yang Song, Jiaming Song and Stefano Ermon, Training Deep Energy-Based Models with f-Divergence Minimization,
 2020, theorem 1, arXiv:2003.03463.
 """
@@ -30,10 +34,11 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
+from ebm_lab.core.functional import evaluate
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Sampler
 from ebm_lab.core.learnt import RatioCritic
 from ebm_lab.core.metrics import Metric
-from ebm_lab.core.random import with_noise
+from ebm_lab.core.random import subset, with_noise
 from ebm_lab.core.registry import register
 from ebm_lab.models.players import Critic
 from ebm_lab.objectives._contrastive import Chained, contrast
@@ -42,6 +47,8 @@ from ebm_lab.objectives._replay_buffer import new_buffer
 Divergence = Literal["kl", "reverse_kl", "js", "hellinger", "chi2"]
 MOST = 5.0
 """Bound of |h|."""
+FIXED = 32
+"""Training points whose mean energy is taken off where the critic adds the energy."""
 
 
 def slope(divergence: Divergence, h: Tensor) -> Tensor:
@@ -80,7 +87,8 @@ def covariance(a: Tensor, b: Tensor) -> Tensor:
 class FEBM(Chained):
     """Minimise an f-divergence with persistent chains; critic and energy move together.
 
-    `divergence`: f. `hidden`: widths of the critic's hidden layers. `buffer_size`: number of chains. `refresh`: number
+    `divergence`: f. `hidden`: widths of the critic's hidden layers. `adds_energy`: the critic's log-ratio is its network
+    plus the energy, else the network alone. `buffer_size`: number of chains. `refresh`: number
     of independence-Metropolis steps per visit, with proposals from the starting noise. `data_noise`: std of Gaussian
     noise added to the data, in units of the data's scale.
     """
@@ -88,6 +96,7 @@ class FEBM(Chained):
     metrics = (Metric("loss_critic", good="lower"), Metric("divergence", meaning="the critic's estimate of D_f"))
     headline = ("divergence", "loss_critic", "gap", "lr", "lr_critic")
     rows = ("buffer.x", "buffer.age")
+    fixed: Tensor
 
     def __init__(
         self,
@@ -99,25 +108,30 @@ class FEBM(Chained):
         *,
         divergence: Divergence,
         hidden: list[PositiveInt],
+        adds_energy: bool,
         buffer_size: PositiveInt,
         refresh: NonNegativeInt,
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy, sampler, dataset, generator, data_noise)
         self.divergence: Divergence = divergence
-        self.refresh = refresh
+        self.refresh, self.adds_energy = refresh, adds_energy
         self.critic = Critic(dataset, generator, hidden, 1)
+        self.register_buffer("fixed", subset(dataset.train, FIXED).clone(), persistent=False)
         self.buffer = new_buffer(self.start, buffer_size, batch_size, generator)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         return {"energy": list(self.energy.parameters()), "critic": list(self.critic.parameters())}
 
     def learnt_critic(self) -> RatioCritic:
-        return RatioCritic(self.h, MOST)
+        return RatioCritic(lambda x: self.h(x, evaluate(self.energy, x)), MOST)
 
-    def h(self, x: Tensor) -> Tensor:
-        """The critic's log ratio of data to model, (B, *shape) -> (B,)."""
-        return MOST * torch.tanh(self.critic(x).squeeze(1) / MOST)
+    def h(self, x: Tensor, e: Tensor) -> Tensor:
+        """The critic's log-ratio of data to model at x (B, *shape), whose energies are e (B,), -> (B,)."""
+        h = self.critic(x).squeeze(1)
+        if self.adds_energy:
+            h = h + (e - evaluate(self.energy, self.fixed).mean()).detach()
+        return MOST * torch.tanh(h / MOST)
 
     def negatives(self, n: int) -> Chain:
         """Advance n chains of the buffer."""
@@ -132,9 +146,9 @@ class FEBM(Chained):
     def forward(self, batch: Batch) -> Loss:
         x = with_noise(batch.x, self.data_noise, self.generator)
         chain = self.negatives(len(x))
-        h, h_neg = self.h(torch.cat([x, chain.x])).split(len(x))
-        found = slope(self.divergence, h).mean() - conjugate(self.divergence, h_neg).mean()
         e_pos, e_neg = contrast(self.energy, x, chain.x)
+        h, h_neg = self.h(torch.cat([x, chain.x]), torch.cat([e_pos, e_neg])).split(len(x))
+        found = slope(self.divergence, h).mean() - conjugate(self.divergence, h_neg).mean()
         loss = covariance(conjugate(self.divergence, h_neg.detach()), e_neg).mean()
         metrics = {"loss": loss, "loss_critic": -found, "divergence": found, "gap": e_pos.mean() - e_neg.mean()}
         metrics["chain_distance"] = self.distance(chain.x)

@@ -2,8 +2,9 @@
 
 Decoupled weight decay, before each update:  theta <- (1 - lr decay) theta
 
-`auto` decays where an energy corrects a base, E = -log base + f, in d dimensions by min(1/2, d / 20), else not at all: it
-draws f towards 0, the base itself, and the more dimensions there are, the sooner f learns its training points by heart.
+`auto` decays where an energy corrects a base, E = -log base + f, in d dimensions by min(1/2, d / 20), else not at all:
+it draws f towards 0, the base itself, and the more dimensions there are, the sooner f learns its training points by
+heart.
 
 Ilya Loshchilov and Frank Hutter, Decoupled Weight Decay Regularization, 2019.
 """
