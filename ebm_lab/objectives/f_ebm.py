@@ -87,10 +87,10 @@ def covariance(a: Tensor, b: Tensor) -> Tensor:
 class FEBM(Chained):
     """Minimise an f-divergence with persistent chains; critic and energy move together.
 
-    `divergence`: f. `hidden`: widths of the critic's hidden layers. `adds_energy`: the critic's log-ratio is its network
-    plus the energy, else the network alone. `buffer_size`: number of chains. `refresh`: number
-    of independence-Metropolis steps per visit, with proposals from the starting noise. `data_noise`: std of Gaussian
-    noise added to the data, in units of the data's scale.
+    `divergence`: f. `hidden`: widths of the critic's hidden layers. `adds_energy`: the critic is its network plus the
+    energy, else the network alone. `buffer_size`: number of chains. `refresh`: number of independence-Metropolis steps
+    per visit, with proposals from the starting noise. `data_noise`: std of Gaussian noise added to the data, in units
+    of the data's scale.
     """
 
     metrics = (Metric("loss_critic", good="lower"), Metric("divergence", meaning="the critic's estimate of D_f"))

@@ -11,10 +11,20 @@ score. The generator's best law is q = exp(-E / w) / Z, so the weight w of the e
 that the run claims is exp(-E / w). The penalty keeps the game from drifting and biases it: for data N(0, v) and
 E = a x^2 / 2 it ends at v (1 + 2 penalty a) = w / a instead of v = w / a.
 
+A generator of few latents joins separated modes by bridges, so that q never becomes exp(-E / w), and the energy may do
+anything where the generator does not go. With `reweight` the mean under the model is estimated by weighted samples
+instead, half of them from the generator and half from the noise n where chains begin:
+
+    E_model[ E(x) ] = sum_i w_i E(x_i),    w_i  proportional to  exp(-E(x_i) / w) / (q(x_i) / 2 + n(x_i) / 2)
+
+with log q(x) = log E_z N(x; g(z), s^2) by draws of z. The energy's gradient is then the likelihood's wherever the noise
+reaches, up to a bias of self-normalised weights that falls as 1 / batch size.
+
 Will Grathwohl, Jacob Kelly, Milad Hashemi, Mohammad Norouzi, Kevin Swersky and David Duvenaud, No MCMC for Me:
 Amortized Sampling for Fast and Stable Training of Energy-Based Models, 2021, sections 3 and 4, arXiv:2010.04230.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -24,12 +34,26 @@ from torch import Tensor, nn
 from ebm_lab.core.derived import Tempered
 from ebm_lab.core.features import Derive, Need, keep
 from ebm_lab.core.functional import energy_and_grad, evaluate, flat_sum, frozen
-from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Loss, Objective, Sampleable, Turn
+from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Distribution, Loss, Objective, Sampleable, Turn
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.start import start_law
 from ebm_lab.models.players import GeneratorNet
 from ebm_lab.objectives._contrastive import contrast
+
+LATENTS = 2000
+"""Latents by which the density of the generator is estimated."""
+WEIGHTS = Metric("weights_ess", meaning="effective samples as a share of the samples that reweighting weighs")
+
+
+@torch.no_grad()
+def log_density(net: GeneratorNet, x: Tensor, z: Tensor) -> Tensor:
+    """Estimate log q(x) in nats, (B,), at x (B, *shape) by latents z (M, latent) drawn from their law."""
+    flat, centres = x.flatten(1), net(z).flatten(1)
+    squares = torch.cdist(flat, centres, compute_mode="donot_use_mm_for_euclid_dist").square() / net.std() ** 2
+    log_width = net.std().log() + 0.5 * math.log(2 * math.pi)
+    return (-0.5 * squares).logsumexp(1) - math.log(len(z)) - flat.shape[1] * log_width
 
 
 @torch.no_grad()
@@ -55,11 +79,12 @@ class VERA(Objective):
 
     `entropy`: w, the weight of the generator's entropy. `penalty`: weight of the energy's squared gradient at the
     data, in units of the data's scale squared. `latent`: dimension of z; `hidden`: widths of the generator's hidden
-    layers; `std`: initial s in units of the data's scale. `proposals`: K, the importance samples per point.
+    layers; `std`: initial s in units of the data's scale. `proposals`: K, the importance samples per point. `reweight`:
+    weigh the samples that the energy is trained on by what the model's density is there.
     `data_noise`: std of Gaussian noise added to the data, in units of the data's scale.
     """
 
-    metrics = (Metric("loss_net", good="lower"), Metric("net_std"), Metric("proposal_std"))
+    metrics = (Metric("loss_net", good="lower"), Metric("net_std"), Metric("proposal_std"), WEIGHTS)
     headline = ("gap", "loss", "loss_net", "lr", "lr_net")
     needs_float32 = "weighs latents by differences of log-densities"
     needs = (Need("energy", "energy"), Need("dataset", "continuous"))
@@ -76,12 +101,16 @@ class VERA(Objective):
         hidden: list[PositiveInt],
         std: PositiveFloat,
         proposals: PositiveInt,
+        reweight: bool,
         data_noise: NonNegativeFloat,
     ) -> None:
         super().__init__(energy)
         self.net = GeneratorNet(dataset, generator, latent, hidden, std)
         self.log_eta = nn.Parameter(dataset.mean.new_full((latent,), 0.1).log())
         self.generator, self.entropy, self.proposals = generator, entropy, proposals
+        self.start = start_law(dataset, energy) if reweight else None
+        if reweight:
+            self.not_separable = "objective.reweight gives the samples of a batch weights that sum to 1"
         self.penalty, self.data_noise = penalty * dataset.scale**2, data_noise * dataset.scale
 
     @classmethod
@@ -105,8 +134,15 @@ class VERA(Objective):
         x_net, z = self.net.draw(len(batch.x), self.generator)
         if turn.moves("energy"):
             x = with_noise(batch.x, self.data_noise, self.generator)
-            e_pos, e_neg = contrast(self.energy, x, x_net)
-            gap, evals = e_pos.mean() - e_neg.mean(), 2 * len(x)
+            if self.start is not None:
+                x_neg, log_density = self._spread(x_net, self.start)
+                e_pos, e_neg = contrast(self.energy, x, x_neg)
+                weights = torch.softmax(-e_neg.detach() / self.entropy - log_density, 0)
+                metrics["weights_ess"] = 1 / (len(weights) * weights.square().sum())
+            else:
+                e_pos, e_neg = contrast(self.energy, x, x_net)
+                weights = torch.full_like(e_neg, 1 / len(e_neg))
+            gap, evals = e_pos.mean() - (weights * e_neg).sum(), 2 * len(x)
             losses.append(gap)
             if self.penalty:
                 grad = energy_and_grad(self.energy, x, create_graph=True)[1]
@@ -118,6 +154,14 @@ class VERA(Objective):
             metrics["proposal_std"] = self.log_eta.detach().exp().mean()
             evals += len(x_net)
         return Loss(sum(losses[1:], losses[0]), metrics, evals)
+
+    def _spread(self, x_net: Tensor, start: Distribution) -> tuple[Tensor, Tensor]:
+        """Return half of the generator's samples and as many draws of the noise, (B, *shape), with the log-density of
+        both in nats, (B,)."""
+        half = len(x_net) // 2
+        x = torch.cat([x_net.detach()[:half], start.sample(len(x_net) - half, self.generator)])
+        z = x.new_empty(LATENTS, self.net.latent).normal_(generator=self.generator)
+        return x, torch.logaddexp(log_density(self.net, x, z), start.log_prob(x)) - math.log(2)
 
     def _net_loss(self, x: Tensor, z: Tensor) -> Tensor:
         """Return E(x) - w H(q) with the entropy's gradient, minus the evidence bound of eta."""

@@ -150,8 +150,8 @@ def test_the_ratio_is_bounded_smoothly(generator):
 
 
 def test_a_critic_that_adds_the_energy_is_the_log_ratio_for_one_network_whatever_the_energy(generator):
-    """Data N(0, 1.3^2 I), models N(m, I): with the network log p + c the critic is 5 tanh of (log p + E + constant) / 5,
-    the network has no part in the energy's gradient, and the energy none in the critic's."""
+    """Data N(0, 1.3^2 I), models N(m, I): with the network log p the critic is 5 tanh((log p + E + constant) / 5), and
+    the energy counts as fixed in it."""
     log_p = lambda x: -0.5 * x.square().sum(1) / 1.69  # noqa: E731
     x = torch.randn(50, 2, generator=generator).double()
     for mean in (0.0, 0.7):
@@ -189,7 +189,9 @@ def test_a_gaussian_fitted_to_two_modes_comes_to_the_known_place(name, mean, std
     x = torch.where(first, -1 + 0.25 * z, 2 + 2**0.5 * z).double().view(-1, 1)
     energy = gaussian_energy(torch.zeros(1).double(), torch.eye(1).double())
     sampler = Exact(torch.zeros(1).double(), torch.eye(1).double())
-    made = objective(generator, sampler, x, energy, divergence=name, hidden=[32, 32], buffer_size=1000, adds_energy=adds_energy)
+    made = objective(
+        generator, sampler, x, energy, divergence=name, hidden=[32, 32], buffer_size=1000, adds_energy=adds_energy
+    )
     steps = 1500
     optimisers = [
         torch.optim.Adam(p, lr=lr, betas=(0.0, 0.99))

@@ -9,7 +9,7 @@ from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.derived import Tempered
 from ebm_lab.core.interfaces import Batch, Turn
 from ebm_lab.core.registry import build
-from ebm_lab.objectives.vera import entropy_surrogate, generator_score
+from ebm_lab.objectives.vera import entropy_surrogate, generator_score, log_density
 from tests.helpers import Points, exact_sample, gaussian_energy
 
 
@@ -17,7 +17,8 @@ def vera(generator, x=None, a=None, **more):
     """The objective for data x, of two dimensions by default, with E = a |x|^2 / 2, in float64."""
     x = torch.randn(400, 2, generator=generator).double() if x is None else x
     d = x.shape[1]
-    values = compose_config(["objective=vera", "dataset=two_moons"])["objective"] | {"hidden": [], "latent": d, **more}
+    values = compose_config(["objective=vera", "dataset=two_moons"])["objective"]
+    values |= {"hidden": [], "latent": d, "reweight": False, **more}
     energy = gaussian_energy(torch.zeros(d).double(), (a or 1.0) * torch.eye(d).double())
     return build("objective", values, energy=energy, dataset=Points(x), generator=generator).double()
 
@@ -120,6 +121,35 @@ def test_the_generator_rests_at_the_tempered_law(generator):
         grads.append([float(p.grad) for p in (made.net.net[0].weight, made.net.log_std)])
     assert grads[0] == pytest.approx([0, 0], abs=0.03)  # 4 standard errors, and the weights' bias
     assert min(grads[1]) > 0.05
+
+
+def test_the_density_of_a_linear_generator_is_that_of_its_gaussian(generator):
+    """log N(x; 0, w^2 + s^2), by quantiles of z, whose error is far below a per cent within two std."""
+    w, std = 1.0, 0.5
+    made, x = linear(generator, w, std), torch.tensor([[-2.0], [0.3], [1.5]]).double()
+    law = torch.distributions.Normal(0.0, (w**2 + std**2) ** 0.5)
+    torch.testing.assert_close(
+        log_density(made.net, x, normal_nodes(4001)[:, None]), law.log_prob(x)[:, 0], atol=2e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("w, std", [(1.0, 0.5), (0.1, 0.3)])
+def test_reweighted_samples_stand_for_the_model_whatever_the_generator(w, std, generator):
+    """E = a x^2 / 2 at the temperature T has the mean energy T / 2 and, for data N(0, s), the gap a s / 2 - T / 2; a
+    generator that is too wide or too narrow does not change it, and without weights its own energy takes the place."""
+    a, temperature, s, n = 0.7, 0.5, 1.7, 20_000
+    x = exact_sample(torch.zeros(1).double(), s * torch.eye(1).double(), n, generator)
+    gaps, shares = [], []
+    for reweight in (True, False):
+        made = linear(generator, w, std, s, a=a, entropy=temperature, penalty=0.0, reweight=reweight)
+        loss = made(Batch(x), Turn(("energy",)))
+        gaps.append(float(loss.metrics["gap"]))
+        shares.append(float(loss.metrics.get("weights_ess", 1)))
+    error = temperature * 0.5**0.5 / math.sqrt(shares[0] * n)  # E has the std T / sqrt(2)
+    assert shares[0] > 0.2 and gaps[0] == pytest.approx(a * s / 2 - temperature / 2, abs=4 * error)
+    own = 0.5 * a * (w**2 + std**2)
+    assert gaps[1] == pytest.approx(a * s / 2 - own, abs=4 * own * (2 / n) ** 0.5)
+    assert abs(own - temperature / 2) > 10 * error, "the generator is off"
 
 
 def test_the_run_s_law_is_tempered_and_chains_begin_at_the_generator(generator):
