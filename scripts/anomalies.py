@@ -34,8 +34,8 @@ from ebm_lab.runs.train import Result, train
 from ebm_lab.statistics.detection import detection
 
 TRAIN = (
-    "objective=dsm energy=mlp energy.hidden=[128,128] energy.confine_shape=covariance energy.confine=1 "
-    "domain=points preprocess=none early_stopping=on evaluation=[] dataset.val=0.1 dataset.test=0.3"
+    "objective=dsm energy=mlp energy.confine_shape=covariance energy.confine=1 "
+    "domain=points preprocess=none evaluation=[] dataset.val=0.1 dataset.test=0.3"
 )
 """The settings of every run: denoising at one level, from the Gaussian fitted to the noisy data."""
 QUIET = "logger=none threads=1 checkpoint_every=100000 output_dir=outputs/anomalies"
@@ -53,11 +53,12 @@ class Table(NamedTuple):
     more: str
 
 
-SMALL = "steps=300 batch_size=128 eval_every=50"
+SMALL = "energy.hidden=[128,128] early_stopping=on steps=300 batch_size=128 eval_every=50"
+LARGE = "energy.hidden=[256,256,256] early_stopping=off steps=2000 batch_size=256 eval_every=1000"
 SETS = {
     "wine_cultivars": Table(("class_0", "class_1", "class_2"), 0.5, SMALL),
     "breast_cancer": Table(("malignant", "benign"), 0.5, SMALL),
-    "digits": Table(tuple(range(10)), 1.0, "steps=600 batch_size=256 eval_every=100"),
+    "digits": Table(tuple(range(10)), 1.0, LARGE),
 }
 
 

@@ -124,7 +124,7 @@ def test_the_files_values_are_those_that_are_composed():
         2000,
         20,
         0.0,
-        15,
+        30,
     )
     other = compose_config(["objective=mle", "dataset=two_moons", "sampler=hmc", "optim=sgd"])
     assert (other["steps"], other["sampler"]["steps"], other["optim"]["lr"]) == (2000, 2, 0.01)
