@@ -124,10 +124,14 @@ class FEBM(Chained):
         return {"energy": list(self.energy.parameters()), "critic": list(self.critic.parameters())}
 
     def learnt_critic(self) -> RatioCritic:
-        return RatioCritic(lambda x: self.h(x, evaluate(self.energy, x)), MOST)
+        return RatioCritic(self.ratio, MOST)
+
+    def ratio(self, x: Tensor) -> Tensor:
+        """Compute the critic's log-ratio of data to model, (B, *shape) -> (B,)."""
+        return self.h(x, evaluate(self.energy, x))
 
     def h(self, x: Tensor, e: Tensor) -> Tensor:
-        """The critic's log-ratio of data to model at x (B, *shape), whose energies are e (B,), -> (B,)."""
+        """Compute the critic's log-ratio at x (B, *shape), whose energies are e (B,), -> (B,)."""
         h = self.critic(x).squeeze(1)
         if self.adds_energy:
             h = h + (e - evaluate(self.energy, self.fixed).mean()).detach()

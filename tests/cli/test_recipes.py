@@ -144,7 +144,7 @@ def test_option_then_recipe_then_experiment_then_what_is_typed(own):
             compose_config([*base, "experiment=mine", "steps=7"], folder),
         )
     ]
-    assert values == [[3000, 0, 200], [2000, 15, 500], [55, 5, 500], [7, 5, 500]]
+    assert values == [[3000, 0, 200], [2000, 30, 500], [55, 5, 500], [7, 5, 500]]
 
 
 def test_another_network_has_the_recipe_of_its_domain_and_a_fixed_family_has_none():

@@ -129,7 +129,7 @@ def test_it_says_why_it_does_not_apply(generator):
 
 
 def test_a_joint_model_shows_its_generative_half_s_critic_and_f_ebm_its_bound():
-    febm = cast(Any, SimpleNamespace(h=torch.sin))
+    febm = cast(Any, SimpleNamespace(ratio=torch.sin))
     critic = FEBM.learnt_critic(febm)
     assert critic == RatioCritic(torch.sin, MOST)
     half = cast(Any, SimpleNamespace(generative=SimpleNamespace(learnt_critic=lambda: critic)))
