@@ -15,10 +15,10 @@ A generator of few latents joins separated modes by bridges, so that q never bec
 anything where the generator does not go. With `reweight` the mean under the model is estimated by weighted samples
 instead, half of them from the generator and half from the noise n where chains begin:
 
-    E_model[ E(x) ] = sum_i w_i E(x_i),    w_i  proportional to  exp(-E(x_i) / w) / (q(x_i) / 2 + n(x_i) / 2)
+    E_model[ E(x) ] ~ sum_i u_i E(x_i) / sum_i u_i,    u_i = exp(-E(x_i) / w) / (q(x_i) / 2 + n(x_i) / 2)
 
-with log q(x) = log E_z N(x; g(z), s^2) by draws of z. The energy's gradient is then the likelihood's wherever the noise
-reaches, up to a bias of self-normalised weights that falls as 1 / batch size.
+with q(x) = E_z[ N(x; g(z), s^2) ] by draws of z. The energy's gradient is then that of the likelihood wherever the
+noise reaches, up to a bias of the normalised weights that falls as 1 / batch size.
 
 Will Grathwohl, Jacob Kelly, Milad Hashemi, Mohammad Norouzi, Kevin Swersky and David Duvenaud, No MCMC for Me:
 Amortized Sampling for Fast and Stable Training of Energy-Based Models, 2021, sections 3 and 4, arXiv:2010.04230.
