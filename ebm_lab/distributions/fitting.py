@@ -35,10 +35,10 @@ ROWS = 10_000
 """Rows that a law is fitted to, at most."""
 SEARCHED = 4000
 """Rows by which the number of Gaussians is chosen, at most."""
-COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 25, 32)
+COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 25, 32)
 """Numbers of Gaussians that are tried; two in a row that are no better end the search."""
-STARTS = 3
-"""Starts of EM in either coordinates."""
+STARTS, TRIED = 10, 4
+"""Starts of EM in either coordinates: of the fit, and of each number of Gaussians that is tried."""
 SCALES = 4
 """Gaussians in the heavy-tailed law of many noise levels."""
 FLOOR = 1e-6
@@ -108,7 +108,7 @@ def fit_mixture(x: Tensor, held_out: Tensor) -> MixtureBase:
     few, losses, best = subset(x, SEARCHED), {}, math.inf
     hidden = non_gaussian_directions(x, held_out) if are_hidden(len(x), x.shape[1]) else None
     for k in (k for k in COMPONENTS if k == 1 or 2 * k * x.shape[1] <= len(few)):
-        base = fit_gaussian(few, held_out) if k == 1 else fit_components(few, k, 1, hidden)
+        base = fit_gaussian(few, held_out) if k == 1 else fit_components(few, k, TRIED, hidden)
         losses[k] = float(base(held_out).mean())
         best = min(losses.values())
         if best < min(list(losses.values())[-2:]):
