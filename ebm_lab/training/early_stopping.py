@@ -16,7 +16,8 @@ the best step,
 is the rise in its own standard errors. Training stops after `PATIENCE` values in a row with t > `RISE`, unless the last
 of these lies more than `END` such errors below the highest: a score does not see the weights of separated modes, which
 then wander and come back, whereas a model that learns its training points by heart becomes worse and worse. A run ends
-with the weights of the best step if t > `END` at its end.
+with the weights of the best step if t > `END` at its end. The base itself, f = 0, is given up only for a step that is
+better by more than `SURE` standard errors: the least of many losses is lower than that of the base by chance alone.
 
 Michael U. Gutmann and Aapo Hyvarinen, Noise-Contrastive Estimation of Unnormalized Statistical Models, 2012, eq. 8.
 """
@@ -41,6 +42,7 @@ BATCHES = 16
 PATIENCE = 4
 RISE = 3.0
 END = 1.0
+SURE = 2.0
 
 
 def contrast_with_base(f_data: Tensor, f_base: Tensor, parts: int) -> Tensor:
@@ -76,6 +78,10 @@ class EarlyStopping:
         """Draws of the base, as many as held-out points; made when first used, when a checkpoint has brought it."""
         self.best: Tensor | None = None
         """The losses at the best step so far, (n,)."""
+        self.first: Tensor | None = None
+        """The losses at the first step that was looked at, which is the base itself where there is one, (n,)."""
+        self.is_best = False
+        """Is the step that was looked at last the best so far?"""
         self.rises = 0
         """Values in a row, up to now, that were above the best by more than RISE standard errors."""
         self.highest: Tensor | None = None
@@ -133,9 +139,17 @@ class EarlyStopping:
         if self.rises <= 1 or self.highest is None or float(losses.mean()) > float(self.highest.mean()):
             self.highest = losses
         self.falls = self._rise_from(self.highest, losses) < -END
-        if self.best is None or float(losses.mean()) < float(self.best.mean()):
+        if self.first is None:
+            self.first = losses if self.best is None else self.best
+        lower = self.best is None or float(losses.mean()) < float(self.best.mean())
+        self.is_best = self.best is None or (lower and self.beats_base(losses))
+        if self.is_best:
             self.best = losses
         return float(losses.mean())
+
+    def beats_base(self, losses: Tensor) -> bool:
+        """Are these losses surely lower than those of the base, or is there no base?"""
+        return self.base is None or self._rise_from(self.first, losses) < -SURE
 
     @property
     def over(self) -> bool:
@@ -143,11 +157,12 @@ class EarlyStopping:
         return self.rises >= PATIENCE and not self.falls
 
     def state_dict(self) -> dict[str, Any]:
-        turn = {"highest": self.highest, "falls": self.falls}
+        turn = {"highest": self.highest, "falls": self.falls, "first": self.first}
         return {"best": self.best, "rises": self.rises, "metric": self.metric, **turn}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("metric", "loss") == self.metric:  # older runs of energies with a base watched the objective's own
             self.rises, self.falls = state["rises"], state.get("falls", False)
-            best, highest = state["best"], state.get("highest")  # read to the run's device; the losses lie on the CPU
-            self.best, self.highest = (None if t is None else t.cpu() for t in (best, highest))
+            kept = (state["best"], state.get("highest"), state.get("first"))
+            # they are read to the run's device, and the losses lie on the CPU
+            self.best, self.highest, self.first = (None if t is None else t.cpu() for t in kept)

@@ -84,19 +84,24 @@ def roll_back(trainer: Training, troubles: list[Trouble]) -> None:
 
 
 def take_best(trainer: Training) -> None:
-    """Return to the best step if the held-out loss has risen since by more than chance allows."""
+    """Return to the best step if the held-out loss has risen since by more than chance allows, or if it is not surely
+    lower than that of the base."""
     state, watch = trainer.state, trainer.state.early_stopping
     if watch is None or trainer.saver is None or state.costs.best_step in (None, state.step):
         return
     with trainer.clock.evaluating(state.costs), state.ema.applied():
-        rise = watch.rise(watch.losses())
-    if rise <= END:
+        losses = watch.losses()
+    rise = watch.rise(losses)
+    if rise <= END and watch.beats_base(losses):
         return
     spent, events, last = state.costs, state.guard.events, state.step
     state.restore(trainer.saver.read("best"))
     state.costs, state.guard.events = replace(spent, step=state.step), events
     trainer.save()
+    if rise > END:
+        seen = f"was lowest at step {state.step} and {rise:.1f} standard errors higher at step {last}"
+    else:
+        seen = f"is not surely lower at step {last} than that of the base"
     trainer.say(
-        f"early stopping: the loss on held-out points was lowest at step {state.step} and {rise:.1f} standard "
-        f"errors higher at step {last}; the run ends with the weights of step {state.step}"
+        f"early stopping: the loss on held-out points {seen}; the run ends with the weights of step {state.step}"
     )

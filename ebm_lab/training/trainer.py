@@ -1,5 +1,6 @@
 """The training loop. It uses an objective only through its turns, its gradients and its players."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,7 +173,8 @@ class Trainer:
             costs.best = None
         first = next((name for name in monitors if name in metrics), "")
         monitor = first if costs.best is None else costs.best_by or first
-        if monitor in metrics and (costs.best is None or metrics[monitor] < costs.best):
+        lower = costs.best is None or (metrics.get(monitor, math.inf) < costs.best if watch is None else watch.is_best)
+        if monitor in metrics and lower:
             costs.best, costs.best_step, costs.best_by = metrics[monitor], costs.step, monitor
             self.save(best=True)
 

@@ -150,6 +150,28 @@ def test_the_contrast_sees_weights_of_modes_that_a_score_does_not(generator):
     assert float((watch.losses() - watch.best).mean()) == pytest.approx(0.5**2 / 4 / 4, rel=0.25)
 
 
+def test_the_base_is_given_up_only_for_a_step_that_is_surely_better(generator):
+    """Data from the base itself, so that no f is better. f = a x for small a of either sign: the lower of the two
+    losses is below that of the base by chance, and not the best. With data 1 to the right, f = -a x is."""
+    base = MixtureBase((1,), torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1), torch.ones(1, 1))
+    for shift, slopes in ((0.0, ()), (1.0, (-0.02, -0.2))):
+        told = Told(generator)
+        told.energy = Corrected(base)
+        watch = EarlyStopping(told, Points(base.sample(4000, generator) + shift), generator, seed=0)
+        watch.look()
+        assert watch.is_best, "the base"
+        first, lower, best = watch.best.clone(), False, []
+        for slope in (0.02, -0.02, -0.2):
+            told.energy.slope = slope
+            lower |= watch.look() < float(first.mean())
+            best += [slope] if watch.is_best else []
+            restored = EarlyStopping(told, Points(watch.held_out), generator, seed=0)
+            restored.load_state_dict(watch.state_dict())
+            assert restored.beats_base(watch.best) == watch.beats_base(watch.best) == bool(best)
+        assert lower and tuple(best) == slopes
+        assert torch.equal(watch.best, first) == (not slopes)
+
+
 @exhaustive
 def test_chains_that_learn_few_points_by_heart_end_at_the_base_or_better(tmp_path):
     """100 points in 12 dimensions: pcd has no loss of its own that tells, but its energy has a base."""
