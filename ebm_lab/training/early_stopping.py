@@ -135,17 +135,17 @@ class EarlyStopping:
     def look(self) -> float:
         """Compute the mean loss, and remember whether it is the best so far, or rises."""
         losses = self.losses()
+        mean = float(losses.mean())
         self.rises = self.rises + 1 if self.rise(losses) > RISE else 0
-        if self.rises <= 1 or self.highest is None or float(losses.mean()) > float(self.highest.mean()):
+        if self.rises <= 1 or self.highest is None or mean > float(self.highest.mean()):
             self.highest = losses
         self.falls = self._rise_from(self.highest, losses) < -END
         if self.first is None:
             self.first = losses if self.best is None else self.best
-        lower = self.best is None or float(losses.mean()) < float(self.best.mean())
-        self.is_best = self.best is None or (lower and self.beats_base(losses))
+        self.is_best = self.best is None or (mean < float(self.best.mean()) and self.beats_base(losses))
         if self.is_best:
             self.best = losses
-        return float(losses.mean())
+        return mean
 
     def beats_base(self, losses: Tensor) -> bool:
         """Are these losses surely lower than those of the base, or is there no base?"""
