@@ -213,6 +213,18 @@ def test_of_few_points_the_best_weights_are_kept(tmp_path):
         assert mine["step"] == plain["step"] and mine["loss"] == plain["loss"]
 
 
+def test_a_run_that_is_not_surely_better_ends_as_its_base(tmp_path, capsys):
+    """Data of a Gaussian, whose fit is the base: training can add nothing, and no step counts as better."""
+    few = ["dataset=gaussian", "dataset.dim=3", "dataset.train=2000", "dataset.held_out=2000", "objective=nce"]
+    own = ["energy=mlp", "energy.hidden=[16]", "energy.base=gaussian", "steps=200", "checkpoint_every=50"]
+    out = ["evaluation=[likelihood]", "logger=none", "compile=off", f"output_dir={tmp_path}"]
+    summary = ebm_lab.train([*few, *own, *out]).summary
+    assert summary["step"] == summary["best_step"] == 0 and summary["nll_above_base"] == pytest.approx(0, abs=1e-6)
+    assert "not surely lower at step 200 than that of the base; the run ends with the weights of step 0" in (
+        "".join(capsys.readouterr())
+    )
+
+
 def test_stopped_and_resumed_it_ends_as_one_that_never_stopped(tmp_path):
     part = ebm_lab.train([*FEW, "steps=120", "optim.schedule=constant", f"output_dir={tmp_path / 'b'}"], quiet=True)
     straight = [*FEW, "steps=200", "optim.schedule=constant", f"output_dir={tmp_path / 'c'}"]
