@@ -3,7 +3,8 @@
 mixture:  EM from several starts, on principal axes of one scale and of unit variances: clusters show in the first,
           directions of very different scales in the second. In many dimensions, where all points are about equally far
           apart, also from clusters along directions in which the data are no Gaussian (projections.py). The number of
-          Gaussians is the smallest whose validation likelihood comes within NATS of the best.
+          Gaussians is the smallest whose validation likelihood, by SEARCHED rows, comes within NATS of the best. More
+          rows bear more Gaussians: with all of them it grows while the likelihood rises by more than a standard error.
 student:  EM for mean and scatter, weights (nu + d) / (nu + q_i), and nu by the likelihood itself.
 scales:   sum_j w_j N(m, t_j S), mean and scatter S of the Student law, four weights and scales by EM: a heavy-tailed
           law that a blur leaves a mixture of Gaussians.
@@ -31,7 +32,7 @@ from ebm_lab.distributions.projections import are_hidden, non_gaussian_direction
 BaseName = Literal["none", "gaussian", "mixture", "student", "bernoulli", "auto"]
 NATS = 0.005
 """What a simpler law may be worse by on the validation split and still be chosen."""
-ROWS = 10_000
+ROWS = 20_000
 """Rows that a law is fitted to, at most."""
 SEARCHED = 4000
 """Rows by which the number of Gaussians is chosen, at most."""
@@ -114,7 +115,14 @@ def fit_mixture(x: Tensor, held_out: Tensor) -> MixtureBase:
         if best < min(list(losses.values())[-2:]):
             break
     chosen = next(k for k, loss in losses.items() if loss <= best + NATS)
-    return fit_gaussian(x, held_out) if chosen == 1 else fit_components(x, chosen, STARTS, hidden)
+    base = fit_gaussian(x, held_out) if chosen == 1 else fit_components(x, chosen, STARTS, hidden)
+    for k in (k for k in COMPONENTS if chosen < k <= len(x) / (2 * x.shape[1]) and len(few) < len(x)):
+        larger = fit_components(x, k, TRIED, hidden)
+        gain = base(held_out) - larger(held_out)
+        if gain.mean() <= gain.std() / math.sqrt(len(gain)):
+            break
+        base = larger
+    return base
 
 
 def fit_components(x: Tensor, k: int, starts: int, hidden: Tensor | None = None) -> MixtureBase:

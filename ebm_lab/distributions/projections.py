@@ -20,8 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebm_lab.core.random import subset
+
 MOST = 8
 """Directions that are returned, at most."""
+ROWS = 10_000
+"""Rows of each split that directions are found by, at most."""
 SIGNIFICANT = 6.0
 
 
@@ -36,7 +40,7 @@ def non_gaussian_directions(x: Tensor, held_out: Tensor) -> Tensor:
     from sklearn.decomposition import FastICA
     from sklearn.exceptions import ConvergenceWarning
 
-    x, held_out = x.double(), held_out.double()
+    x, held_out = subset(x, ROWS).double(), subset(held_out, ROWS).double()
     mean, (values, axes) = x.mean(0), torch.linalg.eigh(x.T.cov(correction=0))
     spread = values > 1e-10 * values[-1]
     whiten = axes[:, spread] * values[spread].rsqrt()

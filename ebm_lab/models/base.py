@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ebm_lab.core.interfaces import Dataset, Distribution, Energy
-from ebm_lab.core.random import subset
 from ebm_lab.distributions.base import Base, BaseLaw
-from ebm_lab.distributions.fitting import ROWS, BaseName, fit_base
+from ebm_lab.distributions.fitting import BaseName, fit_base
 from ebm_lab.distributions.projections import are_hidden, non_gaussian_directions
 from ebm_lab.models.layers import Quadratic
 
@@ -87,7 +86,7 @@ class Based(Energy):
         Gaussian, where there is a base and they are hidden (distributions/projections.py)."""
         if self.bound is None or not are_hidden(len(dataset.train), dataset.mean.numel()):
             return
-        x, held_out = (subset(part, ROWS).flatten(1).cpu() for part in (dataset.train, dataset.val))
+        x, held_out = (part.flatten(1).cpu() for part in (dataset.train, dataset.val))
         directions = non_gaussian_directions(x, held_out) * dataset.scale
         if len(directions):
             weight = cast(nn.Linear, first).weight

@@ -282,3 +282,14 @@ def test_a_checkpoint_brings_its_own_number_of_gaussians(generator):
 
 def test_the_settings_name_all_laws():
     assert set(fitting.BaseName.__args__) == {"none", "gaussian", "mixture", "student", "bernoulli", "auto"}
+
+
+def test_more_rows_bear_more_gaussians():
+    """Two moons are no mixture: 4,000 rows choose fewer Gaussians than 20,000, whose law is surely nearer to the data
+    than as many of them as the 4,000 chose."""
+    data = build("dataset", {"name": "two_moons", "noise": 0.15, "train": 20_000, "held_out": 40_000, "seed": 0})
+    x, held_out, fresh = data.train.double(), data.val[:10_000].double(), data.test.double()
+    few, many = fit_mixture(x[:4000], held_out), fit_mixture(x, held_out)
+    gain = fit_components(x, len(few.means), 4)(fresh) - many(fresh)
+    assert len(many.means) > len(few.means)
+    assert gain.mean() > 4 * gain.std() / math.sqrt(len(gain))
