@@ -35,6 +35,7 @@ ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("objective", "multi_dsm"): {"weight": "sigma2", "log_mean": 0.0, "log_std": 1.0},
     ("objective", "f_ebm"): {"adds_energy": False},
     ("objective", "vera"): {"reweight": False},
+    ("objective", "ksd"): {"tilt": 0.0},
     ("objective", "ed"): {"kernel": "gaussian", "flip": 0.1},
     ("objective", "nce"): {"loss": "logistic"},
     ("objective", "pcd"): {"conditional": False},
