@@ -15,8 +15,9 @@ their weights, and in tails. The kernel m(x) k(x, x') m(x'), for any m > 0, weig
 
     m(x) m(y) h(x, y)  with  s + grad log m  in the place of s
 
-as its h (a diffusion Stein discrepancy). Here m = (q + q_0)^-tilt, q a mixture fitted to the data and q_0 its density
-at the least likely thousandth of them, scaled to 1 at the median point; tilt = 1/2 gives the weight p of score matching.
+as its h (a diffusion Stein discrepancy). Here m = (q + q_0)^-tilt, scaled to 1 at the median point, with q a mixture
+fitted to the data and q_0 its density at the least likely thousandth of them; tilt = 1/2 gives the weight p of score
+matching.
 
 For data N(0, s I), E = a |x|^2 / 2 and the RBF of width h, it is (1/s - a)^2 d (s^2 / h^2) (1 + 2 s / h^2)^-(d/2 + 1);
 with m(x) = exp(b |x|^2 / 2), the same with 1/t = 1/s - b for 1/s in all but the first factor, times (t / s)^d.
