@@ -4,7 +4,8 @@ mixture:  EM from several starts, on principal axes of one scale and of unit var
           directions of very different scales in the second. In many dimensions, where all points are about equally far
           apart, also from clusters along directions in which the data are no Gaussian (projections.py). The number of
           Gaussians is the smallest whose validation likelihood, by SEARCHED rows, comes within NATS of the best. More
-          rows bear more Gaussians: with all of them it grows while the likelihood rises by more than a standard error.
+          rows bear more Gaussians: where EM is cheap, their number grows with MORE_ROWS while the likelihood rises by
+          more than a standard error.
 student:  EM for mean and scatter, weights (nu + d) / (nu + q_i), and nu by the likelihood itself.
 scales:   sum_j w_j N(m, t_j S), mean and scatter S of the Student law, four weights and scales by EM: a heavy-tailed
           law that a blur leaves a mixture of Gaussians.
@@ -32,8 +33,10 @@ from ebm_lab.distributions.projections import are_hidden, non_gaussian_direction
 BaseName = Literal["none", "gaussian", "mixture", "student", "bernoulli", "auto"]
 NATS = 0.005
 """What a simpler law may be worse by on the validation split and still be chosen."""
-ROWS = 20_000
-"""Rows that a law is fitted to, at most."""
+ROWS, MORE_ROWS = 10_000, 20_000
+"""Rows that a law is fitted to, at most; the second for mixtures whose EM is cheap."""
+CHEAP = 10_000_000
+"""Rows x Gaussians x dimensions^2 of such a mixture, at most: a step of EM takes hundredths of a second."""
 SEARCHED = 4000
 """Rows by which the number of Gaussians is chosen, at most."""
 COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 25, 32)
@@ -64,7 +67,7 @@ def fit_base(dataset: Dataset, name: BaseName, levels: bool) -> tuple[Base | Non
             raise UserError(f"energy.base={name}: is for points; for images choose energy.base=gaussian or none")
         return _of_images(dataset), "gaussian", []
     fits = {"gaussian": fit_gaussian, "student": fit_scales if levels else fit_student, "mixture": fit_mixture}
-    x, held_out = (subset(part, ROWS).flatten(1).double().cpu() for part in (dataset.train, dataset.val))
+    x, held_out = (subset(part, MORE_ROWS).flatten(1).double().cpu() for part in (dataset.train, dataset.val))
     if name != "auto":
         base = fits[name](x, held_out)
         return _finish(base, dataset), name, [f"energy.base={name}: {base.in_words()}"]
@@ -115,8 +118,15 @@ def fit_mixture(x: Tensor, held_out: Tensor) -> MixtureBase:
         if best < min(list(losses.values())[-2:]):
             break
     chosen = next(k for k, loss in losses.items() if loss <= best + NATS)
-    base = fit_gaussian(x, held_out) if chosen == 1 else fit_components(x, chosen, STARTS, hidden)
-    for k in (k for k in COMPONENTS if chosen < k <= len(x) / (2 * x.shape[1]) and len(few) < len(x)):
+    most = subset(x, ROWS)
+    base = fit_gaussian(most, held_out) if chosen == 1 else fit_components(most, chosen, STARTS, hidden)
+    return _enlarged(base, x, held_out, hidden) if len(x) > len(few) else base
+
+
+def _enlarged(base: MixtureBase, x: Tensor, held_out: Tensor, hidden: Tensor | None) -> MixtureBase:
+    """Return mixtures of more Gaussians in its place, as long as each is better by over a standard error and EM is cheap."""
+    n, d = x.shape
+    for k in (k for k in COMPONENTS if k > len(base.means) and n * k * d**2 <= CHEAP):
         larger = fit_components(x, k, TRIED, hidden)
         gain = base(held_out) - larger(held_out)
         if gain.mean() <= gain.std() / math.sqrt(len(gain)):
