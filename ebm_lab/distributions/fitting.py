@@ -124,7 +124,7 @@ def fit_mixture(x: Tensor, held_out: Tensor) -> MixtureBase:
 
 
 def _enlarged(base: MixtureBase, x: Tensor, held_out: Tensor, hidden: Tensor | None) -> MixtureBase:
-    """Return mixtures of more Gaussians in its place, as long as each is better by over a standard error and EM is cheap."""
+    """Return a mixture of more Gaussians, as long as each is better by over a standard error and EM is cheap."""
     n, d = x.shape
     for k in (k for k in COMPONENTS if k > len(base.means) and n * k * d**2 <= CHEAP):
         larger = fit_components(x, k, TRIED, hidden)
