@@ -34,6 +34,7 @@ from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, gradient_of, per_sample
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler, Turn
 from ebm_lab.core.registry import register
+from ebm_lab.distributions.base import base_of
 from ebm_lab.distributions.start import start_law
 from ebm_lab.objectives._contrastive import contrast, run_chains
 
@@ -102,6 +103,8 @@ class EnergyMatching(Objective):
         self.sigma, self.eps, self.square = path_noise * dataset.scale, temperature, dataset.scale**2
         self.weight, self.tau, self.from_data, self.transport = contrast, tau, from_data, transport
         self.notes.append(f"energy_matching: the density that is measured and sampled is exp(-E / {temperature:g})")
+        if base_of(energy) is not None and temperature != 1:
+            self.notes.append("energy_matching: the energy's base is none of that density (energy.base=none: without)")
         self.not_separable = "optimal transport pairs the points of a whole batch"
 
     def model(self) -> Tempered:

@@ -124,7 +124,7 @@ class VERA(Objective):
         return Turn(("net",) if step % 2 else ("energy",))
 
     def model(self) -> nn.Module:
-        return Tempered(self.energy, self.entropy)
+        return self.energy if self.entropy == 1 else Tempered(self.energy, self.entropy)
 
     def origin(self) -> Sampleable:
         return self.net

@@ -85,6 +85,15 @@ def test_the_law_is_at_the_temperature_and_the_phases_follow_the_step(generator)
     assert made.notes == ["energy_matching: the density that is measured and sampled is exp(-E / 0.15)"]
 
 
+def test_a_base_of_the_energy_is_said_to_be_none_of_the_law(generator):
+    energy = Bowl(0.6)
+    energy.base = object()
+    data = gaussian_points(generator)
+    (_, said) = objective(energy, Drift(), data, generator).notes
+    assert said.startswith("energy_matching: the energy's base is none of that density")
+    assert len(objective(energy, Drift(), data, generator, temperature=1.0).notes) == 1
+
+
 def test_half_of_the_chains_begin_at_data_and_half_where_the_flow_ends(generator):
     """Euler steps of x' = -a x from t = 0 to 1 multiply by (1 - a / 4)^4, whatever the scale of the data."""
     data = gaussian_points(generator, scale=100.0)

@@ -9,7 +9,9 @@ from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.derived import Tempered
 from ebm_lab.core.interfaces import Batch, Turn
 from ebm_lab.core.registry import build
+from ebm_lab.distributions.base import base_of
 from ebm_lab.objectives.vera import entropy_surrogate, generator_score, log_density
+from ebm_lab.runs.assemble import assemble
 from tests.helpers import Points, exact_sample, gaussian_energy
 
 
@@ -157,6 +159,17 @@ def test_the_run_s_law_is_tempered_and_chains_begin_at_the_generator(generator):
     assert isinstance(made.model(), Tempered) and made.origin() is made.net
     x = torch.randn(5, 2, generator=generator).double()
     torch.testing.assert_close(made.model()(x), made.energy(x) / 0.25)
+
+
+def test_a_run_at_entropy_one_ends_no_worse_than_its_base():
+    """Its law is exp(-E) then, on the energy's base, which the run compares itself with; not so at another weight."""
+    settings = ["objective=vera", "dataset=two_moons", "dataset.train=500", "energy.base=gaussian", "steps=2"]
+    plain, tempered = (assemble(compose_config([*settings, f"objective.entropy={w}"]))[0].state for w in (1, 0.5))
+    base = plain.objective.energy.base
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(base_of(plain.objective.model()).log_prob(x), base.log_prob(x))
+    assert plain.early_stopping.metric == "base_contrast"
+    assert base_of(tempered.objective.model()) is None and tempered.early_stopping is None
 
 
 def test_each_turn_has_its_loss_and_reaches_its_player(generator):
