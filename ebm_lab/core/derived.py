@@ -3,7 +3,7 @@
 Their derivatives follow from those of the inner energy by the chain rule, so that its formulas are still used.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from ebm_lab.core.functional import (
     score,
 )
 from ebm_lab.core.model import FACTS, Derived, Known, Model, condition
+
+E = TypeVar("E", bound=EnergyFn)
 
 
 class Tempered(Derived):
@@ -42,6 +44,11 @@ class Tempered(Derived):
     def log_odds(self, x: Tensor) -> Tensor | None:
         known = known_log_odds(self.energy, x)
         return None if known is None else known / self.temperature
+
+
+def tempered(energy: E, temperature: float) -> E | Tempered:
+    """Return the energy of exp(-E / T): E itself, with all that it knows of its law, at T = 1."""
+    return energy if temperature == 1 else Tempered(energy, temperature)
 
 
 class Guided(Derived):

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
-from ebm_lab.core.derived import Tempered
+from ebm_lab.core.derived import tempered
 from ebm_lab.core.features import Part, features_of, unmet
 from ebm_lab.core.functional import EnergyFn
 from ebm_lab.core.interfaces import Dataset, Objective, Sampleable, Sampler
@@ -77,7 +77,7 @@ class EvalView:
     @property
     def target(self) -> EnergyFn:
         """The energy that samples are drawn from: E / temperature."""
-        return self.energy if self.temperature == 1 else Tempered(self.energy, self.temperature)
+        return tempered(self.energy, self.temperature)
 
     @property
     def held_out(self) -> Tensor:

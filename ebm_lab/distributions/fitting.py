@@ -34,9 +34,9 @@ BaseName = Literal["none", "gaussian", "mixture", "student", "bernoulli", "auto"
 NATS = 0.005
 """What a simpler law may be worse by on the validation split and still be chosen."""
 ROWS, MORE_ROWS = 10_000, 20_000
-"""Rows that a law is fitted to, at most; the second for mixtures whose EM is cheap."""
+"""Rows that a mixture is fitted to, at most; the second where EM is cheap, and for the other laws."""
 CHEAP = 10_000_000
-"""Rows x Gaussians x dimensions^2 of such a mixture, at most: a step of EM takes hundredths of a second."""
+"""Rows x Gaussians x dimensions^2, at most, where EM is cheap: its cost is proportional to them."""
 SEARCHED = 4000
 """Rows by which the number of Gaussians is chosen, at most."""
 COMPONENTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 25, 32)
@@ -48,6 +48,11 @@ SCALES = 4
 FLOOR = 1e-6
 """The least variance along an axis, in units of the data's scale squared; for images IMAGE_FLOOR."""
 IMAGE_FLOOR = 1e-3
+
+
+def are_images(dataset: Dataset) -> bool:
+    """Are the samples images, for which no mixture or Student law is fitted?"""
+    return dataset.bounds is not None or len(dataset.event_shape) == 3
 
 
 def fit_base(dataset: Dataset, name: BaseName, levels: bool) -> tuple[Base | None, str, list[str]]:
@@ -62,7 +67,7 @@ def fit_base(dataset: Dataset, name: BaseName, levels: bool) -> tuple[Base | Non
         return fit_product(dataset).to(dataset.mean), "bernoulli", []
     if name == "bernoulli":
         raise UserError("energy.base=bernoulli: is for bits and categories; choose energy.base=gaussian, say")
-    if dataset.bounds is not None or len(dataset.event_shape) == 3:
+    if are_images(dataset):
         if name in ("mixture", "student"):
             raise UserError(f"energy.base={name}: is for points; for images choose energy.base=gaussian or none")
         return _of_images(dataset), "gaussian", []

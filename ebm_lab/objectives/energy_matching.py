@@ -29,7 +29,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
-from ebm_lab.core.derived import Tempered
+from ebm_lab.core.derived import Tempered, tempered
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, energy_and_grad, flat_sum, frozen, gradient_of, per_sample
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampler, Turn
@@ -103,12 +103,12 @@ class EnergyMatching(Objective):
         self.sigma, self.eps, self.square = path_noise * dataset.scale, temperature, dataset.scale**2
         self.weight, self.tau, self.from_data, self.transport = contrast, tau, from_data, transport
         self.notes.append(f"energy_matching: the density that is measured and sampled is exp(-E / {temperature:g})")
-        if base_of(energy) is not None and temperature != 1:
+        if base_of(energy) is not None and base_of(self.model()) is None:
             self.notes.append("energy_matching: the energy's base is none of that density (energy.base=none: without)")
         self.not_separable = "optimal transport pairs the points of a whole batch"
 
-    def model(self) -> Tempered:
-        return Tempered(self.energy, self.eps)
+    def model(self) -> nn.Module:
+        return tempered(self.energy, self.eps)
 
     def potential(self) -> Tempered:
         """Return V, in data units squared."""

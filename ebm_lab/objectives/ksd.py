@@ -42,7 +42,7 @@ from ebm_lab.core.interfaces import Batch, Dataset, Loss, Objective
 from ebm_lab.core.random import subset, with_noise
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.base import Base
-from ebm_lab.distributions.fitting import fit_base
+from ebm_lab.distributions.fitting import are_images, fit_base
 from ebm_lab.statistics.prdc import median_distance
 from ebm_lab.statistics.stein import imq_stein_kernel, rbf_stein_kernel, u_statistic
 
@@ -93,7 +93,8 @@ def kernel_stein_discrepancy(
     else:
         with torch.no_grad():
             m, pull = weight(x)
-        pairs = [torch.outer(m, m) * KERNELS[kernel](points, s + pull.flatten(1), c) for c in widths]
+        s, both = s + pull.flatten(1), torch.outer(m, m)
+        pairs = [both * KERNELS[kernel](points, s, c) for c in widths]
     return torch.stack([u_statistic(h) for h in pairs]).mean(), e, -grad
 
 
@@ -137,7 +138,7 @@ class KSD(Objective):
 
     def _tilted(self, dataset: Dataset, tilt: float) -> Tilt:
         """Fit q to the data."""
-        if dataset.bounds is not None or len(dataset.event_shape) == 3:
+        if are_images(dataset):
             raise UserError(f"objective.tilt={tilt:g}: is for points; for images choose objective.tilt=0")
         law, _, _ = fit_base(dataset, "mixture", levels=False)
         assert law is not None, "a mixture is a law"

@@ -31,7 +31,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from ebm_lab.core.derived import Tempered
+from ebm_lab.core.derived import tempered
 from ebm_lab.core.features import Derive, Need, keep
 from ebm_lab.core.functional import energy_and_grad, evaluate, flat_sum, frozen
 from ebm_lab.core.interfaces import ALL_PLAYERS, Batch, Dataset, Distribution, Loss, Objective, Sampleable, Turn
@@ -124,7 +124,7 @@ class VERA(Objective):
         return Turn(("net",) if step % 2 else ("energy",))
 
     def model(self) -> nn.Module:
-        return self.energy if self.entropy == 1 else Tempered(self.energy, self.entropy)
+        return tempered(self.energy, self.entropy)
 
     def origin(self) -> Sampleable:
         return self.net

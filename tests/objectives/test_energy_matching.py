@@ -9,6 +9,7 @@ from torch import nn
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import features_of
 from ebm_lab.core.interfaces import Batch
+from ebm_lab.distributions.base import base_of
 from ebm_lab.objectives.energy_matching import BOTH, FLOW, EnergyMatching, flow_matching, flow_weight, optimal_pairs
 from ebm_lab.runs.checks import check_parts
 from tests.helpers import Drift, Exact, Points
@@ -91,7 +92,8 @@ def test_a_base_of_the_energy_is_said_to_be_none_of_the_law(generator):
     data = gaussian_points(generator)
     (_, said) = objective(energy, Drift(), data, generator).notes
     assert said.startswith("energy_matching: the energy's base is none of that density")
-    assert len(objective(energy, Drift(), data, generator, temperature=1.0).notes) == 1
+    at_one = objective(energy, Drift(), data, generator, temperature=1.0)
+    assert len(at_one.notes) == 1 and base_of(at_one.model()) is energy.base
 
 
 def test_half_of_the_chains_begin_at_data_and_half_where_the_flow_ends(generator):
