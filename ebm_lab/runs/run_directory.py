@@ -36,6 +36,7 @@ ADDED_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("objective", "f_ebm"): {"adds_energy": False},
     ("objective", "vera"): {"reweight": False},
     ("objective", "ksd"): {"tilt": 0.0},
+    ("objective", "lsd"): {"adds_score": False},
     ("objective", "ed"): {"kernel": "gaussian", "flip": 0.1},
     ("objective", "nce"): {"loss": "logistic"},
     ("objective", "pcd"): {"conditional": False},

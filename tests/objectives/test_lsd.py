@@ -24,7 +24,7 @@ def gaussians(d, generator):
 
 def lsd(energy, data, generator, **more):
     values = compose_config(["objective=lsd", "dataset=two_moons"])["objective"]
-    values |= {"trace": "exact", "data_noise": 0.0, "l2": L2, "hidden": [8], **more}
+    values |= {"trace": "exact", "data_noise": 0.0, "l2": L2, "hidden": [8], "adds_score": False, **more}
     objective = build("objective", values, energy=energy, dataset=data, generator=generator)
     objective.critic.double()
     return objective
@@ -73,7 +73,7 @@ def test_with_the_best_critic_the_energy_follows_the_fisher_divergence(generator
     x, cov, energy, precision = gaussians(2, generator)
     objective = lsd(energy, Points(x), generator)
     off = torch.linalg.inv(cov) - precision
-    objective.f = lambda y: y @ off.T / (2 * L2)
+    objective.c = lambda y: y @ off.T / (2 * L2)
     objective(Batch(x), Turn(("energy",))).value.backward()
     mine = energy.factor.grad.clone()
     energy.zero_grad()
@@ -82,12 +82,14 @@ def test_with_the_best_critic_the_energy_follows_the_fisher_divergence(generator
     torch.testing.assert_close(mine.tril(), energy.factor.grad.tril())
 
 
-def test_each_turn_has_its_loss_and_moves_its_player(generator):
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+@pytest.mark.parametrize("adds_score", [False, True])
+def test_each_turn_has_its_loss_and_moves_its_player(adds_score, trace, generator):
     x, _, energy, _ = gaussians(2, generator)
-    objective = lsd(energy, Points(x), generator, critic_steps=3)
+    objective = lsd(energy, Points(x), generator, critic_steps=3, adds_score=adds_score, trace=trace)
     movers = [objective.turn(step).movers for step in range(1, 9)]
     assert movers == 2 * [*3 * [("critic",)], ("energy",)]
-    assert float(objective.f(x).detach().abs().max()) == 0, "the critic begins at 0"
+    assert float(objective.c(x).detach().abs().max()) == 0, "the critic's network begins at 0"
     with torch.no_grad():
         objective.critic.net[-1].weight.normal_(generator=generator)
     own = {name: set(parameters) for name, parameters in objective.players().items()}
@@ -98,14 +100,52 @@ def test_each_turn_has_its_loss_and_moves_its_player(generator):
         assert {p for p in objective.parameters() if p.grad is not None} <= own[mover]
         assert ("loss" in loss.metrics) == (mover == "energy") and ("stein" in loss.metrics) == (mover == "critic")
         assert loss.grad_evals == 500 * (2 if mover == "energy" else 1)
+
+    def f(y):
+        return objective.c(y) + (score(energy, y, create_graph=True) / (2 * L2) if adds_score else 0)
+
     objective.zero_grad()
+    state = generator.get_state()
     both = objective(Batch(x))
+    generator.set_state(state)
+    v = None if trace == "exact" else x.new_empty(x.shape).normal_(generator=generator)
+    torch.testing.assert_close(objective.f(x), f(x))
     assert float(both.value.detach()) == pytest.approx(float(both.metrics["loss"] + both.metrics["loss_critic"]))
-    values, square = stein_operator(score(energy, x), objective.f, x)
-    assert float(both.metrics["critic_ratio"]) == pytest.approx(
-        float((values.mean() / (2 * L2 * square.mean())).detach())
-    )
-    assert float(both.metrics["loss_critic"]) == pytest.approx(float((L2 * square.mean() - values.mean()).detach()))
+    values, square = (y.detach() for y in stein_operator(score(energy, x), f, x, v))
+    assert float(both.metrics["critic_ratio"]) == pytest.approx(float(values.mean() / (2 * L2 * square.mean())))
+    assert float(both.metrics["loss_critic"]) == pytest.approx(float(L2 * square.mean() - values.mean()))
+    assert float(both.metrics["loss"]) == pytest.approx(float(flat_sum(score(energy, x) * f(x)).mean().detach()))
+
+
+def test_with_the_score_added_the_critic_learns_the_score_of_the_data(generator):
+    """f = A x + s / (2 l2): the gradient in A vanishes at S^-1 / (2 l2), the data's score turned round, for every model,
+    where the critic is the best one; away from it the gradient is that of l2 |A x|^2 - tr A."""
+    x, cov, _, _ = gaussians(3, generator)
+    best, other = torch.linalg.inv(cov) / (2 * L2), torch.randn(3, 3, generator=generator).double()
+    for model in (torch.eye(3).double(), covariance(3, generator)):
+        s, added = -x @ model, (-x @ model / (2 * L2), -model.trace().expand(len(x)) / (2 * L2))
+        for at in (best, other):
+            a = at.clone().requires_grad_(True)
+            values, square = stein_operator(s, lambda y, a=a: y @ a.T, x, added=added)
+            (L2 * square.mean() - values.mean()).backward()
+            torch.testing.assert_close(a.grad, 2 * L2 * at @ cov - torch.eye(3).double())
+            if at is best:
+                off = torch.linalg.inv(cov) - model
+                d_f = 0.5 * float((off @ cov @ off).trace())
+                assert float((values.mean() - L2 * square.mean()).detach()) == pytest.approx(d_f / (2 * L2))
+
+
+def test_with_the_score_added_the_energy_follows_the_fisher_divergence(generator):
+    """At c = -s_p / (2 l2), as above; the critic's own dependence on the energy counts as fixed."""
+    x, cov, energy, _ = gaussians(2, generator)
+    objective = lsd(energy, Points(x), generator, adds_score=True)
+    objective.c = lambda y: y @ torch.linalg.inv(cov) / (2 * L2)
+    objective(Batch(x), Turn(("energy",))).value.backward()
+    mine = energy.factor.grad.clone()
+    energy.zero_grad()
+    s = score(energy, x, create_graph=True)
+    (0.5 * flat_sum((s + x @ torch.linalg.inv(cov)) ** 2).mean() / (2 * L2)).backward()
+    torch.testing.assert_close(mine.tril(), energy.factor.grad.tril())
 
 
 def test_the_critic_is_in_the_unit_of_a_score(generator):
