@@ -10,13 +10,13 @@ derivative of E. The minimiser is the data's score; like score matching it is bl
 far apart. A critic that lags behind is what makes training diverge. At the best critic E_p[A f] = 2 l2 E_p|f|^2: their
 ratio `critic_ratio` is near 1 if the critic has kept up.
 
-With `adds_score` the critic is a network plus the model's score, f = c + s / (2 l2), where s counts as fixed. The best c
-is then -s_p / (2 l2), which does not move with the energy, and s cancels from the critic's gradient:
+With `adds_score` the critic is a network plus the model's score, f = c + s / (2 l2), where s counts as fixed. The best
+c is then -s_p / (2 l2), which does not move with the energy, and s cancels from the critic's gradient:
 
     critic:  min_c  E_p[ l2 |c|^2 - tr grad c ]
 
-so that c learns the data's score by score matching and never lags behind. Where few points are, between modes, a lagging
-critic pushes the energy up and down at random, and the weights of the modes wander.
+so that c learns the data's score by score matching and never lags behind. Between modes there are few points; there a
+critic that lags pushes the energy up and down at random, and the weights of the modes wander.
 
 Will Grathwohl, Kuan-Chieh Wang, Joern-Henrik Jacobsen, David Duvenaud and Richard Zemel, Learning the Stein Discrepancy
 for Training and Evaluating Energy-Based Models without Sampling, 2020, arXiv:2002.05616.

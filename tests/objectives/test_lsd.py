@@ -118,8 +118,8 @@ def test_each_turn_has_its_loss_and_moves_its_player(adds_score, trace, generato
 
 
 def test_with_the_score_added_the_critic_learns_the_score_of_the_data(generator):
-    """f = A x + s / (2 l2): the gradient in A vanishes at S^-1 / (2 l2), the data's score turned round, for every model,
-    where the critic is the best one; away from it the gradient is that of l2 |A x|^2 - tr A."""
+    """f = A x + s / (2 l2): the gradient in A is that of l2 |A x|^2 - tr A, which vanishes at S^-1 / (2 l2), minus the
+    data's score, for every model; there the value is that of the best critic."""
     x, cov, _, _ = gaussians(3, generator)
     best, other = torch.linalg.inv(cov) / (2 * L2), torch.randn(3, 3, generator=generator).double()
     for model in (torch.eye(3).double(), covariance(3, generator)):
