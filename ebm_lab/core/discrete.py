@@ -175,7 +175,7 @@ class Draws:
 
     def categories(self, logits: Tensor) -> Tensor:
         """Draw one-hot categories from softmax(logits) along dimension 1, (B, K, ...), as the largest with Gumbel
-        noise."""
+        noise. A logit that is not a number is never drawn."""
         u = torch.empty_like(logits[: len(logits) // self.copies]).exponential_(generator=self.generator)
-        noisy = logits - self._for_all(u.log())
+        noisy = logits.nan_to_num(-torch.inf, torch.inf, -torch.inf) - self._for_all(u.log())
         return torch.zeros_like(logits).scatter(1, noisy.argmax(1, keepdim=True), 1.0)

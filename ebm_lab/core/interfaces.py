@@ -71,6 +71,8 @@ class Sampler(Part, ABC):
     """Steps per call."""
     reach: float | None = None
     """Steps per call times the square of their size in units of the data's scale; None if the size adapts."""
+    temperature: float = 1.0
+    """T of the law exp(-E / T) that a sampler with a Metropolis test keeps."""
     needs = (Need("energy", "energy"),)
     offers = frozenset({"stationary"})
 

@@ -100,7 +100,8 @@ def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
     """Return log mean w and its jackknife standard error over the last axis, (..., n) -> (...).
 
     The delta method's error, std(w) / (mean(w) sqrt(n)), never exceeds 1 nat, even if a single weight dominates the
-    sum; the jackknife, which leaves out that weight, shows how much depends on it.
+    sum; the jackknife, which leaves out that weight, shows how much depends on it, and is infinite where it is the only
+    one.
     """
     n = log_w.shape[-1]
     total = torch.logsumexp(log_w, -1, keepdim=True)
@@ -108,7 +109,8 @@ def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
     others = torch.logsumexp(log_w.masked_fill(top, -torch.inf), -1, keepdim=True)
     # for the largest weight, 1 - share would lose digits
     without = torch.where(top, others, total + torch.log1p(-(log_w - total).exp()))
-    return total.squeeze(-1) - math.log(n), (without.var(-1, correction=0) * (n - 1)).sqrt()
+    error = (without.var(-1, correction=0) * (n - 1)).sqrt()
+    return total.squeeze(-1) - math.log(n), error.nan_to_num(nan=torch.inf)
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def pilot(
     path, log_eps = Path([0.0], [0.0], []), [state["log_eps"]] if "log_eps" in state else []
     while b < 1:
         near = min(1.0, b + NEAR)
-        std = float(family.rise(energy, base, x, b, near).std()) / (near - b)
+        std = float(finite_std(family.rise(energy, base, x, b, near))) / (near - b)
         new = min(1.0, b + step / std) if std > 0 else 1.0
         length, b, step = length + (new - b) * std, new, 1.01 * step
         x, state, _, _ = kernel(family(energy, base, b), x, state, generator=generator)
@@ -86,6 +86,14 @@ def pilot(
             log_eps.append(state["log_eps"])
     path.log_eps[:] = numbers(log_eps)
     return path
+
+
+def finite_std(u: Tensor) -> Tensor:
+    """Return the standard deviation of the finite entries of u (n,), 0-d: a point of density 0 has no weight beyond."""
+    there = u.isfinite()
+    n, u = there.sum(), torch.where(there, u, 0.0)
+    off = torch.where(there, u - u.sum() / n.clamp_min(1), 0.0)
+    return (off.square().sum() / (n - 1).clamp_min(1)).sqrt()
 
 
 def numbers(values: list[Tensor]) -> list[float]:

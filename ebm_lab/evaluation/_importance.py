@@ -82,9 +82,10 @@ def weigh(log_w: Tensor) -> Weighed:
     """What the log weights (n,) of exact samples say."""
     value, error = (float(v) for v in log_mean_exp(log_w))
     n, share = len(log_w), log_w.softmax(0)
-    forward, reverse = value - log_w.mean(), (share * log_w).sum() - value
+    carried = torch.where(share > 0, log_w, 0.0)  # 0 log 0 = 0
+    forward, reverse = value - log_w.mean(), (share * carried).sum() - value
     forward_terms = (log_w - value).exp() - log_w  # the influence of each sample on the divergence, but for a constant
-    reverse_terms = n * share * (log_w - value - reverse - 1)
+    reverse_terms = n * share * (carried - value - reverse - 1)
     return Weighed(
         log_z=value,
         se=error,

@@ -1,8 +1,11 @@
 """What evaluation=ood says and draws of its scores: which one wins, and the ROC curves."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from ebm_lab.core import pictures
+from ebm_lab.core.eval_view import Report
 from ebm_lab.statistics.detection import detection, labelled
 
 TRIVIAL = ("intensity", "distance", "constant")
@@ -29,6 +32,17 @@ def pair(score: str, real: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return (-real, -other) if score == "intensity" and detection(real, other)[0] < 0.5 else (real, other)
 
 
+def pairs_of(name: str, real: Mapping[str, Tensor], other: Mapping[str, Tensor], report: Report) -> Pairs:
+    """Return the pairs of the scores that are numbers, infinite ones too; a line of the report names the others."""
+    found = {}
+    for score, values in other.items():
+        if lost := int(values.isnan().sum() + real[score].isnan().sum()):
+            report.notes.append(f"ood, {name}: the score '{score}' of {lost} points is not a number, and left out")
+        else:
+            found[score] = pair(score, real[score], values)
+    return found
+
+
 def verdict(metrics: dict[str, float], name: str, scores: list[str]) -> str:
     """Return one line that compares the best of the model's scores with the best trivial one, and with the nearest
     training point."""
@@ -37,7 +51,9 @@ def verdict(metrics: dict[str, float], name: str, scores: list[str]) -> str:
         return max((metrics[f"ood_auroc_{s}_{name}"], s) for s in some)
 
     others = (*TRIVIAL, *STRONG, "truth")
-    trivial, own = best([s for s in scores if s in TRIVIAL]), best([s for s in scores if s not in others])
+    if not (mine := [s for s in scores if s not in others]):
+        return f"ood, {name}: no score of the model is a number"
+    trivial, own = best([s for s in scores if s in TRIVIAL]), best(mine)
     if trivial[0] >= own[0]:
         says = "beats the model" if trivial[0] > own[0] else "does as well as the model"
         found = f"a trivial baseline {says}: AUROC {trivial[0]:.3f} of {trivial[1]}, {own[0]:.3f} of {own[1]}"

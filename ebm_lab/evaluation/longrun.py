@@ -53,13 +53,16 @@ def moment_distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def differ(a: Tensor, b: Tensor, s: float) -> bool:
-    """Return whether the means of energies a (n,) and b (m,) differ by more than s plus three standard errors."""
+    """Return whether the means of energies a (n,) and b (m,) differ by more than s plus three standard errors, or are
+    not finite."""
     error = (a.var() / len(a) + b.var() / len(b)).sqrt()
-    return bool((a.mean() - b.mean()).abs() > s + 3 * error) or not bool(a.isfinite().all())
+    return not bool((a.mean() - b.mean()).abs() <= s + 3 * error)
 
 
 def verdict(short: dict[str, Tensor], end: dict[str, Tensor], data: Tensor, s: float) -> str:
     """Return the verdict in words, from energies (n,) by start, after the short run and at the end, and of data."""
+    if lost := int((~data.isfinite()).sum()):
+        return f"no verdict: the energy of {lost} of {len(data)} held-out points is not finite"
     names = list(end)
     meet = not any(differ(end[a], end[b], s) for i, a in enumerate(names) for b in names[:i])
     strays = [name for name in names if differ(end[name], data, s)]
@@ -132,7 +135,8 @@ class LongRun(Evaluation):
         first, last = steps[self.multiples[0]], steps[self.multiples[-1]]
         short, end = ({name: curves[name][reached[name][k]] for name in curves} for k in (first, last))
         drift = max(abs(float(end[name].mean()) - float(real.mean())) for name in end)
-        report.metrics["longrun_drift"] = drift / float(real.std())
+        if real.std() > 0:
+            report.metrics["longrun_drift"] = drift / float(real.std())
         said = verdict(short, end, real, self.tolerance * float(real.std()))
         report.notes.append(f"{said} ({first:,} and {last:,} steps, within {self.tolerance:g} std + 3 standard errors)")
         if last < self.multiples[-1] * view.steps:
@@ -199,7 +203,7 @@ class LongRun(Evaluation):
             for k in marks:
                 axes.axvline(k, color="0.6", lw=0.8, ls=":")
             axes.set_xscale("symlog", linthresh=first)
-            if furthest > 40 * spread:
+            if furthest > 40 * spread > 0:
                 axes.set_yscale("symlog", linthresh=4 * spread)
             axes.set(xlabel="sampler steps (dotted: where numbers were taken)", xlim=(0, None))
             axes.set_ylabel("E - mean held-out E, in nats")

@@ -55,7 +55,7 @@ from ebm_lab.core.random import subset
 from ebm_lab.core.registry import register
 from ebm_lab.evaluation._ood_scores import can_refine, certainty, energy_lost, nearness, residual, step_size
 from ebm_lab.evaluation._ood_sets import sets_of
-from ebm_lab.evaluation._ood_table import Pairs, pair, roc, verdict
+from ebm_lab.evaluation._ood_table import Pairs, pairs_of, roc, verdict
 from ebm_lab.evaluation._shown import as_images
 from ebm_lab.models.levels import NoiseLevels, data_score
 from ebm_lab.statistics.detection import detection, intervals
@@ -104,7 +104,7 @@ class OutOfDistribution(Evaluation):
             view.generator.set_state(noise)  # the same noise for every set
             scores[name] = {k: v.detach().double().cpu() for k, v in self._scores(view, x, level).items()}
         real = scores.pop("held-out")
-        pairs = {name: {k: pair(k, real[k], other[k]) for k in other} for name, other in scores.items()}
+        pairs = {name: pairs_of(name, real, other, report) for name, other in scores.items()}
         for name in pairs:
             self._compare(report, name, pairs[name], view.generator)
             report.notes.append(verdict(report.metrics, name, list(pairs[name])))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Part, features_of
-from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, level_gradients, per_sample, score
+from ebm_lab.core.functional import EnergyFn, evaluate, flat_sum, in_parts, level_gradients, per_sample, score
 from ebm_lab.core.interfaces import Dataset, Energy
 from ebm_lab.core.model import Model
 from ebm_lab.core.random import stream
@@ -143,6 +143,10 @@ class NoiseEnergy(NoiseLevels, Based):
         return score(self.given(sigma=sigma), x, create_graph)
 
 
+PART = 1024
+"""Draws at a time for log Z at the top, so that large networks need little memory."""
+
+
 @torch.no_grad()
 def log_z_at_the_top(model: NoiseEnergy, draws: int = 20_000) -> Tensor:
     """Return log Z of E(x, sigma_max) in nats, 0-d: log E[exp(-E(x, sigma_max)) / prior(x)], x from the prior.
@@ -152,7 +156,8 @@ def log_z_at_the_top(model: NoiseEnergy, draws: int = 20_000) -> Tensor:
     """
     law = model.prior()
     x = law.sample(draws, stream(0, "log_z_at_the_top", 0, model.mean.device))
-    log_ratio = -evaluate(model.given(sigma=model.ladder.sigma_max), x) - law.log_prob(x)
+    energy = model.given(sigma=model.ladder.sigma_max)
+    log_ratio = -in_parts(lambda part: evaluate(energy, part), x, PART) - law.log_prob(x)
     return log_ratio.double().logsumexp(0) - math.log(draws)
 
 

@@ -6,10 +6,13 @@ critic:     net((x - mean) / scale)
 with the mean and the scale of the training data. Both networks are perceptrons on flat inputs.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ebm_lab.core.interfaces import Dataset
@@ -19,6 +22,7 @@ from ebm_lab.models.layers import initialise
 NARROWEST, WIDEST = 0.01, 1.0
 """Range of a generator's std, in units of the data's scale. Towards 0 its samples lie on a surface, which has no
 density, and its entropy falls without end."""
+Std = Annotated[float, Field(ge=NARROWEST, le=WIDEST)]
 
 
 def perceptron(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
@@ -28,6 +32,29 @@ def perceptron(widths: Sequence[int], generator: torch.Generator) -> nn.Sequenti
         net = nn.Sequential(*layers[:-1])
         initialise(net)
     return net
+
+
+class _Bounded(torch.autograd.Function):
+    """x.clamp(low, high) with the gradient of x, except where descent along it would leave the range."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.ends = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,), (low, high), grad = ctx.saved_tensors, ctx.ends, grads[0]
+        outwards = ((x <= low) & (grad > 0)) | ((x >= high) & (grad < 0))
+        return grad.masked_fill(outwards, 0.0), None, None
+
+
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """Return x limited to [low, high]. Descent can leave an end inwards, where the gradient of a clamp is 0."""
+    bound = _Bounded.apply(x, low, high)
+    assert isinstance(bound, Tensor)
+    return bound
 
 
 class GeneratorNet(nn.Module):
@@ -50,7 +77,7 @@ class GeneratorNet(nn.Module):
 
     def std(self) -> Tensor:
         """Return s in data units, 0-d."""
-        return self.scale * self.log_std.exp().clamp(NARROWEST, WIDEST)
+        return self.scale * bounded(self.log_std, math.log(NARROWEST), math.log(WIDEST)).exp()
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw n pairs (x, z), (n, *shape) and (n, latent), with a graph to the parameters."""

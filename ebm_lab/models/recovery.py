@@ -9,6 +9,7 @@ Ruiqi Gao et al., Learning Energy-Based Models by Diffusion Recovery Likelihood,
 arXiv:2012.08125.
 """
 
+import torch
 from torch import Tensor
 
 from ebm_lab.core.derived import Coordinates, Tethered
@@ -21,4 +22,5 @@ def recovery(model: NoiseEnergy, seen: Tensor, low: Tensor | float, gap: Tensor 
     low, gap: numbers, or (B,) with a level for each sample. In u the tether is |u|^2 / (2 unit^2), so that a sampler
     whose step is relative to `unit` takes steps relative to the gap at every level.
     """
+    gap = torch.as_tensor(gap).to(seen).expand(len(seen))  # one per row, so that rows can be taken together
     return Coordinates(Tethered(model.given(sigma=low), seen, gap), seen, gap / unit)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.derived import tempered
 from ebm_lab.core.functional import EnergyFn, flat_sum, frozen, stacked
 from ebm_lab.core.interfaces import Batch, Chain, Dataset, Loss, Objective, Sampleable, Sampler
 from ebm_lab.core.mcmc import independence_step
@@ -77,13 +78,13 @@ class Chained(Objective):
         """Advance chains at x by `refresh` independence-Metropolis steps, then by the sampler's steps on the energy
         that `bind` makes for the points where they are then, or on the energy itself.
 
-        The independence steps propose draws of the starting noise and leave the model's law invariant. The sampler's
-        state is kept for the next call.
+        The independence steps propose draws of the starting noise and leave the model's law, at the sampler's
+        temperature, invariant. The sampler's state is kept for the next call.
         """
-        refreshed = []
+        refreshed, law = [], tempered(self.energy, self.sampler.temperature)
         with frozen(self.energy):
             for _ in range(refresh):
-                x, accepted = independence_step(self.energy, x, self.start, self.generator)
+                x, accepted = independence_step(law, x, self.start, self.generator)
                 refreshed.append(accepted.float().mean())
             energy = self.energy if bind is None else bind(x)
         chain = run_chains(self, self.sampler, energy, x, self.generator)

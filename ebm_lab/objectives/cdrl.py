@@ -14,6 +14,7 @@ Yaxuan Zhu, Jianwen Xie, Ying Nian Wu and Ruiqi Gao, Learning Energy-Based Model
 Likelihood, 2023, algorithm 1, arXiv:2309.05153. Their initialiser has a fixed s.
 """
 
+import math
 from typing import Annotated, cast
 
 import torch
@@ -27,6 +28,7 @@ from ebm_lab.core.random import seed_from, seeded
 from ebm_lab.core.registry import register
 from ebm_lab.models.conditioning import FilmMLP
 from ebm_lab.models.levels import NoiseEnergy
+from ebm_lab.models.players import bounded
 from ebm_lab.objectives.drl import DRL
 
 NARROWEST, WIDEST = 0.01, 3.0
@@ -48,7 +50,8 @@ class Initialiser(nn.Module):
         """Compute h (B, *shape) and s (B,)."""
         u, *_ = model.inputs(seen, low)
         out = self.net(u.flatten(1), model.ladder.height(low))
-        return out[:, :-1].view_as(seen), out[:, -1].exp().clamp(NARROWEST, WIDEST)
+        s = bounded(out[:, -1], math.log(NARROWEST), math.log(WIDEST)).exp()
+        return out[:, :-1].view_as(seen), s
 
 
 @register("objective", "cdrl")

@@ -27,7 +27,7 @@ from ebm_lab.core.mcmc import accept, log_acceptance
 from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
-from ebm_lab.models.players import GeneratorNet
+from ebm_lab.models.players import GeneratorNet, Std
 from ebm_lab.objectives._contrastive import Chained, contrast
 
 
@@ -79,7 +79,7 @@ class CoopNets(Chained):
         *,
         latent: PositiveInt,
         hidden: list[PositiveInt],
-        std: PositiveFloat,
+        std: Std,
         inference_steps: NonNegativeInt,
         inference_size: PositiveFloat,
         refresh: NonNegativeInt,

@@ -25,6 +25,7 @@ for Training and Evaluating Energy-Based Models without Sampling, 2020, arXiv:20
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
@@ -68,7 +69,7 @@ class LSD(Objective):
 
     metrics = (
         Metric("loss_critic", good="lower"),
-        Metric("stein", "Stein discrepancy", meaning="E_p[A f], which is D_F / (2 l2) at the best critic"),
+        Metric("stein", "Stein discrepancy", meaning="E_p[A f], which is D_F / l2 at the best critic"),
         Metric("critic_ratio", meaning="E_p[A f] / (2 l2 E_p|f|^2); 1 at the best critic"),
     )
     headline = ("loss", "loss_critic", "critic_ratio", "lr", "lr_critic")
@@ -137,7 +138,7 @@ class LSD(Objective):
             stein, size = values.mean(), self.l2 * square.mean()
             losses.append(size - stein)
             metrics["loss_critic"], metrics["stein"] = losses[-1].detach(), stein.detach()
-            metrics["critic_ratio"] = stein.detach() / (2 * size.detach()).clamp_min(1e-12)
+            metrics["critic_ratio"] = stein.detach() / (2 * size.detach()).clamp_min(torch.finfo(size.dtype).tiny)
             evals += len(x)
         return Loss(sum(losses[1:], losses[0]), metrics, evals)
 

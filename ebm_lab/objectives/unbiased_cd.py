@@ -28,6 +28,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 
+from ebm_lab.core.derived import tempered
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.features import Need
 from ebm_lab.core.functional import EnergyFn, frozen, per_sample, stacked
@@ -91,8 +92,9 @@ class UnbiasedCD(Contrastive):
     def move(self, x: Tensor, y: Tensor, state: dict[str, Tensor], generator: Generator) -> tuple[Chain, Tensor]:
         """Take one move of K by both of two coupled chains, (B, *shape) each."""
         if self.refresh:
+            law = tempered(self.energy, self.sampler.temperature)
             with frozen(self.energy):
-                x, y = coupled_independence_steps(self.energy, x, y, self.start, self.refresh, generator)
+                x, y = coupled_independence_steps(law, x, y, self.start, self.refresh, generator)
         return self.sampler.couple(self.energy, x, y, state, generator=generator)
 
     def pairs(

@@ -39,7 +39,7 @@ from ebm_lab.core.metrics import Metric
 from ebm_lab.core.random import with_noise
 from ebm_lab.core.registry import register
 from ebm_lab.distributions.start import start_law
-from ebm_lab.models.players import GeneratorNet
+from ebm_lab.models.players import GeneratorNet, Std
 from ebm_lab.objectives._contrastive import contrast
 
 LATENTS = 2000
@@ -99,7 +99,7 @@ class VERA(Objective):
         penalty: NonNegativeFloat,
         latent: PositiveInt,
         hidden: list[PositiveInt],
-        std: PositiveFloat,
+        std: Std,
         proposals: PositiveInt,
         reweight: bool,
         data_noise: NonNegativeFloat,

@@ -33,7 +33,7 @@ NARROW = 0.01
 """A noise level below this fraction of the data's scale is too low: the score's variance grows as 1 / sigma^2."""
 WIDE = 5.0
 """A confining quadratic wider than this lets chains go further than the guard allows."""
-CURVED = ("ssm", "sm", "fdssm")
+CURVED = ("ssm", "sm", "fdssm", "ksd", "lsd", "min_velocity")
 """Objectives whose loss has the unit of a squared score, 1 / length^2, and so depends on the data's unit."""
 
 

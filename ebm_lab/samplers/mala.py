@@ -47,6 +47,7 @@ class MALA(Metropolis):
         warmup: PositiveInt | None,
     ) -> None:
         super().__init__(scale, steps, step_size, target_acceptance, adapt_rate, temperature, mass, warmup)
+        self.reach = steps * step_size**2 if target_acceptance is None else None
 
     def propose(
         self, at: Callable[[Tensor], Point], now: Point, eps: Tensor, generator: Generator

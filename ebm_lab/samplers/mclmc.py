@@ -110,7 +110,7 @@ class MCLMC(Sampler):
         if not state or state["u"].shape != x.shape:  # the first call, or a batch of another size
             state = self.begin(energy, x, generator)
         d = x[0].numel()
-        eps, nu = self.eps * d**0.5, math.sqrt(math.expm1(2 * self.decay) / d)
+        eps, kept, new = self.eps * d**0.5, math.exp(-self.decay), math.sqrt(-math.expm1(-2 * self.decay) / d)
         with frozen(energy):
             slope = gradient_of(energy)
 
@@ -122,7 +122,7 @@ class MCLMC(Sampler):
             for _ in range(self.steps):
                 z = torch.empty_like(x).normal_(generator=generator)
                 now, u, error = microcanonical_step(at, now, u, eps)
-                u = unit(u + nu * z)
+                u = unit(kept * u + new * z)
                 errors.append((error**2).mean() / d)
         metrics = {
             "acceptance": (-error).clamp_max(0).exp().mean(),

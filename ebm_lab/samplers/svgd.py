@@ -40,8 +40,9 @@ def rbf(x: Tensor) -> tuple[Tensor, Tensor]:
         return x.new_ones(n, n), torch.zeros_like(x)
     square = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
     h = torch.pdist(x).square().median() / math.log(n)
-    h = h.clamp_min(torch.finfo(x.dtype).tiny)  # 0 where most particles are in one place
-    k = torch.exp(-square / h)
+    h = torch.maximum(h, torch.finfo(x.dtype).eps * square.mean())  # it is 0 where most particles are in one place
+    h = torch.where(h > 0, h, 1.0)
+    k, x = torch.exp(-square / h), x - x.mean(0)
     return k, (2 / h) * (k.sum(1, keepdim=True) * x - k @ x)
 
 

@@ -17,9 +17,9 @@ accepted with probability 2 I_{b / (b + b')}(d / 2, d / 2).
 The hot replicas are passed from call to call in `state`, by position in the batch. If the chains of a batch change
 between calls (a replay buffer, `cd`), a chain meets the hot replicas of another. That is exact too: the chains of all
 positions and replicas together have a product law, which a swap between any two of them leaves invariant, as long as
-the pairing does not depend on the states. Two cases are not exact: the first call, or one with a batch of another size,
-where the hot replicas start as copies of x and need time to reach their laws; and chains restarted from noise, as with
-any sampler.
+the pairing does not depend on the states. Three cases are not exact: step sizes that follow the chains, unless
+target_acceptance is null; the first call, or one with a batch of another size, where the hot replicas start as copies
+of x and need time to reach their laws; and chains restarted from noise, as with any sampler.
 
 An energy that is bound to its batch, by labels say, has a law of its own at each place, and a hot replica stays at the
 law of the values that it has come by. So the values must be the same, place by place, from call to call: a call with

@@ -14,9 +14,10 @@ from torch import Generator, Tensor
 
 
 def labelled(inside: Tensor, outside: Tensor) -> tuple:
-    """Return (labels, scores) for scikit-learn, with label 1 for insiders."""
+    """Return (labels, ranks of the scores) for scikit-learn, with label 1 for insiders. Equal scores have equal ranks,
+    and infinite ones count too."""
     label = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))])
-    return label.numpy(), torch.cat([inside, outside]).numpy()
+    return label.numpy(), torch.unique(torch.cat([inside, outside]), return_inverse=True)[1].numpy()
 
 
 def detection(inside: Tensor, outside: Tensor) -> tuple[float, float, float]:

@@ -227,6 +227,21 @@ def test_the_jackknife_leaves_out_each_weight(generator):
     )
 
 
+def test_the_error_is_infinite_where_one_sample_carries_all():
+    log_w = torch.tensor([[0.0, -torch.inf, -torch.inf], [0.0, 0.0, -torch.inf]]).double()
+    value, se = log_mean_exp(log_w)
+    assert value.tolist() == pytest.approx([-math.log(3), math.log(2 / 3)])
+    assert se[0] == torch.inf and 0 < float(se[1]) < 1
+
+
+def test_the_pilot_measures_by_the_points_that_have_a_density(generator):
+    """N(0, I) to precision 25 within |x_i| < 2, which few draws of the base satisfy: the path has a length."""
+    energy = lambda x: torch.where((x.abs() < 2).all(1), 12.5 * x.square().sum(1), torch.inf)  # noqa: E731
+    base = IsotropicGaussian(torch.zeros(10).double(), 1.0)
+    path = pilot(energy, base, MALA(1.0, target_acceptance=0.6, **FIXED), 400, generator)
+    assert path.length[-1] == pytest.approx(5**0.5 * math.log(25), rel=0.25)
+
+
 def test_effective_sample_size_counts_the_weights_that_carry_the_sum():
     equal, single = torch.zeros(10).double(), torch.full((10,), -torch.inf).double()
     single[3] = 5.0

@@ -102,6 +102,13 @@ def test_effective_sample_size_and_divergences_of_given_weights():
     assert found.reverse == pytest.approx(math.log(2) / 2 - math.log(4 / 3))
 
 
+def test_a_sample_without_weight_leaves_the_reverse_divergence_finite():
+    """w = 1, 1, 0: Z = 2 / 3, KL(model | truth) = log(3 / 2), KL(truth | model) infinite."""
+    found = weigh(torch.tensor([0.0, 0.0, -torch.inf]).double())
+    assert found.reverse == pytest.approx(math.log(3 / 2)) and math.isfinite(found.reverse_se)
+    assert found.forward == math.inf
+
+
 def test_a_model_elsewhere_gets_no_likelihood_and_one_line():
     truth, _, _, _ = pair()
     far = gaussian_energy(truth[0] + 5, torch.eye(10).double())

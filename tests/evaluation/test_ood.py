@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from ebm_lab.core.eval_view import Report
 from ebm_lab.core.registry import build
 from ebm_lab.evaluation._ood_scores import energy_lost
-from ebm_lab.evaluation.ood import OutOfDistribution, pair, residual, verdict
+from ebm_lab.evaluation._ood_table import pair, pairs_of, verdict
+from ebm_lab.evaluation.ood import OutOfDistribution, residual
 from ebm_lab.models.levels import NoiseEnergy
 from ebm_lab.statistics.detection import detection, intervals, numbers
 from tests.datasets.test_datasets_real import write_idx
@@ -46,6 +48,8 @@ def test_detection_by_hand():
     assert aupr == pytest.approx(sum(tpr / (tpr + fpr) / 20 for tpr, fpr in caught))
     assert detection(torch.zeros(5), torch.zeros(9)) == (0.5, 0.5, 1.0), "no score at all"
     assert detection(torch.ones(5), torch.zeros(9)) == (1.0, 1.0, 0.0), "a perfect one"
+    inside, outside = torch.tensor([1.0, 2.0, torch.inf]), torch.tensor([0.0, -torch.inf, 1.5])
+    assert detection(inside, outside) == detection(inside.nan_to_num(9.0, 9.0), outside.nan_to_num(0, 0, -9.0))
 
 
 def test_numbers_from_rates_are_those_of_scikit_learn(generator):
@@ -90,6 +94,15 @@ def test_verdict_names_the_baseline_that_wins():
     metrics["ood_auroc_nearest_x"] = 0.95
     said = verdict(metrics, "x", ["energy", "intensity", "truth", "nearest"])
     assert said.endswith("0.800; intensity alone 0.700; distance to the nearest training point 0.950")
+
+
+def test_scores_that_are_no_numbers_are_named_and_left_out():
+    real = {"energy": torch.tensor([0.0, torch.nan]), "distance": torch.tensor([0.0, 1.0])}
+    other, report = {"energy": torch.zeros(2), "distance": torch.tensor([-torch.inf, 0.5])}, Report()
+    found = pairs_of("x", real, other, report)
+    assert list(found) == ["distance"] and found["distance"] == (real["distance"], other["distance"])
+    assert report.notes == ["ood, x: the score 'energy' of 1 points is not a number, and left out"]
+    assert verdict({"ood_auroc_distance_x": 0.8}, "x", ["distance"]) == "ood, x: no score of the model is a number"
 
 
 def gaussian_view(generator, n=2000, d=2):

@@ -145,6 +145,14 @@ def test_long_runs_to_another_law_drift(generator):
     )
 
 
+def test_long_runs_of_a_flat_energy_have_no_drift_in_its_own_unit(generator):
+    run = gaussian_run(generator, Exact(torch.zeros(3).double(), torch.eye(3).double()))
+    run.energy = lambda x: 0 * x.sum(1)
+    report = LongRun(**LONG)(run)
+    assert "longrun_drift" not in report.metrics and report.metrics["longrun_e_std"] == 0
+    assert report.notes[0].startswith("convergent") and "longrun_energy" in report.images
+
+
 def test_stops_count_the_sampler_s_steps(generator):
     """A sampler that adds 0.1 to every coordinate in a call of 3 steps: after K = 20 steps (21 taken) chains have moved
     by 0.7, after 10 K (201 taken) by 6.7; `max_steps` ends them earlier, in words."""
@@ -180,6 +188,10 @@ def test_verdicts():
     assert said(9.0, noise=9.0, data=0.0).startswith("not converged: long chains from noise leave")
     assert said(0.1, noise=0.6, data=-0.6, buffer=0.0).startswith("undecided")
     assert said(0.1, noise=float("nan"), data=0.0).startswith("non-convergent")
+    for lost in (torch.inf, torch.nan):
+        data = torch.cat([at(0.0), torch.tensor([lost]).double()])
+        line = "no verdict: the energy of 1 of 401 held-out points is not finite"
+        assert said(0.1, noise=0.1, data=-0.2) == line and said(9.0, noise=1000.0, data=0.0) == line
 
 
 def test_moment_distance_by_hand():

@@ -164,6 +164,10 @@ def test_more_tips_follow_where_more_is_to_be_seen():
 
 
 def test_no_tip_for_data_that_are_scaled_or_evenly_wide():
+    for name in ("sm", "fdssm", "ksd", "lsd", "min_velocity"):
+        assert "dataset.scaling=standardize" in tips(
+            "loss", f"dataset=array dataset.path=x.npy dataset.scaling=none objective={name}", 1e-5 * normal()
+        )
     assert tips("loss", "objective=ssm", 1e-5 * normal()) == [f"{RATE}0.002)"], "two_moons has no scaling to change"
     scaled = "dataset=array dataset.path=x.npy objective=ssm"
     assert tips("loss", scaled, normal())[0].startswith(RATE)

@@ -42,6 +42,18 @@ def test_the_std_stays_in_its_range(generator):
         assert float(net.std().detach()) == pytest.approx(end * net.scale)
 
 
+def test_the_std_can_leave_the_ends_of_its_range_inwards_alone(generator):
+    """The gradient of +-std in log std, which a clamp would make 0 at the ends and beyond; within, that of exp."""
+    net = GeneratorNet(data(generator), generator, 2, [], 0.2)
+    for at, outwards in ((NARROWEST / 2, 1), (NARROWEST, 1), (0.2, 0), (WIDEST, -1), (2 * WIDEST, -1)):
+        for sign in (1, -1):
+            with torch.no_grad():
+                net.log_std.fill_(math.log(at))
+            (slope,) = torch.autograd.grad(sign * net.std(), [net.log_std])
+            held = min(max(at, NARROWEST), WIDEST) * net.scale
+            assert float(slope) == pytest.approx(0 if sign == outwards else sign * held, rel=1e-5)
+
+
 def test_weights_depend_on_the_stream_alone_and_a_critic_begins_at_zero(generator):
     points = data(generator)
     first, again, other = (Critic(points, torch.Generator().manual_seed(s), [8], 2) for s in (1, 1, 2))

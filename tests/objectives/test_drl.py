@@ -14,6 +14,7 @@ from ebm_lab.models.ladder import Ladder
 from ebm_lab.models.levels import NoiseEnergy
 from ebm_lab.models.recovery import recovery
 from ebm_lab.objectives.drl import DRL, draw_pairs, recovery_contrast
+from ebm_lab.samplers.barker import Barker
 from ebm_lab.samplers.langevin import Langevin
 from ebm_lab.samplers.mala import MALA
 from tests.helpers import Points, exact_sample, faults_of
@@ -155,6 +156,10 @@ def test_the_user_is_warned_of_chains_too_short_for_a_density(generator):
 
     (line,) = notes(langevin(10, 0.3))
     assert line.startswith("drl: 10 steps of this size make K b = 0.9, and below 10 the chains stay too near")
+    fixed = {"target_acceptance": None, "adapt_rate": 0.0, "temperature": 1.0, "mass": "identity", "warmup": None}
+    for kernel in (MALA, Barker):
+        (line,) = notes(kernel(3.0, steps=10, step_size=0.3, **fixed))
+        assert line.startswith("drl: 10 steps of this size make K b = 0.9")
     adapted = {"target_acceptance": 0.6, "adapt_rate": 0.02, "temperature": 1.0, "mass": "identity", "warmup": None}
     assert not notes(langevin(40, 0.5)) and not notes(MALA(1.0, steps=2, step_size=0.1, **adapted))
 

@@ -7,6 +7,7 @@ import torch
 
 from ebm_lab.core.functional import level_gradients
 from ebm_lab.core.interfaces import Batch
+from ebm_lab.core.random import stream
 from ebm_lab.models.levels import log_z_at_the_top
 from ebm_lab.objectives.dual_sm import DualSM, dual_scores
 from ebm_lab.objectives.multi_dsm import space_loss, time_loss
@@ -91,6 +92,24 @@ def test_the_time_score_sees_the_weights_of_distant_modes(generator):
         _, grad, rate = model.level_gradients(y, sigma)
         losses[w] = torch.stack([term.mean() for term in dual_scores(grad, 0.5 * rate, x, y, sigma**2)]).detach()
     assert (losses[0.2] - losses[0.5] > torch.tensor([0.01, 0.001])).all()
+
+
+def test_log_z_at_the_top_needs_memory_for_few_points_at_a_time():
+    """20,000 draws, at most 1,024 of them in one pass, and the same value as in one."""
+    model, sizes = two_gaussians(), []
+    energy = model.energy
+
+    def counted(x, sigma):
+        sizes.append(len(x))
+        return energy(x, sigma) + 0.1 * x[:, 0]
+
+    model.energy = counted
+    value = float(log_z_at_the_top(model))
+    assert max(sizes) <= 1024 and sum(sizes) == 20_000
+    x = model.prior().sample(20_000, stream(0, "log_z_at_the_top", 0, model.mean.device))
+    sigma = torch.tensor([model.ladder.sigma_max], dtype=x.dtype)
+    ratio = -energy(x, sigma) - 0.1 * x[:, 0] - model.prior().log_prob(x)
+    assert value == pytest.approx(float(ratio.logsumexp(0)) - math.log(20_000), abs=1e-9)
 
 
 def test_the_constant_is_known_at_the_top():

@@ -122,6 +122,21 @@ def test_each_turn_moves_its_player_and_both_losses_sum(generator):
     assert both.grad_evals == 1600
 
 
+def test_the_flow_s_turn_follows_the_value_through_its_samples(generator):
+    """The flow's gradient is that of +V with draws that depend on the flow, the same draws."""
+    fce, data = objective(generator)
+    state = generator.get_state()
+    fce(Batch(data.train), Turn(("flow",))).value.backward()
+    mine = [p.grad.clone() for p in fce.players()["flow"] if p.grad is not None]
+    fce.zero_grad()
+    x_flow = fce.flow.rsample(400, generator.set_state(state))
+    flow_contrast(fce.energy, fce.log_z.detach(), data.train, x_flow, fce.flow)[0].mean().backward()
+    theirs = [p.grad for p in fce.players()["flow"] if p.grad is not None]
+    assert len(mine) == len(theirs) > 0
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_the_flow_begins_at_the_likelihood_and_log_z_at_its_value_under_the_flow(generator):
     """E = |x|^2 / 2 on a standard normal: log Z = log 2 pi, from 4,096 points of a flow close to it."""
     x = torch.randn(4000, 2, generator=generator)

@@ -161,6 +161,16 @@ def test_the_critic_is_in_the_unit_of_a_score(generator):
     torch.testing.assert_close(*(f.detach() for f in seen), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e7])
+def test_the_critic_s_ratio_is_1_at_the_best_critic_in_every_unit(unit, generator):
+    x, cov, _, precision = gaussians(2, generator)
+    off = torch.linalg.inv(cov) - precision
+    made = lsd(gaussian_energy(torch.zeros(2).double(), precision / unit**2), Points(unit * x), generator)
+    made.c = lambda y: y @ off.T / unit**2 / (2 * L2)
+    loss = made(Batch(unit * x), Turn(("critic",)))
+    assert float(loss.metrics["critic_ratio"]) == pytest.approx(1.0, rel=1e-6)
+
+
 def test_noise_on_the_data_is_in_units_of_their_scale_and_what_the_loss_sees(generator):
     data = Points(50 * torch.randn(500, 2, generator=generator).double())
     objective = lsd(gaussian_energy(torch.zeros(2).double(), torch.eye(2).double()), data, generator, data_noise=0.2)

@@ -129,6 +129,17 @@ def test_the_expectation_is_the_model_s_for_a_gaussian(burn_in, generator):
     assert burn_in > 1 or abs(float(plain.mean()) - 1 / (2 * A)) > 5 * float(plain.std()) / len(x) ** 0.5
 
 
+def test_independence_steps_keep_the_law_of_the_sampler_s_temperature(generator):
+    """E x^2 / 2 = T / (2 a) at T = 1/2, within 4 standard errors, with and without them."""
+    x = S**0.5 * torch.randn(20_000, 1, generator=generator).double()
+    for refresh in (0, 2):
+        objective = objective_of(normal(), generator, sampler=mala(temperature=0.5), refresh=refresh)
+        plain, terms, chain = estimate(objective, x, lambda z: 0.5 * z**2)
+        error = float((plain + terms).std()) / len(x) ** 0.5
+        assert float((plain + terms).mean()) == pytest.approx(0.5 / (2 * A), abs=4 * error)
+        assert error < 0.01 and float(chain.metrics["unmet"]) == 0
+
+
 def test_the_expectation_is_the_likelihood_s_gradient_for_a_mixture(generator):
     """The energy of the line, chains from its data: all three components of the gradient within 4 standard errors;
     independence steps and MALA in each move."""

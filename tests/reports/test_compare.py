@@ -315,6 +315,12 @@ def test_medians_and_ranges_by_hand():
     assert cell(line, column("cpu_seconds_to"))[:2] == ("9", "5 to never")
 
 
+def test_runs_by_recipe_have_no_time_to_the_threshold():
+    """They are evaluated a few times, so that such a time would say when the first evaluation was."""
+    (line,) = table.lines([row(0.05, seed, to=5.0, unit="recipe") for seed in range(2)])
+    assert line.gap == (0.05, 0.05, 0.05) and not set(table.TIMES) & set(line.spreads)
+
+
 def test_a_diverged_run_is_infinite_and_a_failed_one_is_left_out_and_said():
     (line,) = table.lines(
         [row(0.2, 0, to=5.0), row(0.1, 1, "diverged"), row(None, 2, "failed"), row(None, 3, "not run")]

@@ -6,7 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.eval_view import EvalView
+from ebm_lab.core.registry import build
 from ebm_lab.distributions.mixture import GaussianMixture
 from ebm_lab.samplers.annealed_langevin import AnnealedLangevin
 from ebm_lab.samplers.langevin import Langevin
@@ -59,6 +61,22 @@ def test_recovery_has_the_law_of_its_recursion(generator):
     x, film = draw(RecoveryDescent(3.0, kernel=kernel, denoise=False), model, data)
     check_law(x, m, c)
     assert [step for step, _ in film] == list(range(0, 45, 4))
+
+
+def test_recovery_by_tempering_has_the_law_of_exact_chains(generator):
+    """Chains that reach p(x | seen), K large: c <- k^2 c + 1 / p, with k and p as above, at every level; the hot
+    replicas of all chains are in one batch."""
+    model, data, m = gaussian_model(generator)
+    kernel = build(
+        "sampler", compose_config(["sampler=tempering"])["sampler"] | {"steps": 8, "step_size": 1.0}, scale=3.0
+    )
+    c = 5.0**2 + data.scale**2
+    for high, low in pairwise([model.ladder.rung(i) for i in range(12)]):
+        gap2 = high**2 - low**2
+        p = 1 / (0.49 + low**2) + 1 / gap2
+        c = (1 / (gap2 * p)) ** 2 * c + 1 / p
+    x, _ = draw(RecoveryDescent(3.0, kernel=kernel, denoise=False), model, data)
+    check_law(x, m, c)
 
 
 def test_the_predictor_has_the_law_of_its_recursion(generator):

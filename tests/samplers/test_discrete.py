@@ -4,6 +4,8 @@ A kernel is read from the sampler itself: every draw is replaced by each of its 
 that the sampler gave it, and every Metropolis test by its probability of acceptance.
 """
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -176,6 +178,14 @@ def test_dula_is_off_by_the_known_total_variation(alpha, known, monkeypatch):
     p = langevin_kernel(DULA(data_of(BITS), steps=1, step_size=float(alpha)), table, monkeypatch)
     off = 0.5 * float((stationary(p) - law(table)).abs().sum())
     assert off == pytest.approx(known, abs=5e-5)
+
+
+def test_a_category_whose_energy_is_no_number_is_never_drawn():
+    """Logits 0, 1, nan: the shares are those of the first two, within 4 standard errors."""
+    logits = torch.tensor([0.0, 1.0, torch.nan]).expand(10_000, 3)
+    share = Draws(generator()).categories(logits).mean(0)
+    p = 1 / (1 + math.e)
+    assert share[2] == 0 and float(share[0]) == pytest.approx(p, abs=4 * (p * (1 - p) / 10_000) ** 0.5)
 
 
 @pytest.mark.parametrize("table", CASES)

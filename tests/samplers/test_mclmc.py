@@ -110,6 +110,15 @@ def test_directions_are_forgotten_over_the_length(generator):
     assert float((begun["u"] * after).sum(1).mean()) == pytest.approx(math.exp(-1), rel=0.05)
 
 
+def test_a_length_far_below_the_step_forgets_the_direction_at_once(generator):
+    """Ten steps of one length each by a flat energy, none bent: the displacements are independent directions, with
+    |sum|^2 = 10 in the mean; its std over chains is about sqrt(2 / d) 10."""
+    sampler = MCLMC(1.0, steps=10, step_size=1.0, length=1e-3, temperature=1.0)
+    chain = sampler(lambda x: 0 * x.sum(1), torch.zeros(4000, 10).double(), {}, generator=generator)
+    square = (chain.x / 10**0.5).square().sum(1)
+    assert float(square.mean()) == pytest.approx(10, abs=4 * float(square.std()) / 4000**0.5)
+
+
 @pytest.mark.parametrize("name", ["mclmc", "adjusted_mclmc"])
 def test_one_dimension_is_refused(name):
     sampler = {

@@ -63,8 +63,18 @@ def test_a_single_particle_goes_down_the_gradient():
 
 
 def test_particles_in_one_place_stay_finite():
-    out = run(lambda x: 0.5 * x.square().sum(1), torch.ones(5, 2), 3, 0.4, "rbf")
-    assert out.x.isfinite().all()
+    for x in (torch.ones(5, 2), torch.full((40, 2), 0.1)):
+        out = run(lambda x: 0.5 * x.square().sum(1), x, 3, 0.4, "rbf")
+        assert out.x.isfinite().all() and out.x.abs().max() < 1
+
+
+def test_where_most_particles_are_in_one_place_the_others_move_as_without_the_rounding(generator):
+    """40 particles at one point and 5 strays: the width is next to 0, each feels its own gradient and those at its
+    place, and nothing is thrown out by sums that should cancel."""
+    x = torch.cat([torch.full((40, 2), 0.1), torch.randn(5, 2, generator=generator)])
+    out = run(lambda x: 0.5 * x.square().sum(1), x, 1, 0.1, "rbf")
+    weight = torch.tensor([40.0] * 40 + [1.0] * 5)[:, None] / 45
+    torch.testing.assert_close(out.x, x - 0.1 * weight * x, rtol=0, atol=0.1)
 
 
 def test_training_refuses_it_and_evaluation_takes_it():

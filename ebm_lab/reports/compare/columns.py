@@ -37,8 +37,8 @@ TO_THRESHOLD = (
         f"time to {THRESHOLD:g} nats",
         "CPU-seconds",
         "lower",
-        f"training time at the first evaluation with a validation gap of at most {THRESHOLD:g} nats (a run has 20 "
-        "evaluations, evenly spaced); 'never' if no evaluation reached it.",
+        f"training time at the first evaluation with a validation gap of at most {THRESHOLD:g} nats; a run has 20, "
+        "evenly spaced, so that no time is less than a twentieth of the budget. 'never' if no evaluation reached it.",
     ),
     Column("grad_evals_to", f"gradients to {THRESHOLD:g} nats", "", "lower", "the same in gradient evaluations."),
 )
@@ -60,7 +60,14 @@ SPENT = (
         "",
         "time that the training actually used, without start-up and evaluation.",
     ),
-    Column("step", "steps", "", "", "parameter updates; their number was computed from the budget by a short pilot."),
+    Column(
+        "step",
+        "steps",
+        "",
+        "",
+        "parameter updates up to the weights that were kept; 0: those of the beginning, which are the base if the "
+        "energy has one.",
+    ),
 )
 
 

@@ -136,7 +136,11 @@ def common(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
     study = facts["study"]
     budget = "what its recipe says" if study["budget"] is None else f"{number(study['budget'])} {UNITS[study['unit']]}"
     seeds = sorted({r["seed"] for r in rows})
-    return {"facts": facts, "budget": budget, "overrides": shlex.join(study["overrides"]), "seeds": seeds}
+    measured = study["unit"] == "cpu_seconds"
+    return {
+        **{"facts": facts, "budget": budget, "measured": measured},
+        **{"overrides": shlex.join(study["overrides"]), "seeds": seeds},
+    }
 
 
 def tables(csv: Path, facts: Path, folder: Path, prefix: str, base: Path) -> str:

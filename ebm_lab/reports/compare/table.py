@@ -37,6 +37,8 @@ OMITTED = (
     "machine_threads",
 )
 """Numbers of a summary that are not in comparison.csv."""
+TIMES = ("cpu_seconds_to", "grad_evals_to")
+"""Columns of when a run first reached the threshold."""
 TEXTS = ("objective", "dataset", "vary", "status", "unit", "git_commit", "torch", "overrides", "run", "message")
 
 Row = dict[str, Any]
@@ -129,13 +131,14 @@ def line(arm: Arm, rows: Sequence[Row], gaps: bool) -> Line:
     ended = [r for r in rows if r["status"] in ("finished", "diverged")]
     spreads = {}
     for column in sorted(
-        {"nll_gap", *(k for r in ended for k, v in r.items() if isinstance(v, int | float))} - {"seed"}
+        {"nll_gap", *(k for r in ended for k, v in r.items() if isinstance(v, int | float))} - {"seed", *TIMES}
     ):
         values = [v for v in (_value(r, column, gaps) for r in ended) if v is not None]
         if values:
             spreads[column] = spread(values)
-    if "nll_gap" in spreads:
-        for column in ("cpu_seconds_to", "grad_evals_to"):
+    timed = all(r.get("unit") != "recipe" for r in ended)  # a recipe has too few evaluations to tell a time by them
+    if "nll_gap" in spreads and timed:
+        for column in TIMES:
             spreads[column] = spread([math.inf if r.get(column) is None else r[column] for r in ended])
     fates = []
     for status in dict.fromkeys(r["status"] for r in rows if r["status"] != "finished"):
