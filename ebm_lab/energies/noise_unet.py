@@ -1,5 +1,6 @@
 """A U-Net as an energy of many noise levels, for images. With u = (x - mean) / v, v^2 = sigma^2 + scale^2 and F of
-models/unet.py, in d dimensions and up to a constant of sigma that makes exp(-E) the base where F = 0:
+models/unet.py, in d dimensions and up to a constant of sigma that makes exp(-E) the base where F = 0 (for `residual`
+where F = (sigma - v) / scale u):
 
     scalar:    E(x, sigma) = |u|^2 / 2 - (scale / sigma) u . F(w),    w = u / sqrt(1 + |u|^2 / (9 d))
     half:      E(x, sigma) = |u|^2 / 2 - (scale / 2 sigma) u . F(w)

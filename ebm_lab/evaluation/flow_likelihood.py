@@ -10,10 +10,10 @@ change that half the steps would make, on a tenth of the points. For images the 
 dimension (_bits_per_dim.py).
 """
 
-from typing import cast
+from typing import Annotated, cast
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from ebm_lab.core.eval_view import Evaluation, EvalView, Report
@@ -58,7 +58,7 @@ class FlowLikelihood(Evaluation):
         Need("energy", "levels", why="the model has no noise levels to flow along"),
     )
 
-    def __init__(self, *, steps: PositiveInt, exact_dim: NonNegativeInt, points: PositiveInt) -> None:
+    def __init__(self, *, steps: Annotated[int, Field(ge=2)], exact_dim: NonNegativeInt, points: PositiveInt) -> None:
         self.steps, self.exact_dim, self.points = steps, exact_dim, points
 
     def __call__(self, view: EvalView) -> Report:
@@ -69,7 +69,7 @@ class FlowLikelihood(Evaluation):
             v = torch.empty_like(x).bernoulli_(0.5, generator=view.generator).mul_(2).sub_(1)
         log_p = self._log_prob(model, x, v, self.steps)
         few = max(1, len(x) // 10)
-        coarse = self._log_prob(model, subset(x, few), None if v is None else subset(v, few), max(1, self.steps // 2))
+        coarse = self._log_prob(model, subset(x, few), None if v is None else subset(v, few), self.steps // 2)
         metrics = {
             "flow_nll": -float(log_p.mean()),
             "flow_error": float((subset(log_p, few) - coarse).abs().mean()),

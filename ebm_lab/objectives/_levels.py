@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.models.ladder import Ladder
 
 
@@ -25,13 +26,30 @@ def draw_levels(ladder: Ladder, n: int, discrete: bool, generator: Generator, li
 
 def draw_log_normal(ladder: Ladder, n: int, median: float, std: float, generator: Generator, like: Tensor) -> Tensor:
     """Draw levels (n,) with log sigma ~ N(log median, std^2), cut off at the ladder's ends, one in each of n parts of
-    equal probability.
+    equal probability, however far the law lies from the ladder.
 
     Tero Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, table 1 (the law).
     """
-    low, high = (
-        0.5 * math.erfc(-math.log(end / median) / (std * math.sqrt(2))) for end in (ladder.sigma_min, ladder.sigma_max)
-    )
-    u = low + (high - low) * stratified(n, generator, like)
-    sigma = median * torch.exp(std * torch.special.ndtri(u))
-    return sigma.clamp(ladder.sigma_min, ladder.sigma_max)
+    low, high, side = shares(ladder, median, std)
+    u = stratified(n, generator, like).double()
+    share = low + (high - low) * (u if side > 0 else 1 - u)
+    sigma = median * torch.exp(side * std * torch.special.ndtri(share))
+    return sigma.clamp(ladder.sigma_min, ladder.sigma_max).to(like)
+
+
+def shares(ladder: Ladder, median: float, std: float) -> tuple[float, float, int]:
+    """Return the probabilities that log sigma ~ N(log median, std^2) is below either end of the ladder, in rising
+    order, and 1; or those that it is above, and -1, if these are the smaller ones, which have more digits.
+
+    Raises UserError if no level between the ends has a probability.
+    """
+    ends = [math.log(end / median) / std for end in (ladder.sigma_min, ladder.sigma_max)]
+    side = 1 if sum(ends) < 0 else -1
+    low, high = sorted(0.5 * math.erfc(-side * end / math.sqrt(2)) for end in ends)
+    if not low < high:
+        raise UserError(
+            f"objective.levels=log_normal: no noise level between energy.sigma_min={ladder.sigma_min:g} and "
+            f"energy.sigma_max={ladder.sigma_max:g} has a probability: objective.log_mean puts the median at {median:g}"
+            f", with objective.log_std={std:g}"
+        )
+    return low, high, side

@@ -37,7 +37,7 @@ from ebm_lab.core.functional import flat_sum, per_sample
 from ebm_lab.core.interfaces import Batch, Loss, Objective
 from ebm_lab.core.registry import register
 from ebm_lab.models.levels import NoiseEnergy, NoiseLevels
-from ebm_lab.objectives._levels import draw_levels, draw_log_normal
+from ebm_lab.objectives._levels import draw_levels, draw_log_normal, shares
 
 
 def space_loss(s: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
@@ -79,6 +79,8 @@ class MultiDSM(Objective):
         self.generator, self.levels, self.weight = generator, levels, weight
         self.log_mean, self.log_std = log_mean, log_std
         self.antithetic, self.time_weight = antithetic, time_weight
+        if levels == "log_normal":  # a law that misses the ladder is refused before training
+            shares(energy.ladder, self.median(), log_std)
 
     @classmethod
     def needs_of(cls, *, time_weight: float = 0.0, **settings: Any) -> Iterable[Need]:
@@ -88,12 +90,15 @@ class MultiDSM(Objective):
     def learnt_blur(self) -> float:
         return cast(NoiseLevels, self.energy).ladder.sigma_min
 
+    def median(self) -> float:
+        """Return the median level of `log_normal`, in data units."""
+        return cast(NoiseLevels, self.energy).scale * math.exp(self.log_mean)
+
     def draw(self, x: Tensor) -> Tensor:
         """Draw a level for each of x (B, *shape), (B,)."""
         model = cast(NoiseLevels, self.energy)
         if self.levels == "log_normal":
-            median = model.scale * math.exp(self.log_mean)
-            return draw_log_normal(model.ladder, len(x), median, self.log_std, self.generator, x)
+            return draw_log_normal(model.ladder, len(x), self.median(), self.log_std, self.generator, x)
         return draw_levels(model.ladder, len(x), self.levels == "discrete", self.generator, x)
 
     def space(self, s: Tensor, z: Tensor, sigma: Tensor) -> Tensor:

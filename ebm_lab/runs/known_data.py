@@ -92,7 +92,7 @@ def _built(config: Mapping[str, Any], content: Mapping[str, Any], data: KeptData
     data.to(pick_device(config["device"]))
     parts = build_parts({**config, "evaluation": {}}, dataset=data)
     checkpoint.check_whole(content, parts.objective.players())
-    checkpoint.fill(parts.objective, content["objective"], "objective")
+    checkpoint.fill_model(parts.objective, content)
     parts.objective.eval()
     data.forget()
     return parts

@@ -76,5 +76,5 @@ def _restored(config: dict[str, Any], content: Mapping[str, Any], file: Path, ke
         return without_rows(config, content, file, str(error))
     parts = build_parts(config, dataset=known)
     checkpoint.check_whole(content, parts.objective.players())
-    checkpoint.fill(parts.objective, content["objective"], "objective")
+    checkpoint.fill_model(parts.objective, content)
     return parts

@@ -2,8 +2,9 @@
 
     sigma_i = (sigma_max^(1/rho) + i / (N - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho,    i = 0 ... N - 1
 
-and then 0, if `denoise`. A large rho takes more of the levels near sigma_min, where an image's details arise; rho null
-is its limit, the geometric progression. The step to 0 is Tweedie's formula: there x + sigma^2 s is the end.
+and then 0, if `denoise`. With rho = 1 the levels are at equal distances. A large rho takes more of them near sigma_min,
+where an image's details arise; rho null is its limit, the geometric progression. The step to 0 is Tweedie's formula:
+there x + sigma^2 s is the end.
 
 Tero Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, equation 5,
 arXiv:2206.00364.
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, cast
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from ebm_lab.core.errors import UserError
@@ -25,7 +26,7 @@ from ebm_lab.models.ladder import Sigma
 from ebm_lab.models.levels import NoiseLevels
 
 Levels = Annotated[int, Field(ge=2)]
-Rho = PositiveFloat | None
+Rho = Annotated[float, Field(ge=1, le=1e6)] | None
 
 
 def sigma_grid(high: float, low: float, n: int, rho: float | None) -> list[float]:
@@ -33,7 +34,8 @@ def sigma_grid(high: float, low: float, n: int, rho: float | None) -> list[float
     parts = [i / (n - 1) for i in range(n)]
     if rho is None:
         return [high ** (1 - t) * low**t for t in parts]
-    return [(high ** (1 / rho) + t * (low ** (1 / rho) - high ** (1 / rho))) ** rho for t in parts]
+    ratio = (low / high) ** (1 / rho)
+    return [high, *(high * (1 + t * (ratio - 1)) ** rho for t in parts[1:-1]), low]
 
 
 class GridSampler(Sampler):

@@ -37,7 +37,8 @@ def heun_to(model: NoiseLevels, x: Tensor, sigma: float, lower: float) -> tuple[
 @register("sampler", "edm")
 class EDM(GridSampler):
     """`levels`, `rho`, `sigma_min`, `sigma_max`, `denoise`: the levels (_sigma_grid.py); `churn`: noise added and
-    removed, 0 for none; `churn_min`, `churn_max`: where it is, in units of the data's scale."""
+    removed, 0 for none, and no higher than the model's ladder; `churn_min`, `churn_max`: where it is, in units of the
+    data's scale."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class EDM(GridSampler):
         state: Mapping[str, Tensor],
         generator: Generator,
     ) -> tuple[Tensor, dict[str, Tensor], int]:
-        t = self.raised(sigmas[i], len(sigmas) - 1, model.scale)
+        t = min(self.raised(sigmas[i], len(sigmas) - 1, model.scale), max(sigmas[i], model.ladder.sigma_max))
         if t > sigmas[i]:
             x = x + math.sqrt(t**2 - sigmas[i] ** 2) * empty_like(x).normal_(generator=generator)
         x, taken = heun_to(model, x, t, sigmas[i + 1])

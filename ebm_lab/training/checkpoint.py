@@ -111,6 +111,21 @@ def fill(part: Any, state: Any, name: str) -> None:
         ) from None
 
 
+def scales(model: nn.Module) -> dict[str, float]:
+    """Return the scale of each part of a model that has one, in data units, by the part's name. Another run's weights
+    bring the scale of that run's data along (init_from), which no tensor holds."""
+    found = {name: getattr(part, "scale", None) for name, part in model.named_modules()}
+    return {name: scale for name, scale in found.items() if isinstance(scale, float)}
+
+
+def fill_model(objective: Any, content: Mapping[str, Any]) -> None:
+    """Load an objective and its energy, with the scales of the energy; an early checkpoint has none of these."""
+    fill(objective, content["objective"], "objective")
+    parts = dict(objective.energy.named_modules())
+    for name, scale in content.get("scales", {}).items():
+        parts[name].scale = scale
+
+
 def check_whole(content: Mapping[str, Any], players: Iterable[str]) -> None:
     """Raise UserError if the checkpoint lacks a part that a run with these players needs."""
     parts = ("objective", "ema", "meter", "guard", "generator", "counters", *(f"optimiser/{p}" for p in players))

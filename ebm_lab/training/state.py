@@ -66,6 +66,7 @@ class State:
         for name in self.objective.rows:
             content["objective"][name] = self.processes.join_rows(content["objective"][name])
         return content | {
+            "scales": checkpoint.scales(self.objective.energy),
             "generator": self.generator.get_state(),
             "counters": vars(self.costs),
             "processes": self.processes.gather(self._own()),
@@ -94,8 +95,10 @@ class State:
         content = dict(content)
         if self.processes.world > 1:
             self._insert_own(content, content["processes"][self.processes.rank])
+        checkpoint.fill_model(self.objective, content)
         for name, part in self.parts().items():
-            checkpoint.fill(part, content[name], name)
+            if part is not self.objective:
+                checkpoint.fill(part, content[name], name)
         seed = seed_of(self.config["seed"], self.processes.own("objective"), content["counters"].get("step", 0))
         checkpoint.restore_generator(self.generator, content, seed)
         self.costs = Counters(**content["counters"])

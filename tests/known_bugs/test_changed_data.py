@@ -150,6 +150,22 @@ def test_init_from_gives_the_energy_that_the_other_run_trained_whatever_the_scal
         torch.testing.assert_close(mine(x), run.energy(x))
 
 
+def test_a_run_that_began_with_another_run_s_scale_is_loaded_and_resumed_with_it(tmp_path):
+    """The scale is in no tensor: where it is lost, the run on data of another scale is read as another model."""
+    small, large = (["dataset=gaussian", f"dataset.std_min={s}", f"dataset.std_max={s}"] for s in (0.2, 5))
+    for energy in (MLP, ["energy=dkef"], ["energy=noise_mlp", "objective=multi_dsm", "sampler=annealed_langevin"]):
+        first = train(tmp_path, *small, *energy)
+        many = getattr(first.energy, "ladder", None)
+        ends = [] if many is None else [f"energy.{end}={getattr(many, end)!r}" for end in ("sigma_min", "sigma_max")]
+        run = train(tmp_path, *large, *energy, *ends, f"init_from={first.path}")
+        x = torch.randn(5, 2)
+        loaded = ebm_lab.load_run(run.path)
+        torch.testing.assert_close(loaded.energy(x), run.energy(x), rtol=0, atol=0)
+        assert loaded.energy.scale == first.energy.scale != loaded.dataset.scale
+        more = ebm_lab.train([f"resume={run.path}", f"steps={run.summary['step'] + 1}"], quiet=True)
+        assert more.energy.scale == ebm_lab.load_run(run.path).energy.scale == first.energy.scale
+
+
 def test_a_checkpoint_without_a_record_is_read_as_before(trained, data, tmp_path):
     old = shutil.copytree(trained[0].path, tmp_path / "runs" / "old")
     for file in (old / "checkpoints").glob("*.pt"):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ebm_lab.core.errors import UserError
 from ebm_lab.core.interfaces import Batch
 from ebm_lab.models.ladder import Ladder
 from ebm_lab.models.levels import ScoreNetwork
@@ -106,6 +107,27 @@ def test_log_normal_levels_have_their_quantiles(median, std, generator):
     ladder = Ladder(5.0, 0.1, 6)
     sigma = draw_log_normal(ladder, 1000, median, std, generator, torch.zeros(1).double())
     assert ((truncated_cdf(sigma, ladder, median, std) * 1000).floor() == torch.arange(1000)).all()
+
+
+@pytest.mark.parametrize("median, std", [(0.027, 0.1), (0.033, 0.1), (200.0, 0.2), (0.7, 0.05)])
+def test_log_normal_levels_keep_their_law_in_float32_where_it_lies_at_an_end_or_beyond(median, std, generator):
+    """The lower or the upper tail cut off, by its log probabilities: quantiles (i + u) / n, u in [0, 1)."""
+    ladder, n = Ladder(9.6, 0.054, 6), 512
+    sigma = draw_log_normal(ladder, n, median, std, generator, torch.zeros(1)).double()
+    side = 1 if median < 0.7 else -1
+    ends = side * (torch.tensor([ladder.sigma_min, ladder.sigma_max]).double() / median).log() / std
+    first, last = torch.special.log_ndtr(-ends.sort()[0]).tolist()  # above either end
+    at = torch.special.log_ndtr(-side * (sigma / median).log() / std)
+    share = torch.expm1(at - first) / math.expm1(last - first)
+    part = torch.arange(n) if side > 0 else torch.arange(n).flip(0)
+    assert ((share * n - part - 0.5).abs() < 0.6).all()
+
+
+def test_a_law_that_misses_the_ladder_is_refused_before_training(generator):
+    model, _, _ = gaussian_model(generator, sigma_min=0.1, sigma_max=10.0)
+    settings = {**PLAIN, "levels": "log_normal", "log_mean": -20.0, "log_std": 0.1}
+    with pytest.raises(UserError, match="objective.levels=log_normal: no noise level between energy.sigma_min=0.1 and"):
+        MultiDSM(model, generator, antithetic=False, **settings)
 
 
 def test_stratified_levels_vary_less_from_batch_to_batch(generator):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ebm_lab.core.errors import UserError
+from ebm_lab.core.registry import build
 from ebm_lab.samplers._sigma_grid import sigma_grid
 from ebm_lab.samplers.dpm_solver import DPMSolver
 from ebm_lab.samplers.edm import EDM
@@ -31,6 +32,15 @@ def test_the_levels_are_those_of_equation_5():
     assert sigma_grid(80.0, 0.002, 3, 7.0) == pytest.approx([80, 2.51522, 0.002], rel=1e-5)
     assert sigma_grid(8.0, 0.5, 5, None) == pytest.approx([8, 4, 2, 1, 0.5])
     assert sigma_grid(8.0, 0.5, 5, 1e6) == pytest.approx([8, 4, 2, 1, 0.5], rel=1e-4)
+    assert sigma_grid(8.0, 0.5, 4, 1.0) == pytest.approx([8, 5.5, 3, 0.5])
+    for rho in (1.0, 7.0, 1e6, None):
+        assert sigma_grid(80.0, 0.002, 9, rho)[-1] == 0.002
+
+
+def test_a_rho_below_1_is_refused_before_training():
+    """It would take its levels from near sigma_max, and the last one would be lost to rounding."""
+    with pytest.raises(UserError, match=r"sampler.rho=0.1: should be greater than or equal to 1"):
+        build("sampler", {"name": "dpm_solver", **GRID, "rho": 0.1})
 
 
 def heun_factor(t, lower):
@@ -46,13 +56,13 @@ def heun_factor(t, lower):
 @pytest.mark.parametrize("levels, churn", [(12, 0.0), (12, 3.0), (4, 0.6), (4, 100.0)])
 def test_the_stochastic_sampler_has_the_law_of_its_recursion(levels, churn, denoise, generator):
     """N(m, c): c <- h(t, lower)^2 (c + t^2 - sigma^2), t = sigma (1 + min(churn / N, sqrt 2 - 1)) where
-    0.5 < sigma / scale < 3."""
+    0.5 < sigma / scale < 3, but no higher than the ladder's 5."""
     model, data, m = gaussian_model(generator)
     sampler = edm(levels=levels, churn=churn, churn_min=0.5, churn_max=3.0, denoise=denoise)
     sigmas = [*sigma_grid(5.0, 0.1, levels, 7.0), *([0.0] if denoise else [])]
     c, gamma = 25 + data.scale**2, min(churn / (len(sigmas) - 1), math.sqrt(2) - 1)
     for sigma, lower in pairwise(sigmas):
-        t = sigma * (1 + gamma) if 0.5 < sigma / data.scale < 3 else sigma
+        t = min(sigma * (1 + gamma), 5.0) if 0.5 < sigma / data.scale < 3 else sigma
         c = heun_factor(t, lower) ** 2 * (c + t**2 - sigma**2)
     x, film = draw(sampler, model, data)
     check_law(x, m, c)
