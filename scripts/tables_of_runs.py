@@ -130,9 +130,9 @@ class Studies(NamedTuple):
         """Say which of a study's bars are missed, and how many are reached."""
         told = [v for b in self.bars if b.study == name and (v := self.verdict(b, done)) is not None]
         if not told:
-            return "The runs so far decide none of the bars that were set beforehand."
+            return "The runs so far decide none of the targets that were set before them."
         missed = [line for is_reached, line in told if not is_reached]
-        first = f"Bars set beforehand that are reached: {len(told) - len(missed)} of {len(told)}."
+        first = f"Targets set before the runs: {len(told) - len(missed)} of {len(told)} are met."
         return "\n".join([first, *(["", "Missed:", ""] if missed else []), *missed])
 
     def render(self, template: Path, done: list[Row], **more: Any) -> str:

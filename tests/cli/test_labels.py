@@ -32,7 +32,7 @@ def test_a_missed_bar_is_said_and_a_difference_is_of_the_same_seeds():
     alone = [row("cross-entropy alone", 0.85, 0), row("cross-entropy alone", 0.1, 1)]
     good, bad = row("pcd", 0.89, 0), row("dsm", 0.90, 0)
     said = study.LAB.verdicts([*alone, good, bad], "few")
-    assert said.startswith("Bars set beforehand that are reached: 1 of 2.") and "pcd" not in said
+    assert said.startswith("Targets set before the runs: 1 of 2 are met.") and "pcd" not in said
     assert "- dsm: accuracy less that of cross-entropy alone is 0.050, where at least 0.06 was asked for." in said
     assert "Missed" not in study.LAB.verdicts([*alone, good], "few")
 
