@@ -136,11 +136,8 @@ def common(rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
     study = facts["study"]
     budget = "what its recipe says" if study["budget"] is None else f"{number(study['budget'])} {UNITS[study['unit']]}"
     seeds = sorted({r["seed"] for r in rows})
-    measured = study["unit"] == "cpu_seconds"
-    return {
-        **{"facts": facts, "budget": budget, "measured": measured},
-        **{"overrides": shlex.join(study["overrides"]), "seeds": seeds},
-    }
+    told = {"facts": facts, "budget": budget, "overrides": shlex.join(study["overrides"]), "seeds": seeds}
+    return told | {"measured": study["unit"] == "cpu_seconds"}
 
 
 def tables(csv: Path, facts: Path, folder: Path, prefix: str, base: Path) -> str:
