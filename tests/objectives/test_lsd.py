@@ -30,6 +30,15 @@ def lsd(energy, data, generator, **more):
     return objective
 
 
+def assert_slope_of_the_fisher_divergence(energy, x, cov):
+    """The gradient that the energy holds is that of D_F / (2 l2)."""
+    mine = energy.factor.grad.clone()
+    energy.zero_grad()
+    s = score(energy, x, create_graph=True)
+    (0.5 * flat_sum((s + x @ torch.linalg.inv(cov)) ** 2).mean() / (2 * L2)).backward()
+    torch.testing.assert_close(mine.tril(), energy.factor.grad.tril())
+
+
 def test_the_best_critic_is_the_difference_of_the_scores_and_its_value_the_fisher_divergence(generator):
     """f = A x with A free: of E_p[A f] - l2 E_p|f|^2 the gradient in A vanishes at (S^-1 - P) / (2 l2), where
     E_p[A f] = 2 l2 E_p|f|^2 = D_F / l2; a score s = -P x of data N(0, S) has 2 D_F = tr (P - S^-1) S (P - S^-1)."""
@@ -75,11 +84,7 @@ def test_with_the_best_critic_the_energy_follows_the_fisher_divergence(generator
     off = torch.linalg.inv(cov) - precision
     objective.c = lambda y: y @ off.T / (2 * L2)
     objective(Batch(x), Turn(("energy",))).value.backward()
-    mine = energy.factor.grad.clone()
-    energy.zero_grad()
-    s = score(energy, x, create_graph=True)
-    (0.5 * flat_sum((s + x @ torch.linalg.inv(cov)) ** 2).mean() / (2 * L2)).backward()
-    torch.testing.assert_close(mine.tril(), energy.factor.grad.tril())
+    assert_slope_of_the_fisher_divergence(energy, x, cov)
 
 
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
@@ -141,11 +146,7 @@ def test_with_the_score_added_the_energy_follows_the_fisher_divergence(generator
     objective = lsd(energy, Points(x), generator, adds_score=True)
     objective.c = lambda y: y @ torch.linalg.inv(cov) / (2 * L2)
     objective(Batch(x), Turn(("energy",))).value.backward()
-    mine = energy.factor.grad.clone()
-    energy.zero_grad()
-    s = score(energy, x, create_graph=True)
-    (0.5 * flat_sum((s + x @ torch.linalg.inv(cov)) ** 2).mean() / (2 * L2)).backward()
-    torch.testing.assert_close(mine.tril(), energy.factor.grad.tril())
+    assert_slope_of_the_fisher_divergence(energy, x, cov)
 
 
 def test_the_critic_is_in_the_unit_of_a_score(generator):
