@@ -98,8 +98,9 @@ def race_misses(record: Mapping[str, Any]) -> Iterator[Miss]:
         if ratio is None:
             yield Miss(name, f"{t.who[0]} at most {t.most:.2f}", "did not take part", profile)
         elif ratio["middle"] > t.most:
-            eager = ", not compiled" if t.kind != "samplers" and t.who == ("ours",) else ""
-            yield Miss(name, f"at most {t.most:.2f}{eager}", _interval(ratio), profile)
+            said = {("ours",): ", not compiled", ("ours compiled",): ", compiled"}
+            mode = "" if t.kind == "samplers" else said.get(t.who, "")
+            yield Miss(name, f"at most {t.most:.2f}{mode}", _interval(ratio), profile)
     who = best(record)
     if who is None:
         return
