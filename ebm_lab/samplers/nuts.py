@@ -147,6 +147,11 @@ class NUTS(Metropolis):
         left = right = State(now, v)
         h0 = now.e + 0.5 * flat_sum(v**2)
         log_w = total = count = torch.zeros_like(h0)
+        outside = now.e == torch.inf
+        if bool(outside.any()):  # a start without density has no weight, and H counts from the state after it
+            first = leapfrog(at, left, eps)
+            h0 = torch.where(outside, first.at.e + 0.5 * flat_sum(first.v**2), h0)
+            log_w = torch.where(outside, -torch.inf, log_w)
         alive = torch.ones_like(h0, dtype=torch.bool)
         for depth in range(self.max_depth):
             if not bool(alive.any()):

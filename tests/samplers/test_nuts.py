@@ -38,6 +38,21 @@ def test_stationary_law_is_exact_at_any_step_size(eps, depth, temperature, gener
         assert abs(float(values.mean()) - moment(power, temperature)) < 4 * float(values.std()) / len(values) ** 0.5
 
 
+def test_chains_that_begin_where_there_is_no_density_come_in_and_have_the_law(generator):
+    """E = |x|^2 / 2 within |x_i| < 1, +inf beyond, where half of the chains begin: after 60 trajectories fewer
+    than one of fifty is outside, for it takes a step of the right length and direction; and the mean of x_i^2 of the
+    others is that of the truncated normal, 1 - 2 phi(1) / (2 Phi(1) - 1), within 4 standard errors."""
+    energy = lambda x: torch.where((x.abs() < 1).all(1), 0.5 * x.square().sum(1), torch.inf)  # noqa: E731
+    x = nuts(0.5, steps=60)(
+        energy, 3 * torch.rand(2000, 2, generator=generator).double() - 1.5, {}, generator=generator
+    ).x
+    inside = (x.abs() < 1).all(1)
+    assert float((~inside).double().mean()) < 0.02
+    square = x[inside].square().flatten()
+    phi, mass = math.exp(-0.5) / math.sqrt(2 * math.pi), math.erf(1 / math.sqrt(2))
+    assert float(square.mean()) == pytest.approx(1 - 2 * phi / mass, abs=4 * float(square.std()) / len(square) ** 0.5)
+
+
 def test_covariance_of_a_correlated_gaussian(generator):
     """2,000 chains from one point: after 25 trajectories each entry within 4 standard errors,
     sqrt((S_ii S_jj + S_ij^2) / n)."""
