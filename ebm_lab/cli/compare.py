@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ebm_lab.cli.compose import options
+from ebm_lab.cli.compose import compose_config, options
+from ebm_lab.cli.listing import choice_of
 from ebm_lab.cli.manual import comment
 from ebm_lab.cli.tools import main
 from ebm_lab.core.errors import UserError, one_of
+from ebm_lab.core.features import features_of
+from ebm_lab.core.registry import build
 from ebm_lab.reports.compare.plan import Arm, Case, Study, Unit, cases, mine, pieces, varied
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ def compare(
     objectives: str = "all",
     datasets: str = "two_moons,eight_gaussians",
     seeds: str = "0,1,2",
-    budget: PositiveFloat = 60.0,
+    budget: PositiveFloat = 45.0,
     unit: Unit = "cpu_seconds",
     jobs: PositiveInt = 2,
     out: str = "outputs/compare",
@@ -45,9 +48,9 @@ def compare(
 ) -> None:
     """Train objectives on data sets over seeds under an equal budget; write comparison.csv, comparison.md, index.html.
 
-    objectives: comma-separated names under configs/objective, or all; datasets, seeds: comma-separated, and
-    datasets=hard stands for those of several scales, heavy tails and many dimensions; budget: what the training of each
-    run may spend, in unit (cpu_seconds, grad_evals or steps), without start-up and evaluation;
+    objectives: comma-separated names under configs/objective, or all, those that suit a data set; datasets, seeds:
+    comma-separated, and datasets=hard stands for those of several scales, heavy tails and many dimensions; budget: what
+    the training of each run may spend, in unit (cpu_seconds, grad_evals or steps), without start-up and evaluation;
     unit=recipe: no budget, each run trains as its recipe says; jobs: processes at a time, of one thread each; out: the
     directory to write to, whose finished cases are not run again; overrides: for every run, as
     "energy.hidden=[64,64] optim.lr=1e-3"; vary: one more key with its values, as "dataset.noise=0.1,0.2", one row each;
@@ -58,13 +61,14 @@ def compare(
     from ebm_lab.reports.compare.runner import Runner
 
     known = options("objective")
-    chosen = [o for o in known if o not in LEFT_OUT] if objectives == "all" else _known("objectives", objectives, known)
+    chosen = known if objectives == "all" else _known("objectives", objectives, known)
     sets = _known("datasets", HARD if datasets == "hard" else datasets, options("dataset"))
     if evaluate:
         _known("evaluate", evaluate, options("evaluation"))
     extra = tuple(shlex.split(overrides))
     mine(extra, "overrides")
-    arms = [Arm(o, d, v) for d in sets for o in chosen for v in varied(vary)]
+    suited = {d: fitting(d) if objectives == "all" else chosen for d in sets}
+    arms = [Arm(o, d, v) for d in sets for o in suited[d] for v in varied(vary)]
     wanted = cases(arms, _seeds(seeds))
     study = Study(None if unit == "recipe" else budget, unit, extra)
     runner = Runner(study, Path(out), jobs, evaluate, say=lambda line: print(line, flush=True))
@@ -84,6 +88,15 @@ def compare(
 
         for path in page.publish(runner.out, Path(publish), name):
             print(path)
+
+
+def fitting(dataset: str) -> list[str]:
+    """Return the objectives that `objectives=all` means for a data set: those whose needs of it are met, and that learn
+    a log-density."""
+    there = features_of(build("dataset", compose_config([f"dataset={dataset}"])["dataset"]))
+    found = {o: choice_of("objective", o) for o in options("objective") if o not in LEFT_OUT}
+    needed = {o: [n for part in c.walk() for n in part.needs if n.role == "dataset"] for o, c in found.items() if c}
+    return [o for o in found if all(need.feature in there for need in needed.get(o, []))]
 
 
 def show(runner: "Runner", wanted: Sequence[Case], asked: Sequence[str], fresh: bool) -> list[Path]:

@@ -42,7 +42,7 @@ def listing(*, kind: str = "all", needs: str | None = None, offers: str | None =
 
 def _lines(kind: str, needs: str | None, offers: str | None) -> Iterator[str]:
     for option in options(kind):
-        choice = None if needs is None and offers is None else _choice(kind, option)
+        choice = None if needs is None and offers is None else choice_of(kind, option)
         if offers is not None and (choice is None or offers not in (choice.offers or ())):
             continue
         under = "" if needs is None else _under(choice, needs)
@@ -55,7 +55,7 @@ def _lines(kind: str, needs: str | None, offers: str | None) -> Iterator[str]:
         yield f"{head} {about}"
 
 
-def _choice(kind: str, option: str) -> Choice | None:
+def choice_of(kind: str, option: str) -> Choice | None:
     """Return the component of an option with its default settings; None for an option that is no component."""
     values = yaml.safe_load((config_dir() / kind / f"{option}.yaml").read_text(encoding="utf-8")) or {}
     plain = {k: v for k, v in values.items() if k != "defaults"}

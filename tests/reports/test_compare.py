@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ebm_lab.cli.compare import command, compare
+from ebm_lab.cli.compare import command, compare, fitting
 from ebm_lab.cli.compose import compose_config
 from ebm_lab.core.errors import UserError
 from ebm_lab.core.shell import override
@@ -227,6 +227,13 @@ def test_a_pilot_that_fails_leaves_its_arm_out(tmp_path):
     rows = [table.row(case, SECONDS, runner) for case in CASES]
     assert [r["status"] for r in rows] == ["finished", "failed", "finished", "failed"]
     assert not named(runner, "cd_two_moons_s0")
+
+
+def test_all_objectives_are_those_that_suit_the_data():
+    points, bits = fitting("two_moons"), fitting("bars_and_stripes")
+    assert {"dsm", "nce", "jem"} <= set(points) and not {"pseudo_likelihood", "concrete_score"} & set(points)
+    assert {"pseudo_likelihood", "concrete_score", "nce"} <= set(bits) and not {"dsm", "drl", "jem"} & set(bits)
+    assert "mle_short" not in {*points, *bits}
 
 
 def test_other_conditions_need_another_folder(tmp_path):
