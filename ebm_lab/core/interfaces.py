@@ -65,14 +65,13 @@ ALL_PLAYERS = Turn()
 
 
 class Sampler(Part, ABC):
-    """A sampler: each call advances chains by `steps` steps."""
+    """A sampler: each call advances chains by `steps` steps. A Metropolis test keeps exp(-E / `temperature`)."""
 
     steps: int
     """Steps per call."""
+    temperature: float = 1.0
     reach: float | None = None
     """Steps per call times the square of their size in units of the data's scale; None if the size adapts."""
-    temperature: float = 1.0
-    """T of the law exp(-E / T) that a sampler with a Metropolis test keeps."""
     needs = (Need("energy", "energy"),)
     offers = frozenset({"stationary"})
 

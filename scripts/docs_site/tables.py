@@ -16,6 +16,10 @@ class Table(NamedTuple):
         """Return the table without its first column, which names the row."""
         return Table(self.heading, self.header[1:], [row[1:] for row in self.rows])
 
+    def has(self, columns: Iterable[str]) -> bool:
+        """Return whether there is a column for each of these beginnings."""
+        return all(any(title.startswith(name) for title in self.header) for name in columns)
+
     def chosen(self, columns: Iterable[str]) -> list[tuple[str, str]]:
         """Return the cells of the first row under these columns; a column is found by how its title begins."""
         titles = [next(i for i, title in enumerate(self.header) if title.startswith(name)) for name in columns]

@@ -37,7 +37,7 @@ def test_the_page_is_written_from_runs_and_measurements():
     mixing = [{"sigma": 0.1, "sampler": "gwg", "flips": 1234.0, "ess_magnetisation": 56.0, "ess_energy": 78.0}]
     page = study.LAB.render(study.TEMPLATE, done, measured={"speed": speed, "mixing": mixing})
     assert "| **pseudo_likelihood** | 0.0110 | 9 | 1 |" in page
-    assert "reached: 1 of 2" in page and "- score_entropy:" in page and "where at most 0.05 was asked for" in page
+    assert "1 of 2 are met" in page and "- score_entropy:" in page and "where at most 0.05 was asked for" in page
     assert "| a sweep | 4 x 3 | **0.500** | 0.400 to 0.600 |" in page
     assert "| 0.1 | gwg | 1234 | 56 | 78 |" in page
     assert "Couplings of an Ising model" not in page

@@ -62,7 +62,7 @@ ALLOWED = {
     ("runs/parts.py", "getattr resolved"): "the energy may be any nn.Module",
     ("runs/parts.py", "getattr notes"): "the energy may be any nn.Module",
     ("runs/known_data.py", "getattr start"): "whether a plugin's data set begins chains in its own way",
-    ("runs/init_from.py", "getattr scale"): "any module inside an energy",
+    ("training/checkpoint.py", "getattr scale"): "any module inside an energy",
 }
 OTHERS = {"__file__", "origin", "is_animated", "__metadata__", "__doc__", "__name__", "__module__", "__qualname__"}
 

@@ -791,7 +791,7 @@ def test_the_page_and_the_picture_hold_what_was_measured(tmp_path):
         "| c | 5 x 4,000 | 40.0 | 38.0 | compiled | 0.0 |",
         "| c | 8,000 | 25.0 | 0 |",
         "| d | `o` | 1.2 (250) | refused |",
-        "4.50 s, of which 3.50 s",
+        "4.50 s of wall time, with 3.50 s of CPU time over all threads",
         "| m | 150 (+50) |  |  |  |",
         "| k (u) | 1 to 10 | 1, 10 | 1.00 |  |",
         "- sm, images: too long",
