@@ -19,7 +19,7 @@ from ebm_lab.runs.parts import build_dataset
 from ebm_lab.runs.run_directory import RunDir
 from ebm_lab.runs.saver import of_run
 from ebm_lab.runs.settings import import_plugins, pick_device, run_settings
-from ebm_lab.training.checkpoint import scales
+from ebm_lab.training.checkpoint import scales, set_scales
 from ebm_lab.training.state import State
 
 ENDS = ("sigma_min", "sigma_max")
@@ -65,10 +65,7 @@ def take_weights(state: State, path: str) -> nn.Module:
         )
     _same_ladder(energy, other_energy, path)
     energy.load_state_dict(theirs)
-    own = dict(energy.named_modules())
-    for name, scale in scales(other_energy).items():  # the state_dict holds the mean, but not the scale
-        if name in own:
-            own[name].scale = scale
+    set_scales(energy, scales(other_energy))  # the state_dict holds the mean, but not the scale
     for average, parameter in zip(state.ema.average, state.ema.parameters, strict=True):
         average.copy_(parameter.detach())
     return other_energy

@@ -118,12 +118,17 @@ def scales(model: nn.Module) -> dict[str, float]:
     return {name: scale for name, scale in found.items() if isinstance(scale, float)}
 
 
+def set_scales(model: nn.Module, found: Mapping[str, float]) -> None:
+    """Give the parts of a model that have these names these scales."""
+    parts: dict[str, Any] = dict(model.named_modules())
+    for name in parts.keys() & found.keys():
+        parts[name].scale = found[name]
+
+
 def fill_model(objective: Any, content: Mapping[str, Any]) -> None:
     """Load an objective and its energy, with the scales of the energy; an early checkpoint has none of these."""
     fill(objective, content["objective"], "objective")
-    parts = dict(objective.energy.named_modules())
-    for name, scale in content.get("scales", {}).items():
-        parts[name].scale = scale
+    set_scales(objective.energy, content.get("scales", {}))
 
 
 def check_whole(content: Mapping[str, Any], players: Iterable[str]) -> None:

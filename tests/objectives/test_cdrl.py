@@ -70,14 +70,16 @@ def test_at_the_truth_the_gradients_of_both_players_vanish_after_any_number_of_s
 
 
 def test_the_initialiser_loss_is_the_negative_log_density_of_the_ends(generator):
-    """At h = w seen and s: |v - h|^2 / (2 s^2) + log s with v = end / unit, by hand."""
+    """At h = w seen and s, in d = 3: |v - h|^2 / (2 s^2) + d log s with v = end / unit, by hand; v counts as fixed."""
     net = Linear(-0.3, 0.7)
     made = objective_of(0.9, MALA(1.0, steps=1, step_size=0.5, **FIXED), net, generator)
     made.unit = 2.0
-    seen, end = (torch.randn(6, 1, generator=generator).double() for _ in range(2))
-    (loss,) = made.beside(seen, torch.full((6,), LOW).double(), end).values()
-    by_hand = ((end / 2 + 0.3 * seen) ** 2 / (2 * 0.7**2) + math.log(0.7)).mean()
+    seen, end = (torch.randn(6, 3, generator=generator).double() for _ in range(2))
+    (loss,) = made.beside(seen, torch.full((6,), LOW).double(), end.requires_grad_()).values()
+    by_hand = (((end / 2 + 0.3 * seen) ** 2).sum(1) / (2 * 0.7**2) + 3 * math.log(0.7)).mean()
     torch.testing.assert_close(loss, by_hand)
+    loss.backward()
+    assert end.grad is None and net.weight.grad is not None
 
 
 def test_training_with_short_chains_finds_the_truth_that_recovery_likelihood_misses(generator):
