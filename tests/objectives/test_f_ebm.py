@@ -136,6 +136,10 @@ def test_losses_are_those_of_the_equations_and_each_reaches_its_player_alone(nam
     assert float(loss.metrics["divergence"]) == pytest.approx(float(found.detach()))
     assert float(loss.metrics["loss_critic"]) == pytest.approx(-float(found.detach()))
     assert float(loss.metrics["loss"]) == pytest.approx(float(cov.detach()))
+    gap = evaluate(made.energy, x).mean() - evaluate(made.energy, x_neg).mean()
+    assert float(loss.metrics["gap"]) == pytest.approx(float(gap.detach()))
+    assert loss.grad_evals == 100, "exact draws take no gradients"
+    assert not any(value.requires_grad for value in loss.metrics.values())
     expected = torch.autograd.grad(cov, list(made.players()["energy"]))
     expected += torch.autograd.grad(-found, made.players()["critic"])
     for p, g in zip([p for ps in made.players().values() for p in ps], expected, strict=True):

@@ -134,6 +134,7 @@ def test_widths_are_in_units_of_the_median_distance_and_noise_of_the_scale(gener
     assert objective.data_noise == objective.sees_within() == pytest.approx(0.2 * data.scale)
     loss = objective(Batch(data.train[:64]))
     assert loss.grad_evals == 128 and loss.metrics.keys() == {"loss", "e_pos", "score_norm"}
+    assert not any(value.requires_grad for value in loss.metrics.values())
     quiet = KSD(isotropic(1.0, 2), data, generator, 64, **SETTINGS)
     x = data.train[:64]
     assert float(quiet(Batch(x)).metrics["score_norm"]) == pytest.approx(float(x.norm(dim=1).mean()))

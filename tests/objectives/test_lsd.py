@@ -105,6 +105,7 @@ def test_each_turn_has_its_loss_and_moves_its_player(adds_score, trace, generato
         assert {p for p in objective.parameters() if p.grad is not None} <= own[mover]
         assert ("loss" in loss.metrics) == (mover == "energy") and ("stein" in loss.metrics) == (mover == "critic")
         assert loss.grad_evals == 500 * (2 if mover == "energy" else 1)
+        assert not any(value.requires_grad for value in loss.metrics.values())
 
     def f(y):
         return objective.c(y) + (score(energy, y, create_graph=True) / (2 * L2) if adds_score else 0)
