@@ -187,6 +187,9 @@ def test_each_turn_has_its_loss_and_reaches_its_player(generator):
         assert {n for n, ps in players.items() if any(p.grad is not None for p in ps)} == {mover}
         assert moves in loss.metrics and len({"loss", "loss_net"} & set(loss.metrics)) == 1
         assert loss.grad_evals == (50 if mover == "net" else 200)
+        assert not any(value.requires_grad for value in loss.metrics.values())
+        if mover == "net":
+            assert float(loss.metrics["proposal_std"]) == pytest.approx(0.1), "the std at the beginning"
     grad = made.energy(x.requires_grad_(True)).sum()
     (grad,) = torch.autograd.grad(grad, x)
     extra = float(loss.metrics["loss"] - loss.metrics["gap"])
