@@ -59,6 +59,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("ebm_lab/distributions/elementary.py", "z.normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/coopnets.py", "torch.empty_like(z).normal_"): "the noise's law is symmetric",
     ("ebm_lab/objectives/vera.py", "proposals = z + eta * e"): "the noise's law is symmetric",
+    ("ebm_lab/objectives/vera.py", "start.log_prob(x)) - math.log(2)"): "a constant of the log weights cancels",
     ("ebm_lab/models/players.py", "self(z) + self.std() * e"): "the noise's law is symmetric",
     ("ebm_lab/objectives/cnce.py", "x + shift, 0.0)[0] for shift in (-v, v)"): "both signs are taken",
 }
