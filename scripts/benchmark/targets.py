@@ -98,8 +98,8 @@ def race_misses(record: Mapping[str, Any]) -> Iterator[Miss]:
         if ratio is None:
             yield Miss(name, f"{t.who[0]} at most {t.most:.2f}", "did not take part", profile)
         elif ratio["middle"] > t.most:
-            said = {"ours": ", not compiled", "ours compiled": ", compiled"}
-            mode = "" if t.kind == "samplers" or len(t.who) > 1 else said.get(t.who[0], "")
+            only = t.who[0] if len(t.who) == 1 and t.kind != "samplers" else ""
+            mode = {"ours": ", not compiled", "ours compiled": ", compiled"}.get(only, "")
             yield Miss(name, f"at most {t.most:.2f}{mode}", _interval(ratio), profile)
     who = best(record)
     if who is None:
