@@ -34,27 +34,28 @@ def perceptron(widths: Sequence[int], generator: torch.Generator) -> nn.Sequenti
     return net
 
 
-class _Bounded(torch.autograd.Function):
-    """x.clamp(low, high) with the gradient of x, except where descent along it would leave the range."""
+class _BoundedExp(torch.autograd.Function):
+    """exp(x).clamp(low, high) with that value as its derivative, except where descent would leave the range."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.ends = low, high
-        return x.clamp(low, high)
+        value = x.exp().clamp(low, high)
+        ctx.save_for_backward(x, value)
+        ctx.ends = math.log(low), math.log(high)
+        return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (x,), (low, high), grad = ctx.saved_tensors, ctx.ends, grads[0]
+        (x, value), (low, high), grad = ctx.saved_tensors, ctx.ends, grads[0]
         outwards = ((x <= low) & (grad > 0)) | ((x >= high) & (grad < 0))
-        return grad.masked_fill(outwards, 0.0), None, None
+        return (grad * value).masked_fill(outwards, 0.0), None, None
 
 
-def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """Return x limited to [low, high]. Descent can leave an end inwards, where the gradient of a clamp is 0."""
-    bound = _Bounded.apply(x, low, high)
-    assert isinstance(bound, Tensor)
-    return bound
+def bounded_exp(x: Tensor, low: float, high: float) -> Tensor:
+    """Return exp(x) limited to [low, high]. Descent can leave an end inwards, where the gradient of a clamp is 0."""
+    value = _BoundedExp.apply(x, low, high)
+    assert isinstance(value, Tensor)
+    return value
 
 
 class GeneratorNet(nn.Module):
@@ -77,7 +78,7 @@ class GeneratorNet(nn.Module):
 
     def std(self) -> Tensor:
         """Return s in data units, 0-d."""
-        return self.scale * bounded(self.log_std, math.log(NARROWEST), math.log(WIDEST)).exp()
+        return self.scale * bounded_exp(self.log_std, NARROWEST, WIDEST)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw n pairs (x, z), (n, *shape) and (n, latent), with a graph to the parameters."""

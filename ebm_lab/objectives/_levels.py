@@ -26,7 +26,7 @@ def draw_levels(ladder: Ladder, n: int, discrete: bool, generator: Generator, li
 
 def draw_log_normal(ladder: Ladder, n: int, median: float, std: float, generator: Generator, like: Tensor) -> Tensor:
     """Draw levels (n,) with log sigma ~ N(log median, std^2), cut off at the ladder's ends, one in each of n parts of
-    equal probability, however far the law lies from the ladder.
+    equal probability, also where most of the law lies beyond an end. Raises UserError where all of it does.
 
     Tero Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, table 1 (the law).
     """

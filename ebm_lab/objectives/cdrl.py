@@ -14,7 +14,6 @@ Yaxuan Zhu, Jianwen Xie, Ying Nian Wu and Ruiqi Gao, Learning Energy-Based Model
 Likelihood, 2023, algorithm 1, arXiv:2309.05153. Their initialiser has a fixed s.
 """
 
-import math
 from typing import Annotated, cast
 
 import torch
@@ -28,7 +27,7 @@ from ebm_lab.core.random import seed_from, seeded
 from ebm_lab.core.registry import register
 from ebm_lab.models.conditioning import FilmMLP
 from ebm_lab.models.levels import NoiseEnergy
-from ebm_lab.models.players import bounded
+from ebm_lab.models.players import bounded_exp
 from ebm_lab.objectives.drl import DRL
 
 NARROWEST, WIDEST = 0.01, 3.0
@@ -50,8 +49,7 @@ class Initialiser(nn.Module):
         """Compute h (B, *shape) and s (B,)."""
         u, *_ = model.inputs(seen, low)
         out = self.net(u.flatten(1), model.ladder.height(low))
-        s = bounded(out[:, -1], math.log(NARROWEST), math.log(WIDEST)).exp()
-        return out[:, :-1].view_as(seen), s
+        return out[:, :-1].view_as(seen), bounded_exp(out[:, -1], NARROWEST, WIDEST)
 
 
 @register("objective", "cdrl")

@@ -95,10 +95,9 @@ class State:
         content = dict(content)
         if self.processes.world > 1:
             self._insert_own(content, content["processes"][self.processes.rank])
-        checkpoint.fill_model(self.objective, content)
         for name, part in self.parts().items():
-            if part is not self.objective:
-                checkpoint.fill(part, content[name], name)
+            checkpoint.fill(part, content[name], name)
+        checkpoint.set_scales(self.objective.energy, content.get("scales", {}))
         seed = seed_of(self.config["seed"], self.processes.own("objective"), content["counters"].get("step", 0))
         checkpoint.restore_generator(self.generator, content, seed)
         self.costs = Counters(**content["counters"])
