@@ -53,16 +53,18 @@ def heun_factor(t, lower):
 
 
 @pytest.mark.parametrize("denoise", [True, False])
-@pytest.mark.parametrize("levels, churn", [(12, 0.0), (12, 3.0), (4, 0.6), (4, 100.0)])
-def test_the_stochastic_sampler_has_the_law_of_its_recursion(levels, churn, denoise, generator):
+@pytest.mark.parametrize(
+    "levels, churn, top", [(12, 0.0, 3.0), (12, 3.0, 3.0), (4, 0.6, 3.0), (4, 100.0, 3.0), (4, 100.0, 20.0)]
+)
+def test_the_stochastic_sampler_has_the_law_of_its_recursion(levels, churn, top, denoise, generator):
     """N(m, c): c <- h(t, lower)^2 (c + t^2 - sigma^2), t = sigma (1 + min(churn / N, sqrt 2 - 1)) where
-    0.5 < sigma / scale < 3, but no higher than the ladder's 5."""
+    0.5 < sigma / scale < top, but no higher than the ladder's 5."""
     model, data, m = gaussian_model(generator)
-    sampler = edm(levels=levels, churn=churn, churn_min=0.5, churn_max=3.0, denoise=denoise)
+    sampler = edm(levels=levels, churn=churn, churn_min=0.5, churn_max=top, denoise=denoise)
     sigmas = [*sigma_grid(5.0, 0.1, levels, 7.0), *([0.0] if denoise else [])]
     c, gamma = 25 + data.scale**2, min(churn / (len(sigmas) - 1), math.sqrt(2) - 1)
     for sigma, lower in pairwise(sigmas):
-        t = min(sigma * (1 + gamma), 5.0) if 0.5 < sigma / data.scale < 3 else sigma
+        t = min(sigma * (1 + gamma), 5.0) if 0.5 < sigma / data.scale < top else sigma
         c = heun_factor(t, lower) ** 2 * (c + t**2 - sigma**2)
     x, film = draw(sampler, model, data)
     check_law(x, m, c)
